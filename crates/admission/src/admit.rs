@@ -1,0 +1,155 @@
+//! Admission of a batch.
+
+use std::collections::{BTreeSet, HashMap};
+
+use gantry_core::problem::{Code, Problem};
+use gantry_core::routing::{self, Question};
+use gantry_core::{ExecutorType, JobId, ProjectId, TenantId};
+use gantry_store::admission::{self as rows, Inserted, NewJob};
+use gantry_store::templates::{self, Template};
+use gantry_store::tenants::DEFAULT_PROJECT;
+use gantry_store::{Error, Scope, Store, hosts};
+
+use crate::incoming::Incoming;
+use crate::resolve::resolve;
+
+/// A job that is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admitted {
+    /// Its id.
+    pub job: JobId,
+    /// Whether the same submission had made it before.
+    pub existing: bool,
+    /// Where it was routed.
+    pub executor: ExecutorType,
+}
+
+/// Admits a batch, deciding for each item in its order. A refusal hurts only its own item; an error is
+/// Postgres's and about the whole batch: nothing of it is durable then, and it may be tried again.
+pub async fn admit(store: &Store, scope: Scope, batch: &[Incoming]) -> Result<Vec<Result<Admitted, Problem>>, Error> {
+    let catalog = Catalog::load(store, scope, batch).await?;
+    let prepared: Vec<Result<NewJob, Problem>> = batch.iter().map(|incoming| prepare(incoming, &catalog)).collect();
+    let jobs: Vec<NewJob> = prepared.iter().filter_map(|job| job.as_ref().ok().cloned()).collect();
+    let mut inserted = insert(store, scope, &jobs).await?.into_iter();
+    let verdicts = prepared.into_iter().map(|job| {
+        let job = job?;
+        // One verdict for each prepared job, in their order.
+        inserted.next().unwrap_or_else(|| Err(refused_by_database())).and_then(|inserted| verdict(&job, inserted))
+    });
+    Ok(verdicts.collect())
+}
+
+fn verdict(job: &NewJob, inserted: Inserted) -> Result<Admitted, Problem> {
+    let admitted = |id, existing| Admitted { job: id, existing, executor: job.executor_type };
+    match inserted {
+        Inserted::New(id) => Ok(admitted(id, false)),
+        Inserted::Existing(id) => Ok(admitted(id, true)),
+        Inserted::Conflict(id) => {
+            let message = format!("the key was used before, for a different submission that made job {id}; use a new key");
+            Err(Problem::field(Code::IdempotencyConflict, "idempotency_key", message))
+        }
+    }
+}
+
+/// Inserts all; if Postgres refuses the batch for its content, halves it until the one bad item stands alone.
+async fn insert(store: &Store, scope: Scope, jobs: &[NewJob]) -> Result<Vec<Result<Inserted, Problem>>, Error> {
+    if jobs.is_empty() {
+        return Ok(Vec::new());
+    }
+    match rows::insert(store, scope, jobs).await {
+        Ok(inserted) => Ok(inserted.into_iter().map(Ok).collect()),
+        Err(error) if error.is_transient() => Err(error),
+        Err(error) if jobs.len() == 1 => {
+            tracing::error!(job.id = %jobs[0].id, tenant.id = %jobs[0].tenant, %error, "Postgres refused a job that admission let through");
+            Ok(vec![Err(refused_by_database())])
+        }
+        Err(_) => {
+            let (left, right) = jobs.split_at(jobs.len() / 2);
+            let mut inserted = Box::pin(insert(store, scope, left)).await?;
+            inserted.extend(Box::pin(insert(store, scope, right)).await?);
+            Ok(inserted)
+        }
+    }
+}
+
+fn refused_by_database() -> Problem {
+    Problem::new(Code::Internal, "the database refused this submission; nothing was stored, and the cause is in Gantry's log")
+}
+
+/// What the database knows of the names in a batch: read once, whatever the batch's size.
+struct Catalog {
+    templates: HashMap<(TenantId, String), Template>,
+    projects: HashMap<(TenantId, String), ProjectId>,
+    active: Vec<(Option<TenantId>, ExecutorType)>,
+}
+
+impl Catalog {
+    async fn load(store: &Store, scope: Scope, batch: &[Incoming]) -> Result<Self, Error> {
+        let tenants: BTreeSet<TenantId> = batch.iter().map(|incoming| incoming.principal.tenant).collect();
+        let templates: BTreeSet<(TenantId, String)> = batch
+            .iter()
+            .filter_map(|i| i.submission.template.clone().map(|template| (i.principal.tenant, template)))
+            .collect();
+        let projects: BTreeSet<(TenantId, String)> =
+            batch.iter().map(|incoming| (incoming.principal.tenant, project_name(incoming).to_owned())).collect();
+        Ok(Self {
+            templates: templates::get(store, scope, &Vec::from_iter(templates)).await?,
+            projects: templates::projects(store, scope, &Vec::from_iter(projects)).await?,
+            active: hosts::active_types(store, scope, &Vec::from_iter(tenants)).await?,
+        })
+    }
+
+    fn with_active_host(&self, tenant: TenantId) -> Vec<ExecutorType> {
+        self.active.iter().filter(|(owner, _)| owner.is_none_or(|owner| owner == tenant)).map(|(_, e)| *e).collect()
+    }
+}
+
+fn project_name(incoming: &Incoming) -> &str {
+    incoming.submission.project.as_deref().unwrap_or(DEFAULT_PROJECT)
+}
+
+fn prepare(incoming: &Incoming, catalog: &Catalog) -> Result<NewJob, Problem> {
+    let Incoming { principal, submission, idempotency } = incoming;
+    let project = catalog.projects.get(&(principal.tenant, project_name(incoming).to_owned())).ok_or_else(|| {
+        Problem::field(Code::UnknownProject, "project", format!("there is no project `{}`", project_name(incoming)))
+    })?;
+    let template = submission
+        .template
+        .as_ref()
+        .map(|name| {
+            catalog
+                .templates
+                .get(&(principal.tenant, name.clone()))
+                .ok_or_else(|| Problem::field(Code::UnknownTemplate, "template", format!("there is no template `{name}`")))
+        })
+        .transpose()?;
+    let spec = resolve(submission, template)?;
+    let route = routing::route(&Question {
+        preferred: submission.preferred_executor,
+        supported: template.map_or(&[], |template| &template.supported_executors),
+        with_active_host: &catalog.with_active_host(principal.tenant),
+    })?;
+    let name = submission
+        .name
+        .clone()
+        .or_else(|| template.map(|template| template.name.clone()))
+        .unwrap_or_else(|| spec.container.image.clone());
+    Ok(NewJob {
+        id: JobId::new(),
+        tenant: principal.tenant,
+        project: *project,
+        name,
+        template: template.map(|template| template.id),
+        spec,
+        executor_type: route.executor,
+        preferred_executor: submission.preferred_executor,
+        routing_reason: route.reason,
+        override_command: submission.override_command.clone(),
+        override_environment: submission.override_environment.clone(),
+        priority: submission.priority,
+        not_before: submission.not_before,
+        queue_timeout_seconds: submission.queue_timeout_seconds,
+        idempotency: idempotency.clone(),
+        created_by: principal.name(),
+    })
+}

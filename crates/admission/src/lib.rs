@@ -1,0 +1,9 @@
+//! The one way in: validate, resolve the template, route, insert. Called by the dispatcher for submissions over
+//! RabbitMQ and by the API for those over HTTP, with a batch each time and a verdict for each of its items.
+
+mod admit;
+mod incoming;
+mod resolve;
+
+pub use admit::{Admitted, admit};
+pub use incoming::Incoming;

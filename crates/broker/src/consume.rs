@@ -1,0 +1,362 @@
+//! Consuming in batches, across lost connections.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{FutureExt, StreamExt};
+use lapin::{
+    options::{BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions},
+    types::{AMQPValue, FieldTable},
+};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::{Broker, Delivery, connection, connection::back_off, message::short, settle::Settler};
+
+/// How a consumer gathers messages.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Most deliveries in one batch.
+    pub max_batch: usize,
+    /// How long a batch under load waits to become full. An idle consumer hands
+    /// out a lone message at once.
+    pub max_wait: Duration,
+    /// Deliveries that may be unsettled in this process. At least `max_batch`,
+    /// or a batch never becomes full.
+    pub prefetch: u16,
+    /// How long silence is believed, before the queue is asked whether messages
+    /// are ready and the channel replaced if they are.
+    pub watchdog: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            max_batch: 256,
+            max_wait: Duration::from_millis(2),
+            prefetch: 512,
+            watchdog: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What is consumed.
+#[derive(Debug, Clone)]
+enum Source {
+    /// A queue of the topology.
+    Queue(String),
+    /// A queue of this consumer alone, made anew with every channel.
+    Subscription { exchange: String, keys: Vec<String> },
+}
+
+/// Messages a subscriber may lag behind before the oldest are dropped:
+/// subscriptions are lossy by contract, and a stuck one must not fill the broker.
+const MAX_LAG: i64 = 100_000;
+
+/// How long the watchdog waits before it believes its own suspicion.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
+
+/// Takes messages from one queue, as batches.
+///
+/// It reconnects by itself, so [`Consumer::next_batch`] has no error. Dropping
+/// it stops the intake; deliveries already handed out can still be settled.
+#[derive(Debug)]
+pub struct Consumer {
+    broker: Broker,
+    source: Source,
+    options: Options,
+    live: Option<Live>,
+    /// Gathered so far: kept here, so that a caller that stops waiting for the
+    /// batch (a `select!` branch) loses nothing.
+    gathered: Vec<Delivery>,
+}
+
+#[derive(Debug)]
+struct Live {
+    stream: lapin::Consumer,
+    settler: Arc<Settler>,
+    /// The queue's name, which RabbitMQ chose in the case of a subscription.
+    queue: String,
+}
+
+/// What waiting for the first delivery of a batch came to.
+enum First {
+    Delivery(lapin::message::Delivery),
+    Lost(String),
+    Silence,
+}
+
+impl Consumer {
+    /// Consumes `queue` (a full name, see [`Topology`](crate::Topology)).
+    pub fn new(broker: &Broker, queue: impl Into<String>, options: Options) -> Self {
+        Self::of(broker, Source::Queue(queue.into()), options)
+    }
+
+    /// Listens to `exchange` through an exclusive queue of its own. What is
+    /// published while this process has no connection is missed; `keys` are
+    /// the patterns of a topic exchange (`job.*.docker.#`), and a fanout
+    /// exchange takes `[""]`.
+    pub fn subscribe(
+        broker: &Broker,
+        exchange: impl Into<String>,
+        keys: &[&str],
+        options: Options,
+    ) -> Self {
+        let source = Source::Subscription {
+            exchange: exchange.into(),
+            keys: keys.iter().map(|&key| key.to_owned()).collect(),
+        };
+        Self::of(broker, source, options)
+    }
+
+    fn of(broker: &Broker, source: Source, options: Options) -> Self {
+        Self {
+            broker: broker.clone(),
+            source,
+            options,
+            live: None,
+            gathered: Vec::new(),
+        }
+    }
+
+    /// Starts consuming, once. Needed only where something must be listening
+    /// before the caller goes on; [`Consumer::next_batch`] does it otherwise.
+    ///
+    /// # Errors
+    /// Where the queue cannot be consumed at this moment.
+    pub async fn start(&mut self) -> Result<(), Error> {
+        if self.live.is_none() {
+            self.live = Some(self.open().await?);
+        }
+        Ok(())
+    }
+
+    /// The next batch: at least one delivery, at most `max_batch`. Waits as
+    /// long as there is nothing, and may be cancelled at any point.
+    pub async fn next_batch(&mut self) -> Vec<Delivery> {
+        loop {
+            self.ensure_live().await;
+            if self.gathered.is_empty() {
+                match self.first().await {
+                    First::Delivery(delivery) => self.gather(delivery),
+                    First::Lost(cause) => {
+                        self.lose(&cause).await;
+                        continue;
+                    }
+                    First::Silence => {
+                        self.watch().await;
+                        continue;
+                    }
+                }
+            }
+            match self.fill().await {
+                Ok(()) => return std::mem::take(&mut self.gathered),
+                Err(cause) => self.lose(&cause).await,
+            }
+        }
+    }
+
+    async fn ensure_live(&mut self) {
+        let mut pauses = back_off();
+        while self.live.is_none() {
+            match self.open().await {
+                Ok(live) => self.live = Some(live),
+                Err(error) => {
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::warn!(%error, cause, "cannot consume, trying again");
+                    sleep(pauses.next().unwrap_or_default()).await;
+                }
+            }
+        }
+    }
+
+    async fn open(&self) -> Result<Live, Error> {
+        let channel = self.broker.channel().await?;
+        let limit = self.broker.config().connect_timeout;
+        let consume = consume(&channel, &self.source, self.options.prefetch);
+        let consumed = tokio::time::timeout(limit, consume).await;
+        let (stream, queue) = consumed.unwrap_or_else(|_| {
+            let timed_out = std::io::Error::from(std::io::ErrorKind::TimedOut);
+            Err(timed_out.into())
+        })
+        .map_err(|source| Error::Consume {
+            what: self.source.name().to_owned(),
+            source,
+        })?;
+        Ok(Live {
+            stream,
+            settler: Arc::new(Settler::new(channel)),
+            queue,
+        })
+    }
+
+    async fn first(&mut self) -> First {
+        let silence = self.options.watchdog;
+        let Some(live) = self.live.as_mut() else {
+            return First::Lost("not open".to_owned());
+        };
+        match tokio::time::timeout(silence, live.stream.next()).await {
+            Ok(Some(Ok(delivery))) => First::Delivery(delivery),
+            Ok(Some(Err(error))) => First::Lost(error.to_string()),
+            Ok(None) => First::Lost("cancelled by the broker".to_owned()),
+            Err(_) => First::Silence,
+        }
+    }
+
+    fn gather(&mut self, delivery: lapin::message::Delivery) {
+        if let Some(live) = &self.live {
+            self.gathered.push(Delivery::new(delivery, &live.settler));
+        }
+    }
+
+    /// Adds what is there now; a batch of more than one means load, and then a
+    /// short wait makes fuller batches.
+    async fn fill(&mut self) -> Result<(), String> {
+        let until = Instant::now() + self.options.max_wait;
+        while self.gathered.len() < self.options.max_batch {
+            let full = self.at_prefetch();
+            let Some(live) = self.live.as_mut() else {
+                return Err("not open".to_owned());
+            };
+            let next = match live.stream.next().now_or_never() {
+                Some(next) => next,
+                None if self.gathered.len() < 2 || full => break,
+                None => match timeout_at(until, live.stream.next()).await {
+                    Ok(next) => next,
+                    Err(_) => break,
+                },
+            };
+            match next {
+                Some(Ok(delivery)) => self.gather(delivery),
+                Some(Err(error)) => return Err(error.to_string()),
+                None => return Err("cancelled by the broker".to_owned()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether RabbitMQ may send nothing before something is settled.
+    fn at_prefetch(&self) -> bool {
+        let outstanding = self.live.as_ref().map_or(0, |l| l.settler.outstanding());
+        outstanding >= usize::from(self.options.prefetch)
+    }
+
+    /// Forgets the channel. What was gathered on it comes again.
+    async fn lose(&mut self, cause: &str) {
+        tracing::warn!(queue = self.source.name(), cause, "lost a consumer, starting it again");
+        self.live = None;
+        self.gathered.clear();
+        // A queue that is gone or refused is not asked for in a tight loop.
+        sleep(back_off().next().unwrap_or_default()).await;
+    }
+
+    /// A consumer can be registered and yet get nothing, after a failure of the
+    /// broker. If messages are ready, and still are at a second look, while
+    /// this consumer has room for them, its channel is replaced.
+    async fn watch(&mut self) {
+        if self.at_prefetch() || !self.has_ready().await {
+            return;
+        }
+        let Some(live) = self.live.as_mut() else {
+            return;
+        };
+        match tokio::time::timeout(SECOND_LOOK.min(self.options.watchdog), live.stream.next()).await {
+            Ok(Some(Ok(delivery))) => self.gather(delivery),
+            Ok(_) => self.lose("ended while it was silent").await,
+            Err(_) if self.has_ready().await => {
+                self.lose("messages are ready, yet none is delivered").await;
+            }
+            Err(_) => {}
+        }
+    }
+
+    async fn has_ready(&self) -> bool {
+        let Some(live) = &self.live else {
+            return false;
+        };
+        // A subscription's queue is exclusive to its connection: no other
+        // channel's view is needed, its depth is read the same way.
+        match self.broker.ready_messages(&live.queue).await {
+            Ok(ready) => ready > 0,
+            Err(error) => {
+                tracing::warn!(queue = live.queue, %error, "the watchdog could not read the queue's depth");
+                false
+            }
+        }
+    }
+}
+
+/// Why a queue cannot be consumed at this moment.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no connection.
+    #[error(transparent)]
+    Connection(#[from] connection::Error),
+    /// RabbitMQ refused: the queue does not exist, or the user may not read it.
+    #[error("could not consume `{what}`")]
+    Consume {
+        /// The queue, or the exchange of a subscription.
+        what: String,
+        /// What lapin said.
+        #[source]
+        source: lapin::Error,
+    },
+}
+
+impl Source {
+    fn name(&self) -> &str {
+        match self {
+            Self::Queue(queue) => queue,
+            Self::Subscription { exchange, .. } => exchange,
+        }
+    }
+}
+
+async fn consume(
+    channel: &lapin::Channel,
+    source: &Source,
+    prefetch: u16,
+) -> lapin::Result<(lapin::Consumer, String)> {
+    channel
+        .basic_qos(prefetch, BasicQosOptions::default())
+        .await?;
+    let queue = match source {
+        Source::Queue(queue) => queue.clone(),
+        Source::Subscription { exchange, keys } => own_queue(channel, exchange, keys).await?,
+    };
+    let stream = channel
+        .basic_consume(
+            short(&queue),
+            "".into(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        )
+        .await?;
+    Ok((stream, queue))
+}
+
+/// A queue that lives and dies with this connection's consumer.
+async fn own_queue(
+    channel: &lapin::Channel,
+    exchange: &str,
+    keys: &[String],
+) -> lapin::Result<String> {
+    let options = QueueDeclareOptions {
+        exclusive: true,
+        auto_delete: true,
+        ..QueueDeclareOptions::default()
+    };
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(MAX_LAG));
+    let queue = channel.queue_declare("".into(), options, arguments).await?;
+    for key in keys {
+        channel
+            .queue_bind(
+                queue.name().clone(),
+                short(exchange),
+                short(key),
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            )
+            .await?;
+    }
+    Ok(queue.name().to_string())
+}

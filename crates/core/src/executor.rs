@@ -1,0 +1,40 @@
+//! The closed set of places a job can run in.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString, IntoStaticStr, VariantArray};
+
+/// A kind of backend. The order is the order of preference when neither job nor template names one.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, Display, EnumString,
+    IntoStaticStr, VariantArray,
+)]
+#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
+pub enum ExecutorType {
+    /// A Docker Engine, by socket or TCP.
+    Docker,
+    /// Google Cloud Run Jobs.
+    Cloudrun,
+    /// AWS ECS, Fargate or EC2.
+    Fargate,
+    /// Scaleway Serverless Jobs.
+    Scaleway,
+    /// Containers that are only simulated: for load and for producers' own tests.
+    Mock,
+}
+
+impl ExecutorType {
+    /// Every executor type, in order of preference.
+    pub const ALL: &'static [Self] = <Self as VariantArray>::VARIANTS;
+
+    /// The name used in messages, in the database and in queue names.
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+
+    /// Whether a job that names no executor may be sent here. A simulated container is never a surprise.
+    pub fn is_default_choice(self) -> bool {
+        self != Self::Mock
+    }
+}

@@ -1,0 +1,31 @@
+//! What Gantry means by a job, without any I/O: ids, the spec, the state machine, failures, retries,
+//! placement, routing, cost and the messages that travel between the parts.
+//!
+//! Everything here is a pure function or a value. Code that needs a clock, a database or a backend lives
+//! in another crate and calls this one.
+
+pub mod clock;
+pub mod cost;
+pub mod env;
+pub mod executor;
+pub mod failure;
+pub mod host;
+pub mod id;
+pub mod message;
+pub mod naming;
+pub mod output;
+pub mod placement;
+pub mod problem;
+pub mod retry;
+pub mod routing;
+pub mod spec;
+pub mod state;
+pub mod text;
+pub mod waiting;
+
+pub use executor::ExecutorType;
+pub use failure::{Failure, FailureClass};
+pub use id::{ApiKeyId, EventId, FleetId, HostId, JobId, ProjectId, TemplateId, TenantId, WorkerId};
+pub use problem::Problem;
+pub use state::Status;
+pub use waiting::WaitingReason;

@@ -1,0 +1,141 @@
+//! Which host runs which job: a pure function over the rows that a claim has locked.
+
+use crate::{HostId, JobId, TenantId};
+
+/// A host as the claim locked it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Slots {
+    /// The host.
+    pub id: HostId,
+    /// Its owner; none for a shared host.
+    pub tenant: Option<TenantId>,
+    /// `is_active` and state active, and served and reached by the claiming worker.
+    pub eligible: bool,
+    /// Containers it holds now.
+    pub used: i32,
+    /// Containers it may hold. Lowering it below `used` is legal and leaves no free slot.
+    pub limit: i32,
+    /// The share of jobs it takes beside others, above 0.
+    pub weight: f64,
+}
+
+/// A job that wants a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The job.
+    pub id: JobId,
+    /// Its tenant.
+    pub tenant: TenantId,
+}
+
+/// Why a job found no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unplaced {
+    /// Hosts would take it, but are full.
+    Full,
+    /// No eligible host takes this tenant's jobs.
+    NoHost,
+}
+
+/// Places each candidate in turn on the eligible host whose used share, divided by its weight, is lowest;
+/// the first of equals wins. Decides for every candidate, in their order.
+pub fn place(candidates: &[Candidate], hosts: &[Slots]) -> Vec<Result<HostId, Unplaced>> {
+    let mut used: Vec<i32> = hosts.iter().map(|host| host.used).collect();
+    candidates
+        .iter()
+        .map(|job| {
+            let mut best: Option<(usize, f64)> = None;
+            let mut seen = false;
+            for (index, host) in hosts.iter().enumerate() {
+                if !host.eligible || host.tenant.is_some_and(|owner| owner != job.tenant) {
+                    continue;
+                }
+                seen = true;
+                if used[index] >= host.limit {
+                    continue;
+                }
+                let load = f64::from(used[index] + 1) / f64::from(host.limit) / host.weight;
+                if best.is_none_or(|(_, lowest)| load < lowest) {
+                    best = Some((index, load));
+                }
+            }
+            match best {
+                Some((index, _)) => {
+                    used[index] += 1;
+                    Ok(hosts[index].id)
+                }
+                None if seen => Err(Unplaced::Full),
+                None => Err(Unplaced::NoHost),
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    fn any_hosts(tenants: Vec<TenantId>) -> impl Strategy<Value = Vec<Slots>> {
+        let host = (proptest::option::of(proptest::sample::select(tenants)), any::<bool>(), 0..6_i32, 0..6_i32, 0.1..4.0_f64);
+        proptest::collection::vec(host, 0..6).prop_map(|hosts| {
+            hosts
+                .into_iter()
+                .map(|(tenant, eligible, used, limit, weight)| Slots { id: HostId::new(), tenant, eligible, used, limit, weight })
+                .collect()
+        })
+    }
+
+    fn any_case() -> impl Strategy<Value = (Vec<Candidate>, Vec<Slots>)> {
+        let tenants = vec![TenantId::new(), TenantId::new()];
+        let jobs = proptest::collection::vec(proptest::sample::select(tenants.clone()), 0..30)
+            .prop_map(|tenants| tenants.into_iter().map(|tenant| Candidate { id: JobId::new(), tenant }).collect());
+        (jobs, any_hosts(tenants))
+    }
+
+    proptest! {
+        #[test]
+        fn never_above_a_limit_and_never_on_an_ineligible_host((jobs, hosts) in any_case()) {
+            let placed = place(&jobs, &hosts);
+            prop_assert_eq!(placed.len(), jobs.len());
+            let mut added: HashMap<HostId, i32> = HashMap::new();
+            for (job, place) in jobs.iter().zip(&placed) {
+                if let Ok(id) = place {
+                    let host = hosts.iter().find(|host| host.id == *id).expect("a host of the input");
+                    prop_assert!(host.eligible);
+                    prop_assert!(host.tenant.is_none_or(|owner| owner == job.tenant));
+                    *added.entry(*id).or_default() += 1;
+                }
+            }
+            for host in &hosts {
+                let added = added.get(&host.id).copied().unwrap_or(0);
+                prop_assert!(added == 0 || host.used + added <= host.limit);
+            }
+        }
+
+        #[test]
+        fn full_means_that_no_slot_was_left((jobs, hosts) in any_case()) {
+            let placed = place(&jobs, &hosts);
+            let taken = |id| i32::try_from(placed.iter().filter(|place| **place == Ok(id)).count()).expect("few");
+            for (job, place) in jobs.iter().zip(&placed) {
+                let mut open = hosts.iter().filter(|host| host.eligible && host.tenant.is_none_or(|owner| owner == job.tenant)).peekable();
+                match place {
+                    Ok(_) => {}
+                    Err(Unplaced::NoHost) => prop_assert!(open.peek().is_none()),
+                    Err(Unplaced::Full) => prop_assert!(open.all(|host| host.used + taken(host.id) >= host.limit)),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn weights_share_the_load() {
+        let host = |weight| Slots { id: HostId::new(), tenant: None, eligible: true, used: 0, limit: 300, weight };
+        let hosts = [host(1.0), host(2.0)];
+        let tenant = TenantId::new();
+        let jobs: Vec<_> = (0..90).map(|_| Candidate { id: JobId::new(), tenant }).collect();
+        let heavy = place(&jobs, &hosts).into_iter().filter(|place| *place == Ok(hosts[1].id)).count();
+        assert_eq!(heavy, 60);
+    }
+}

@@ -1,0 +1,164 @@
+//! Whether and when a failed job is tried again. Two budgets that never mix: the user's policy for what the
+//! job did, and Gantry's own for what happened to it.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Disposition, Failure, FailureClass};
+
+/// The user's policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    /// Attempts of the job's own in total, 1 to 100. Failures of the infrastructure do not count. Default 1.
+    #[schemars(range(min = 1, max = 100))]
+    pub max_attempts: u32,
+    /// Seconds before the second attempt, 0 to 86,400; doubled for each one after. Default 10.
+    #[schemars(range(max = 86_400))]
+    pub backoff_seconds: u32,
+    /// The longest wait in seconds, 1 to 86,400. Default 600.
+    #[schemars(range(min = 1, max = 86_400))]
+    pub max_backoff_seconds: u32,
+    /// Retry only on these exit codes; empty means on every code but 0.
+    pub on_exit_codes: Vec<i32>,
+    /// Retry also on these failure classes, such as `oom_killed` or `image_not_found`. Empty means `oom_killed`
+    /// alone. A timeout and a cancel are never retried; infrastructure failures have a budget of their own.
+    pub on_failures: Vec<FailureClass>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            max_attempts: 1,
+            backoff_seconds: 10,
+            max_backoff_seconds: 600,
+            on_exit_codes: Vec::new(),
+            on_failures: Vec::new(),
+        }
+    }
+}
+
+/// How often an infrastructure failure is made good before the job fails.
+pub const INFRASTRUCTURE_RETRIES: u32 = 5;
+const INFRASTRUCTURE_BACKOFF: Duration = Duration::from_secs(2);
+const INFRASTRUCTURE_MAX_BACKOFF: Duration = Duration::from_secs(60);
+
+/// Which budget pays for a retry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Budget {
+    /// The user's policy.
+    User,
+    /// Gantry's own.
+    Infrastructure,
+}
+
+/// Another attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// The budget it is taken from.
+    pub budget: Budget,
+    /// How long it waits.
+    pub delay: Duration,
+}
+
+/// Retry or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Another attempt.
+    Retry(Retry),
+    /// No more.
+    GiveUp,
+}
+
+/// How many retries each budget has paid for so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    /// From the user's policy.
+    pub user: u32,
+    /// From the infrastructure budget.
+    pub infrastructure: u32,
+}
+
+/// Decides about an attempt that ended with `failure`. `jitter` in `0.0..1.0` spreads the retries of jobs
+/// that failed together over the second half of the wait.
+pub fn decide(policy: &Policy, used: Used, failure: Option<&Failure>, jitter: f64) -> Verdict {
+    let Some(failure) = failure else { return Verdict::GiveUp };
+    if failure.class.disposition() == Disposition::Infrastructure {
+        if used.infrastructure >= INFRASTRUCTURE_RETRIES {
+            return Verdict::GiveUp;
+        }
+        let delay = backoff(INFRASTRUCTURE_BACKOFF, INFRASTRUCTURE_MAX_BACKOFF, used.infrastructure, jitter);
+        return Verdict::Retry(Retry { budget: Budget::Infrastructure, delay });
+    }
+    if !policy.covers(failure) || used.user + 1 >= policy.max_attempts {
+        return Verdict::GiveUp;
+    }
+    let first = Duration::from_secs(policy.backoff_seconds.into());
+    let longest = Duration::from_secs(policy.max_backoff_seconds.into());
+    Verdict::Retry(Retry { budget: Budget::User, delay: backoff(first, longest, used.user, jitter) })
+}
+
+impl Policy {
+    fn covers(&self, failure: &Failure) -> bool {
+        match failure.class {
+            FailureClass::Cancelled | FailureClass::Timeout => false,
+            FailureClass::ExitNonzero => {
+                self.on_exit_codes.is_empty() || failure.exit_code.is_some_and(|code| self.on_exit_codes.contains(&code))
+            }
+            FailureClass::OomKilled => self.on_failures.is_empty() || self.on_failures.contains(&failure.class),
+            class => self.on_failures.contains(&class),
+        }
+    }
+}
+
+fn backoff(first: Duration, longest: Duration, retries: u32, jitter: f64) -> Duration {
+    let full = first.saturating_mul(1_u32.checked_shl(retries).unwrap_or(u32::MAX)).min(longest);
+    full.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn exit(code: i32) -> Failure {
+        Failure { exit_code: Some(code), ..Failure::new(FailureClass::ExitNonzero, "") }
+    }
+
+    #[test]
+    fn the_budgets_do_not_mix() {
+        let policy = Policy { max_attempts: 2, ..Policy::default() };
+        let lost = Failure::new(FailureClass::Lost, "");
+        let used = Used { user: 1, infrastructure: 0 };
+        assert_eq!(decide(&policy, used, Some(&exit(1)), 0.0), Verdict::GiveUp);
+        assert!(matches!(decide(&policy, used, Some(&lost), 0.0), Verdict::Retry(Retry { budget: Budget::Infrastructure, .. })));
+        let used = Used { user: 0, infrastructure: INFRASTRUCTURE_RETRIES };
+        assert_eq!(decide(&policy, used, Some(&lost), 0.0), Verdict::GiveUp);
+        assert!(matches!(decide(&policy, used, Some(&exit(1)), 0.0), Verdict::Retry(Retry { budget: Budget::User, .. })));
+    }
+
+    #[test]
+    fn exit_codes_and_classes_are_chosen() {
+        let policy = Policy { max_attempts: 3, on_exit_codes: vec![75], ..Policy::default() };
+        assert!(matches!(decide(&policy, Used::default(), Some(&exit(75)), 0.0), Verdict::Retry(_)));
+        assert_eq!(decide(&policy, Used::default(), Some(&exit(1)), 0.0), Verdict::GiveUp);
+        let missing = Failure::new(FailureClass::ImageNotFound, "");
+        assert_eq!(decide(&policy, Used::default(), Some(&missing), 0.0), Verdict::GiveUp);
+        let policy = Policy { on_failures: vec![FailureClass::ImageNotFound], ..policy };
+        assert!(matches!(decide(&policy, Used::default(), Some(&missing), 0.0), Verdict::Retry(_)));
+        assert_eq!(decide(&policy, Used::default(), None, 0.0), Verdict::GiveUp);
+    }
+
+    proptest! {
+        #[test]
+        fn waits_grow_and_stay_bounded(retries in 0_u32..200, jitter in 0.0..1.0_f64) {
+            let (first, longest) = (Duration::from_secs(2), Duration::from_secs(60));
+            let wait = backoff(first, longest, retries, jitter);
+            prop_assert!(wait <= longest && wait >= first / 2);
+            prop_assert!(backoff(first, longest, retries + 1, jitter) >= wait);
+        }
+    }
+}

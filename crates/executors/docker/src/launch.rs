@@ -1,0 +1,123 @@
+//! Create, then start only what was never started.
+
+use bollard::Docker;
+use bollard::errors::Error;
+use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum as Status};
+use bollard::query_parameters::{CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder};
+use gantry_core::{Failure, FailureClass};
+use gantry_worker::executor::{ExecutionId, Launch, LaunchError};
+
+use crate::config::Options;
+use crate::engine::Engine;
+use crate::{create, error, labels};
+
+/// Creates and starts the container, or adopts the one that has its name.
+///
+/// One name is one container: the engine refuses a second one, and a container is started only from state
+/// `created`. So launching again is harmless for as long as the container exists, also after a launch that
+/// ended between the two requests.
+pub(crate) async fn launch(engine: &Engine, options: &Options, launch: &Launch) -> Result<ExecutionId, LaunchError> {
+    options.validate(&launch.spec.container).map_err(LaunchError::NotLaunched)?;
+    let docker = engine.docker().await.map_err(LaunchError::NotLaunched)?;
+    let named = CreateContainerOptionsBuilder::new().name(&launch.name).build();
+    match docker.create_container(Some(named), create::body(options, launch)).await {
+        Ok(created) => start(docker, created.id).await,
+        Err(error) if matches!(error::answer(&error), Some((409, _))) => adopt(docker, launch).await,
+        Err(error) => {
+            if matches!(error::answer(&error), Some((404, _))) {
+                engine.images.forget(&launch.spec.container.image);
+            }
+            Err(not_created(&error))
+        }
+    }
+}
+
+/// What a create request that failed has left behind.
+fn not_created(error: &Error) -> LaunchError {
+    let class = match error::answer(error) {
+        Some((400, _)) => FailureClass::InvalidSpec,
+        Some((404, message)) if message.contains("No such image") => FailureClass::ImageNotFound,
+        Some((429, _)) => FailureClass::Throttled,
+        Some((401..=407, _)) => FailureClass::LaunchRejected,
+        None if error::never_sent(error) => FailureClass::HostUnreachable,
+        // Also an error of the engine's own, which may come after the container was made.
+        _ => return LaunchError::MaybeLaunched(format!("create: {}", error::text(error))),
+    };
+    LaunchError::NotLaunched(Failure::new(class, format!("create: {}", error::text(error))))
+}
+
+/// The name is taken: by this very attempt, unless somebody else uses our names.
+async fn adopt(docker: &Docker, launch: &Launch) -> Result<ExecutionId, LaunchError> {
+    let found = docker.inspect_container(&launch.name, None).await;
+    let found = found.map_err(|error| maybe("inspect the container that has the name", &error))?;
+    let own = found.config.as_ref().and_then(|config| config.labels.as_ref());
+    if !own.is_some_and(|own| labels::belong_to(own, launch)) {
+        let message = format!("a container that is not this attempt's has the name {}", launch.name);
+        return Err(LaunchError::NotLaunched(Failure::new(FailureClass::LaunchRejected, message)));
+    }
+    let status = status(&found);
+    let id = found.id.ok_or_else(|| LaunchError::MaybeLaunched("a container without an id has the name".into()))?;
+    match status {
+        Some(Status::CREATED) => start(docker, id).await,
+        Some(Status::REMOVING) => Err(LaunchError::MaybeLaunched("the container is being removed".into())),
+        _ => Ok(ExecutionId(id)),
+    }
+}
+
+async fn start(docker: &Docker, id: String) -> Result<ExecutionId, LaunchError> {
+    let Err(refused) = docker.start_container(&id, None).await else {
+        return Ok(ExecutionId(id));
+    };
+    if error::answer(&refused).is_none() {
+        return Err(maybe("start", &refused));
+    }
+    // An answer is no proof that nothing runs; the container's state is.
+    match docker.inspect_container(&id, None).await {
+        Ok(container) if status(&container) == Some(Status::CREATED) => {
+            Err(LaunchError::NotLaunched(reject(docker, &id, &refused).await))
+        }
+        Ok(_) => Ok(ExecutionId(id)),
+        Err(error) => Err(maybe("inspect after a start that failed", &error)),
+    }
+}
+
+/// The container exists, the engine refuses to start it, and it never ran. It is removed, so that a repeated
+/// launch creates it anew. When the removal fails it stays as it is: nobody starts it but a launch of this same
+/// attempt, and the reaper finds it by its labels.
+async fn reject(docker: &Docker, id: &str, refused: &Error) -> Failure {
+    let volumes_too = RemoveContainerOptionsBuilder::new().v(true).build();
+    let mut failure = Failure::new(start_failure_class(refused), format!("start: {}", error::text(refused)));
+    if let Err(kept) = docker.remove_container(id, Some(volumes_too)).await
+        && !error::no_such_container(&kept)
+    {
+        failure.message = format!("{} (and the created container stays: {})", failure.message, error::text(&kept));
+    }
+    failure
+}
+
+/// Whose fault it is that a container does not start: the job's, if what it names cannot be run.
+fn start_failure_class(refused: &Error) -> FailureClass {
+    const JOBS_OWN: [&str; 7] = [
+        "executable file not found",
+        "no such file or directory",
+        "permission denied",
+        "not a directory",
+        "is a directory",
+        "exec format error",
+        "unable to find user",
+    ];
+    match error::answer(refused) {
+        Some((400 | 403 | 404, _)) => FailureClass::LaunchRejected,
+        Some((429, _)) => FailureClass::Throttled,
+        Some((_, message)) if JOBS_OWN.iter().any(|own| message.contains(own)) => FailureClass::LaunchRejected,
+        _ => FailureClass::BackendError,
+    }
+}
+
+fn status(container: &ContainerInspectResponse) -> Option<Status> {
+    container.state.as_ref()?.status
+}
+
+fn maybe(what: &str, error: &Error) -> LaunchError {
+    LaunchError::MaybeLaunched(format!("{what}: {}", error::text(error)))
+}

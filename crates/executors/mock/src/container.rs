@@ -1,0 +1,239 @@
+//! A simulated container: the file written at its launch, and what that makes of the time.
+
+use std::time::Duration;
+
+use gantry_core::state::Outcome;
+use gantry_core::{Failure, FailureClass, FleetId, JobId};
+use gantry_worker::executor::{End, ExecutionId, Launch, Observed};
+use serde::{Deserialize, Serialize};
+
+use crate::behaviour::{Behaviour, Fault};
+use crate::clock::{self, ns};
+use crate::ledger::Run;
+use crate::output::Printed;
+
+/// The content of a container's file. Never changed: what happens to it later is a [`Stop`] beside it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Container {
+    /// The facts that the ledger has too.
+    #[serde(flatten)]
+    pub(crate) run: Run,
+    /// The fleet's label.
+    pub(crate) fleet: FleetId,
+    /// The start of the machine that all times here count from.
+    boot: String,
+    /// What it prints at its start.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    stdout: String,
+    /// The same for standard error.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    stderr: String,
+    /// How many lines it prints over its time.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    lines: u32,
+    /// Whether it outlives a SIGTERM.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    ignores_term: bool,
+    /// How it ends if nobody stops it.
+    ending: Ending,
+}
+
+/// How a container ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Ending {
+    Exit(i32),
+    OomKilled,
+    /// It is nowhere to be found.
+    Lost,
+}
+
+/// A stop that somebody asked for, and when it ends the container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stop {
+    /// When the container is over.
+    pub(crate) at_ns: u64,
+    /// 143, or 137 if it had to be killed.
+    exit_code: i32,
+}
+
+impl Container {
+    /// The container of a launch at `now`. Its id is new with each, so that a name used again is another container.
+    pub(crate) fn new(launch: &Launch, behaviour: Behaviour, now: u64) -> Self {
+        let started_ns = now.saturating_add(ns(behaviour.start_delay));
+        Self {
+            run: Run {
+                id: format!("{}.{now:x}", launch.name),
+                name: launch.name.clone(),
+                job: launch.job,
+                attempt: launch.attempt,
+                started_ns,
+                planned_end_ns: started_ns.saturating_add(ns(behaviour.duration)),
+            },
+            fleet: launch.fleet,
+            boot: clock::boot().to_owned(),
+            stdout: behaviour.stdout,
+            stderr: behaviour.stderr,
+            lines: behaviour.lines,
+            ignores_term: behaviour.stop_ignores_term,
+            ending: match behaviour.fail {
+                Fault::OomKilled => Ending::OomKilled,
+                Fault::Lost => Ending::Lost,
+                _ => Ending::Exit(behaviour.exit_code),
+            },
+        }
+    }
+
+    /// The identifier.
+    pub(crate) fn execution_id(&self) -> ExecutionId {
+        ExecutionId(self.run.id.clone())
+    }
+
+    /// Whether it is what this launch made.
+    pub(crate) fn is_of(&self, fleet: FleetId, job: JobId, attempt: i32) -> bool {
+        (self.fleet, self.run.job, self.run.attempt) == (fleet, job, attempt)
+    }
+
+    /// The name in an identifier made by [`Container::new`], if it has that shape.
+    pub(crate) fn name_in(id: &ExecutionId) -> Option<&str> {
+        let (name, _) = id.0.rsplit_once('.')?;
+        is_name(name).then_some(name)
+    }
+
+    /// When it is over; it may be before its start, if it was stopped then.
+    pub(crate) fn end_ns(&self, stop: Option<Stop>) -> u64 {
+        stop.map_or(self.run.planned_end_ns, |stop| stop.at_ns.min(self.run.planned_end_ns))
+    }
+
+    /// What a stop at `now` does; none if it would not end the container any sooner.
+    pub(crate) fn stopped(&self, before: Option<Stop>, now: u64, grace: Duration) -> Option<Stop> {
+        let stop = match self.ignores_term {
+            true => Stop { at_ns: now.saturating_add(ns(grace)), exit_code: 137 },
+            false => Stop { at_ns: now, exit_code: 143 },
+        };
+        (stop.at_ns < self.end_ns(before)).then_some(stop)
+    }
+
+    /// Its state at `now`.
+    pub(crate) fn observed(&self, stop: Option<Stop>, now: u64) -> Observed {
+        if self.boot != clock::boot() {
+            let failure = Failure::new(FailureClass::BackendError, "the machine was started anew, which ended the container");
+            return Observed::Ended(self.end(Outcome::Failed(failure), None));
+        }
+        let end_ns = self.end_ns(stop);
+        if now < end_ns {
+            return if now < self.run.started_ns { Observed::Starting } else { Observed::Running };
+        }
+        let run = Some(Duration::from_nanos(end_ns.saturating_sub(self.run.started_ns)));
+        match (stop, self.ending) {
+            (Some(stop), _) if stop.at_ns < self.run.planned_end_ns => {
+                Observed::Ended(self.end(Outcome::Exited(stop.exit_code), run))
+            }
+            (_, Ending::Exit(code)) => Observed::Ended(self.end(Outcome::Exited(code), run)),
+            (_, Ending::OomKilled) => {
+                let failure = Failure {
+                    exit_code: Some(137),
+                    ..Failure::new(FailureClass::OomKilled, "the container was killed at its memory limit")
+                };
+                Observed::Ended(self.end(Outcome::Failed(failure), run))
+            }
+            (_, Ending::Lost) => Observed::Gone,
+        }
+    }
+
+    /// A simulated container uses neither memory nor CPU.
+    fn end(&self, outcome: Outcome, run: Option<Duration>) -> End {
+        End { outcome, run, max_memory_usage: None, cpu_usage_percent: None, message: String::new() }
+    }
+
+    /// What it has printed at `now`.
+    pub(crate) fn printed(&self, stop: Option<Stop>, now: u64) -> Printed<'_> {
+        let now = if self.boot == clock::boot() { now.min(self.end_ns(stop)) } else { self.run.planned_end_ns };
+        let Some(ran) = now.checked_sub(self.run.started_ns) else {
+            return Printed { stdout: "", stderr: "", lines: 0 };
+        };
+        let planned = self.run.planned_end_ns - self.run.started_ns;
+        let lines = match u128::from(self.lines) * u128::from(ran) {
+            _ if ran >= planned => self.lines,
+            share => u32::try_from(share / u128::from(planned)).unwrap_or(self.lines),
+        };
+        Printed { stdout: &self.stdout, stderr: &self.stderr, lines }
+    }
+}
+
+/// Whether `name` can be a container's: a plain file name, whoever asks.
+pub(crate) fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn container(behaviour: Behaviour) -> Container {
+        let spec = serde_json::from_value(serde_json::json!({"image": "any"})).expect("a spec");
+        let launch = Launch { name: "g1-a".into(), fleet: FleetId::new(), job: JobId::new(), attempt: 1, spec };
+        Container::new(&launch, behaviour, 1000 * MS)
+    }
+
+    fn plain(start_delay: u64, duration: u64) -> Behaviour {
+        Behaviour {
+            start_delay: Duration::from_millis(start_delay),
+            duration: Duration::from_millis(duration),
+            lines: 4,
+            ..Behaviour::default()
+        }
+    }
+
+    #[test]
+    fn time_alone_moves_it() {
+        let container = container(plain(10, 100));
+        assert_eq!(container.observed(None, 1009 * MS), Observed::Starting);
+        assert_eq!(container.observed(None, 1010 * MS), Observed::Running);
+        assert_eq!(container.observed(None, 1109 * MS), Observed::Running);
+        let Observed::Ended(end) = container.observed(None, 1110 * MS) else { panic!("over") };
+        assert_eq!((end.outcome, end.run), (Outcome::Exited(0), Some(Duration::from_millis(100))));
+        let lines = [1009, 1010, 1034, 1035, 1084, 1085, 1109, 1110, 9999];
+        assert_eq!(lines.map(|ms| container.printed(None, ms * MS).lines), [0, 0, 0, 1, 2, 3, 3, 4, 4]);
+    }
+
+    #[test]
+    fn a_stop_ends_it_at_once_or_after_the_grace_and_never_later() {
+        let heeds = container(plain(0, 100));
+        let stop = heeds.stopped(None, 1020 * MS, Duration::from_secs(9)).expect("running");
+        let Observed::Ended(end) = heeds.observed(Some(stop), 1020 * MS) else { panic!("over") };
+        assert_eq!((end.outcome, end.run), (Outcome::Exited(143), Some(Duration::from_millis(20))));
+        assert_eq!(heeds.stopped(Some(stop), 1030 * MS, Duration::ZERO), None, "an end does not move");
+        assert_eq!(heeds.printed(Some(stop), 1090 * MS).lines, 0);
+
+        let ignores = container(Behaviour { stop_ignores_term: true, ..plain(0, 100) });
+        let stop = ignores.stopped(None, 1010 * MS, Duration::from_millis(30)).expect("running");
+        assert_eq!(ignores.observed(Some(stop), 1039 * MS), Observed::Running);
+        let Observed::Ended(end) = ignores.observed(Some(stop), 1040 * MS) else { panic!("over") };
+        assert_eq!(end.outcome, Outcome::Exited(137));
+        assert!(ignores.stopped(Some(stop), 1020 * MS, Duration::ZERO).is_some(), "a second stop may be less patient");
+        assert_eq!(ignores.stopped(None, 1010 * MS, Duration::from_secs(9)), None, "it ends by itself before");
+    }
+
+    #[test]
+    fn a_restart_of_the_machine_ends_it() {
+        let mut container = container(plain(0, 100));
+        container.boot = "before".into();
+        let Observed::Ended(end) = container.observed(None, 0) else { panic!("over") };
+        assert!(end.outcome.failure().expect("a failure").class.is_infrastructure());
+    }
+
+    #[test]
+    fn only_a_name_is_a_file() {
+        let id = |text: &str| ExecutionId(text.to_owned());
+        assert_eq!(Container::name_in(&id("g1-a.ff")), Some("g1-a"));
+        assert_eq!(Container::name_in(&id("../../etc/passwd.1")), None);
+        assert_eq!(Container::name_in(&id("plain")), None);
+    }
+}

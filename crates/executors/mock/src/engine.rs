@@ -1,0 +1,297 @@
+//! One simulated engine: a directory, and what this process remembers of it.
+//!
+//! File calls are made inline, on the async threads: each takes some microseconds and a launch makes four, while
+//! handing one to the blocking pool and back would cost more than the call. Only a listing of a whole directory
+//! is long enough to be handed over; the executor does that.
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime};
+
+use gantry_core::{Failure, FailureClass, FleetId};
+use gantry_worker::executor::{ExecutionId, Found, Launch, LaunchError, LogCursor, LogPage, Observed, Owned};
+use tokio::sync::Notify;
+
+use crate::behaviour::{Behaviour, Fault};
+use crate::clock::now_ns;
+use crate::container::{Container, Stop, is_name};
+use crate::folder::Folder;
+use crate::ledger::Line;
+use crate::memory::Memory;
+
+/// An engine.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    folder: Folder,
+    identity: String,
+    memory: Mutex<Memory>,
+    /// Told when a wake was set before all others.
+    sooner: Notify,
+}
+
+/// A container with its stop, as far as both are known.
+struct Seen {
+    container: Arc<Container>,
+    stop: Option<Stop>,
+}
+
+impl Seen {
+    fn observed(&self) -> Observed {
+        self.container.observed(self.stop, now_ns())
+    }
+}
+
+impl Engine {
+    /// Opens the engine of a directory.
+    pub(crate) fn open(dir: &Path) -> io::Result<Self> {
+        let folder = Folder::open(dir)?;
+        let identity = folder.identity()?;
+        Ok(Self { folder, identity, memory: Mutex::default(), sooner: Notify::new() })
+    }
+
+    /// The identity that it was opened with.
+    pub(crate) fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// Whether the directory is still the one that was opened.
+    pub(crate) fn is_there(&self) -> bool {
+        self.folder.identity().is_ok_and(|identity| identity == self.identity)
+    }
+
+    pub(crate) fn launch(&self, launch: &Launch, behaviour: Behaviour) -> Result<ExecutionId, LaunchError> {
+        if let Some(class) = behaviour.fail.at_launch() {
+            return Err(LaunchError::NotLaunched(simulated(class)));
+        }
+        if !is_name(&launch.name) {
+            let failure = Failure::new(FailureClass::InvalidSpec, format!("{:?} is not an external name", launch.name));
+            return Err(LaunchError::NotLaunched(failure));
+        }
+        let fault = behaviour.fail;
+        let container = Container::new(launch, behaviour, now_ns());
+        // Until the file is in its place nothing was launched.
+        let is_new = self.folder.put_container(&container).map_err(|error| LaunchError::NotLaunched(unreachable(&error)))?;
+        if !is_new {
+            return self.adopt(launch);
+        }
+        let written = self.folder.append(&Line::Launched(container.run.clone()));
+        let id = container.execution_id();
+        if self.memory().remember(Arc::new(container)) {
+            self.sooner.notify_waiters();
+        }
+        written.map_err(|error| LaunchError::MaybeLaunched(format!("the ledger cannot be written: {error}")))?;
+        match fault {
+            Fault::LostResponse => Err(LaunchError::MaybeLaunched("simulated: the answer to the launch was lost".into())),
+            _ => Ok(id),
+        }
+    }
+
+    /// The container that has the name already. One that is lost keeps it: what cannot be found may yet run.
+    fn adopt(&self, launch: &Launch) -> Result<ExecutionId, LaunchError> {
+        let there = self.folder.container(&launch.name).map_err(|error| LaunchError::MaybeLaunched(error.to_string()))?;
+        let Some(there) = there else {
+            return Err(LaunchError::MaybeLaunched("the container under this name was removed just now".into()));
+        };
+        if !there.is_of(launch.fleet, launch.job, launch.attempt) {
+            let message = format!("the name {} is taken by job {}", launch.name, there.run.job);
+            return Err(LaunchError::NotLaunched(Failure::new(FailureClass::LaunchRejected, message)));
+        }
+        let id = there.execution_id();
+        self.memory().remember(Arc::new(there));
+        Ok(id)
+    }
+
+    pub(crate) fn observe(&self, ids: &[ExecutionId]) -> Result<Vec<(ExecutionId, Observed)>, Failure> {
+        self.read_stops()?;
+        ids.iter()
+            .map(|id| {
+                let Some(seen) = self.seen(id)? else { return Ok((id.clone(), Observed::Gone)) };
+                let state = seen.observed();
+                if !matches!(state, Observed::Starting | Observed::Running) {
+                    self.memory().settle(&seen.container.run.name);
+                }
+                Ok((id.clone(), state))
+            })
+            .collect()
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Found {
+        if !is_name(name) {
+            return Found::Absent;
+        }
+        match self.folder.container(name) {
+            Err(error) => Found::Unknown(error.to_string()),
+            Ok(None) => Found::Absent,
+            Ok(Some(container)) => match self.folder.stop(&container.run.id) {
+                Err(error) => Found::Unknown(error.to_string()),
+                Ok(stop) if container.observed(stop, now_ns()) == Observed::Gone => Found::Absent,
+                Ok(_) => Found::Found(container.execution_id()),
+            },
+        }
+    }
+
+    pub(crate) fn logs(&self, id: &ExecutionId, cursor: Option<&LogCursor>, max_bytes: usize) -> Result<LogPage, Failure> {
+        self.read_stop(id)?;
+        let seen = self.seen(id)?.filter(|seen| seen.observed() != Observed::Gone);
+        let Some(Seen { container, stop }) = seen else {
+            return Err(Failure::new(FailureClass::Lost, format!("there is no container {id}")));
+        };
+        container.printed(stop, now_ns()).page(cursor, max_bytes).ok_or_else(|| {
+            Failure::new(FailureClass::BackendError, format!("{cursor:?} is not a place in the log of a simulated container"))
+        })
+    }
+
+    pub(crate) fn stop(&self, id: &ExecutionId, grace: Duration) -> Result<(), Failure> {
+        self.read_stop(id)?;
+        let Some(Seen { container, stop: before }) = self.seen(id)? else { return Ok(()) };
+        let Some(stop) = container.stopped(before, now_ns(), grace) else { return Ok(()) };
+        let stopped = Line::Stopped { id: id.0.clone(), name: container.run.name.clone(), stopped_ns: stop.at_ns };
+        self.folder.put_stop(&id.0, stop, before.is_some()).map_err(|error| unreachable(&error))?;
+        self.folder.append(&stopped).map_err(|error| unreachable(&error))?;
+        if self.memory().remember_stop(&container, stop) {
+            self.sooner.notify_waiters();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn remove(&self, id: &ExecutionId) -> Result<(), Failure> {
+        self.read_stop(id)?;
+        let Some(name) = Container::name_in(id) else { return Ok(()) };
+        // Read, not remembered: the name may belong to another container by now.
+        let there = self.folder.container(name).map_err(|error| unreachable(&error))?;
+        let Some(container) = there.filter(|container| container.run.id == id.0) else {
+            self.memory().forget(name);
+            return Ok(());
+        };
+        let stop = self.memory().stop(&id.0);
+        let now = now_ns();
+        if container.observed(stop, now) == Observed::Running {
+            return Err(Failure::new(FailureClass::BackendError, format!("container {id} is running")));
+        }
+        // The line first: it has to say what this container was when nothing else does any more.
+        let line = Line::Removed { run: container.run.clone(), removed_ns: container.end_ns(stop).min(now) };
+        self.folder.append(&line).map_err(|error| unreachable(&error))?;
+        self.folder.remove_container(&container).map_err(|error| unreachable(&error))?;
+        self.memory().forget(name);
+        Ok(())
+    }
+
+    pub(crate) fn list_owned(&self, fleet: FleetId) -> Result<Vec<Owned>, Failure> {
+        self.read_stops()?;
+        let names = self.folder.container_names().map_err(|error| unreachable(&error))?;
+        let mut owned = Vec::new();
+        for name in &names {
+            let Some(container) = self.listed(name)?.filter(|container| container.fleet == fleet) else { continue };
+            let state = container.observed(self.memory().stop(&container.run.id), now_ns());
+            if state != Observed::Gone {
+                owned.push(Owned {
+                    id: container.execution_id(),
+                    name: name.clone(),
+                    job: container.run.job,
+                    attempt: container.run.attempt,
+                    running: state == Observed::Running,
+                });
+            }
+        }
+        self.memory().retain(&names);
+        Ok(owned)
+    }
+
+    /// The container of a name that was just listed: remembered if it runs, for then nobody can have removed it,
+    /// and else read.
+    fn listed(&self, name: &str) -> Result<Option<Arc<Container>>, Failure> {
+        let memory = self.memory();
+        let known = memory.container(name);
+        let runs = |container: &Arc<Container>| container.observed(memory.stop(&container.run.id), now_ns()) == Observed::Running;
+        if let Some(container) = known.filter(runs) {
+            return Ok(Some(container));
+        }
+        drop(memory);
+        Ok(self.folder.container(name).map_err(|error| unreachable(&error))?.map(Arc::new))
+    }
+
+    /// Returns when a container that this process knows may have ended, or after `at_most`.
+    pub(crate) async fn changed(&self, at_most: Duration) {
+        let deadline = tokio::time::Instant::now() + at_most;
+        loop {
+            // Before the look: a launch after it must not be missed.
+            let sooner = self.sooner.notified();
+            let (due, next) = {
+                let mut memory = self.memory();
+                (memory.take_due(now_ns()), memory.next_wake())
+            };
+            if due {
+                return;
+            }
+            let wait = next.map_or(at_most, |at_ns| Duration::from_nanos(at_ns.saturating_sub(now_ns())));
+            let wake = deadline.min(tokio::time::Instant::now() + wait.min(at_most));
+            tokio::select! {
+                () = sooner => {}
+                () = tokio::time::sleep_until(wake) => if wake == deadline { return },
+            }
+        }
+    }
+
+    /// The container with this id. One that runs is taken from memory, as nobody can remove it; of one that is
+    /// over the file must still be there.
+    fn seen(&self, id: &ExecutionId) -> Result<Option<Seen>, Failure> {
+        let Some(name) = Container::name_in(id) else { return Ok(None) };
+        let known = {
+            let memory = self.memory();
+            memory.container(name).map(|container| Seen { container, stop: memory.stop(&id.0) })
+        };
+        if let Some(seen) = known.filter(|seen| seen.container.run.id == id.0) {
+            let over = !matches!(seen.observed(), Observed::Running);
+            if !over || self.folder.has_container(name).map_err(|error| unreachable(&error))? {
+                return Ok(Some(seen));
+            }
+        }
+        let there = self.folder.container(name).map_err(|error| unreachable(&error))?;
+        let mut memory = self.memory();
+        let Some(container) = there.map(Arc::new) else {
+            memory.forget(name);
+            return Ok(None);
+        };
+        memory.remember(Arc::clone(&container));
+        let stop = memory.stop(&id.0);
+        Ok((container.run.id == id.0).then_some(Seen { container, stop }))
+    }
+
+    /// Reads the stops, if there was one since the last time.
+    fn read_stops(&self) -> Result<(), Failure> {
+        let read = || -> io::Result<()> {
+            let (modified, now) = (self.folder.stops_changed()?, SystemTime::now());
+            if self.memory().has_stops_of(modified) {
+                return Ok(());
+            }
+            let ids = self.folder.stopped_ids()?;
+            self.memory().take_stops(ids, |id| self.folder.stop(id), (modified, now), now_ns())
+        };
+        read().map_err(|error| unreachable(&error))
+    }
+
+    /// Reads the stop of one container: what is asked of one must not list them all.
+    fn read_stop(&self, id: &ExecutionId) -> Result<(), Failure> {
+        if Container::name_in(id).is_some()
+            && let Some(stop) = self.folder.stop(&id.0).map_err(|error| unreachable(&error))?
+        {
+            self.memory().put_stop(&id.0, stop);
+        }
+        Ok(())
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().expect("nothing panics while it holds the memory")
+    }
+}
+
+/// The failure of a fault that somebody asked for.
+pub(crate) fn simulated(class: FailureClass) -> Failure {
+    Failure::new(class, format!("simulated: {class}"))
+}
+
+/// Whatever goes wrong with the directory, it is the host that cannot be reached.
+pub(crate) fn unreachable(error: &io::Error) -> Failure {
+    Failure::new(FailureClass::HostUnreachable, format!("the directory of the simulated engine: {error}"))
+}

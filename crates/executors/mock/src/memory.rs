@@ -1,0 +1,229 @@
+//! What a process remembers of a host, so that a poll of many containers reads no file per container.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::clock::ns;
+use crate::container::{Container, Stop};
+
+/// After a wake that nobody acted on the next comes later, and after this many none.
+const WAKES: u32 = 10;
+const FIRST_WAKE: Duration = Duration::from_millis(1);
+
+/// Two changes of a directory within this time may leave it with one modification time: file systems take it
+/// from the kernel's tick.
+const MTIME_BLUR: Duration = Duration::from_millis(100);
+
+/// Containers and stops as they were read. A container's file never changes, so that only its removal can make
+/// this stale; a stop that was not read yet is seen with the next look at the folder.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    known: HashMap<String, Known>,
+    stops: HashMap<String, Stop>,
+    /// The folder's modification time at the last reading of the stops, if that can be relied upon.
+    stops_as_of: Option<SystemTime>,
+    /// When to look at which container, soonest first.
+    wakes: BTreeSet<(u64, Arc<str>)>,
+}
+
+#[derive(Debug)]
+struct Known {
+    container: Arc<Container>,
+    wake: Option<Wake>,
+}
+
+#[derive(Debug)]
+struct Wake {
+    at_ns: u64,
+    tries: u32,
+    name: Arc<str>,
+}
+
+impl Memory {
+    /// The container with this name.
+    pub(crate) fn container(&self, name: &str) -> Option<Arc<Container>> {
+        self.known.get(name).map(|known| Arc::clone(&known.container))
+    }
+
+    /// The stop of the container with this id.
+    pub(crate) fn stop(&self, id: &str) -> Option<Stop> {
+        self.stops.get(id).copied()
+    }
+
+    /// Keeps a container and sets its wake to its end. True if that is the next of all.
+    pub(crate) fn remember(&mut self, container: Arc<Container>) -> bool {
+        let name = container.run.name.clone();
+        self.forget(&name);
+        let at_ns = container.end_ns(self.stop(&container.run.id));
+        self.known.insert(name.clone(), Known { container, wake: None });
+        self.set_wake(&name, at_ns, 0);
+        self.next_wake() == Some(at_ns)
+    }
+
+    /// Keeps a stop and moves the wake of its container. True if that is the next of all.
+    pub(crate) fn remember_stop(&mut self, container: &Container, stop: Stop) -> bool {
+        self.stops.insert(container.run.id.clone(), stop);
+        let at_ns = container.end_ns(Some(stop));
+        self.set_wake(&container.run.name, at_ns, 0);
+        self.next_wake() == Some(at_ns)
+    }
+
+    /// Drops what is removed.
+    pub(crate) fn forget(&mut self, name: &str) {
+        self.settle(name);
+        self.known.remove(name);
+    }
+
+    /// The end was seen: nobody needs to be woken for it.
+    pub(crate) fn settle(&mut self, name: &str) {
+        if let Some(wake) = self.known.get_mut(name).and_then(|known| known.wake.take()) {
+            self.wakes.remove(&(wake.at_ns, wake.name));
+        }
+    }
+
+    /// Drops every container but these; a host lists them now and then.
+    pub(crate) fn retain(&mut self, names: &[String]) {
+        let names: std::collections::HashSet<&str> = names.iter().map(String::as_str).collect();
+        let gone: Vec<String> = self.known.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
+        gone.iter().for_each(|name| self.forget(name));
+    }
+
+    /// The next wake.
+    pub(crate) fn next_wake(&self) -> Option<u64> {
+        self.wakes.first().map(|(at_ns, _)| *at_ns)
+    }
+
+    /// Whether a wake is due. One that is comes again, in 1 ms, 2 ms, 4 ms and so on, until the end was seen: the
+    /// waker's caller may not have known the container yet.
+    pub(crate) fn take_due(&mut self, now: u64) -> bool {
+        let mut due = Vec::new();
+        while let Some((at_ns, name)) = self.wakes.pop_first() {
+            if at_ns > now {
+                self.wakes.insert((at_ns, name));
+                break;
+            }
+            due.push(name);
+        }
+        for name in &due {
+            let tries = self.known.get_mut(&**name).and_then(|known| known.wake.take()).map_or(WAKES, |wake| wake.tries + 1);
+            if tries < WAKES {
+                self.set_wake(name, now + ns(FIRST_WAKE * (1 << tries) / 2), tries);
+            }
+        }
+        !due.is_empty()
+    }
+
+    fn set_wake(&mut self, name: &str, at_ns: u64, tries: u32) {
+        self.settle(name);
+        if let Some(known) = self.known.get_mut(name) {
+            let name: Arc<str> = name.into();
+            known.wake = Some(Wake { at_ns, tries, name: Arc::clone(&name) });
+            self.wakes.insert((at_ns, name));
+        }
+    }
+
+    /// Whether stops were read since the folder was changed at `modified`.
+    pub(crate) fn has_stops_of(&self, modified: SystemTime) -> bool {
+        self.stops_as_of == Some(modified)
+    }
+
+    /// Keeps a stop that was read.
+    pub(crate) fn put_stop(&mut self, id: &str, stop: Stop) {
+        self.stops.insert(id.to_owned(), stop);
+    }
+
+    /// Takes the stops that are there, reading those that are not known or may have changed: while a grace runs,
+    /// a second stop may be less patient. `modified` is of the folder, `looked` the time, both from before it was
+    /// listed.
+    pub(crate) fn take_stops(
+        &mut self,
+        ids: Vec<String>,
+        read: impl Fn(&str) -> std::io::Result<Option<Stop>>,
+        (modified, looked): (SystemTime, SystemTime),
+        now: u64,
+    ) -> std::io::Result<()> {
+        let mut stops = HashMap::with_capacity(ids.len());
+        for id in ids {
+            let stop = match self.stop(&id).filter(|stop| stop.at_ns <= now) {
+                Some(stop) => Some(stop),
+                None => read(&id)?,
+            };
+            if let Some(stop) = stop {
+                stops.insert(id, stop);
+            }
+        }
+        self.stops = stops;
+        let settled = looked.duration_since(modified).is_ok_and(|age| age > MTIME_BLUR);
+        self.stops_as_of = settled.then_some(modified);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use gantry_core::{FleetId, JobId};
+    use gantry_worker::executor::Launch;
+
+    use super::*;
+    use crate::behaviour::Behaviour;
+
+    fn container(name: &str, now: u64, duration: Duration) -> Arc<Container> {
+        let spec = serde_json::from_value(serde_json::json!({"image": "any"})).expect("a spec");
+        let launch = Launch { name: name.into(), fleet: FleetId::new(), job: JobId::new(), attempt: 1, spec };
+        Arc::new(Container::new(&launch, Behaviour { duration, ..Behaviour::default() }, now))
+    }
+
+    #[test]
+    fn a_wake_comes_again_ever_later_until_the_end_was_seen() {
+        let mut memory = Memory::default();
+        assert!(memory.remember(container("a", 100, Duration::from_nanos(50))));
+        assert!(!memory.remember(container("b", 100, Duration::from_secs(9))));
+        assert!(!memory.take_due(149));
+        let (mut now, mut wakes) = (150, Vec::new());
+        while memory.take_due(now) {
+            wakes.push(now);
+            now = memory.next_wake().expect("b is left");
+            if now > 2_000_000_000 {
+                break;
+            }
+        }
+        assert_eq!(wakes.len(), WAKES as usize);
+        assert!(wakes.windows(3).all(|w| w[2] - w[1] >= w[1] - w[0]), "{wakes:?}");
+
+        memory.remember(container("c", 100, Duration::ZERO));
+        memory.settle("c");
+        assert!(!memory.take_due(200));
+    }
+
+    #[test]
+    fn a_stop_moves_the_wake() {
+        let mut memory = Memory::default();
+        let long = container("a", 100, Duration::from_secs(9));
+        memory.remember(Arc::clone(&long));
+        let stop = long.stopped(None, 500, Duration::ZERO).expect("running");
+        assert!(memory.remember_stop(&long, stop));
+        assert_eq!(memory.next_wake(), Some(500));
+    }
+
+    #[test]
+    fn what_is_not_listed_is_forgotten() {
+        let mut memory = Memory::default();
+        memory.remember(container("a", 100, Duration::ZERO));
+        memory.remember(container("b", 100, Duration::ZERO));
+        memory.retain(&["b".to_owned()]);
+        assert!(memory.container("a").is_none() && memory.container("b").is_some());
+    }
+
+    #[test]
+    fn stops_are_read_again_while_the_modification_time_is_fresh() {
+        let mut memory = Memory::default();
+        let (modified, age) = (SystemTime::UNIX_EPOCH, |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms));
+        memory.take_stops(Vec::new(), |_| Ok(None), (modified, age(50)), 0).expect("no file is read");
+        assert!(!memory.has_stops_of(modified));
+        memory.take_stops(Vec::new(), |_| Ok(None), (modified, age(500)), 0).expect("no file is read");
+        assert!(memory.has_stops_of(modified));
+    }
+}

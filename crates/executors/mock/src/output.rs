@@ -1,0 +1,133 @@
+//! What a simulated container has printed by now: a function of its file and the time, so that it is never stored.
+//!
+//! The log in order is `stdout`, `stderr`, then the lines. A cursor is an offset in it, in decimal.
+
+use bytes::Bytes;
+use gantry_worker::executor::{LogCursor, LogPage, Stream};
+
+/// A log as far as it was printed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Printed<'a> {
+    pub(crate) stdout: &'a str,
+    pub(crate) stderr: &'a str,
+    pub(crate) lines: u32,
+}
+
+impl Printed<'_> {
+    /// The page after `cursor`, of at most `max_bytes` (and at least one byte, or nobody would get on). None for a
+    /// cursor that is not one.
+    pub(crate) fn page(self, cursor: Option<&LogCursor>, max_bytes: usize) -> Option<LogPage> {
+        let start: u64 = cursor.map_or(Some(0), |cursor| cursor.0.parse().ok())?;
+        let mut left = max_bytes.max(1);
+        let mut at = start;
+        let mut chunks = Vec::new();
+        let mut begin = 0;
+        for (stream, text) in [(Stream::Stdout, self.stdout), (Stream::Stderr, self.stderr)] {
+            let from = offset(at.saturating_sub(begin)).min(text.len());
+            let piece = &text.as_bytes()[from..text.len().min(from.saturating_add(left))];
+            if !piece.is_empty() {
+                chunks.push((stream, Bytes::copy_from_slice(piece)));
+                left -= piece.len();
+                at += piece.len() as u64;
+            }
+            begin += text.len() as u64;
+        }
+        let piece = lines_from(at.saturating_sub(begin), self.lines, left);
+        if !piece.is_empty() {
+            at += piece.len() as u64;
+            chunks.push((Stream::Stdout, Bytes::from(piece)));
+        }
+        let more = at < begin + lines_bytes(self.lines);
+        let cursor = if chunks.is_empty() { cursor.cloned() } else { Some(LogCursor(at.to_string())) };
+        Some(LogPage { chunks, cursor, more })
+    }
+}
+
+/// How many bytes `line 1` to `line COUNT` have, each with its end. Computed, so that reading a long log in small
+/// pages does not print it anew for each.
+fn lines_bytes(count: u32) -> u64 {
+    let count = u64::from(count);
+    let mut bytes = count * 6;
+    let mut first = 1;
+    while first <= count {
+        bytes += count - first + 1;
+        first *= 10;
+    }
+    bytes
+}
+
+/// At most `max` bytes of the lines up to `count`, from the byte `start` on.
+fn lines_from(start: u64, count: u32, max: usize) -> Vec<u8> {
+    if start >= lines_bytes(count) || max == 0 {
+        return Vec::new();
+    }
+    // The number of whole lines before `start`.
+    let (mut low, mut high) = (0, count);
+    while low + 1 < high {
+        let middle = low + (high - low) / 2;
+        if lines_bytes(middle) <= start { low = middle } else { high = middle }
+    }
+    let skip = offset(start - lines_bytes(low));
+    let mut bytes = Vec::new();
+    for line in low + 1..=count {
+        bytes.extend_from_slice(format!("line {line}\n").as_bytes());
+        if bytes.len() - skip.min(bytes.len()) >= max {
+            break;
+        }
+    }
+    bytes.truncate(skip.saturating_add(max));
+    bytes.split_off(skip)
+}
+
+fn offset(at: u64) -> usize {
+    usize::try_from(at).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(printed: Printed<'_>, max: usize) -> (String, String) {
+        let (mut stdout, mut stderr, mut cursor) = (Vec::new(), Vec::new(), None);
+        loop {
+            let page = printed.page(cursor.as_ref(), max).expect("a cursor of its own");
+            assert!(page.chunks.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() <= max);
+            for (stream, bytes) in page.chunks {
+                if stream == Stream::Stdout { stdout.extend(bytes) } else { stderr.extend(bytes) }
+            }
+            cursor = page.cursor;
+            if !page.more {
+                let text = |bytes| String::from_utf8(bytes).expect("whole characters");
+                return (text(stdout), text(stderr));
+            }
+        }
+    }
+
+    #[test]
+    fn pages_of_any_size_make_the_whole() {
+        let printed = Printed { stdout: "one é\n", stderr: "two\n", lines: 1203 };
+        let lines: String = (1..=1203).map(|n| format!("line {n}\n")).collect();
+        for max in [1, 2, 3, 7, 64, 1000, 1_000_000] {
+            let (stdout, stderr) = read(printed, max);
+            assert_eq!((stdout, stderr.as_str()), (format!("one é\n{lines}"), "two\n"), "pages of {max}");
+        }
+    }
+
+    #[test]
+    fn the_length_of_lines_is_computed_right() {
+        for count in [0, 1, 9, 10, 11, 99, 100, 1000, 12_345] {
+            let printed: usize = (1..=count).map(|n| format!("line {n}\n").len()).sum();
+            assert_eq!(lines_bytes(count), printed as u64, "{count}");
+        }
+    }
+
+    #[test]
+    fn nothing_new_keeps_the_cursor() {
+        let silent = Printed { stdout: "", stderr: "", lines: 0 };
+        assert_eq!(silent.page(None, 10), Some(LogPage { chunks: Vec::new(), cursor: None, more: false }));
+        let printed = Printed { stdout: "abc", stderr: "", lines: 0 };
+        let cursor = LogCursor("3".into());
+        assert_eq!(printed.page(Some(&cursor), 10), Some(LogPage { chunks: Vec::new(), cursor: Some(cursor), more: false }));
+        assert_eq!(printed.page(Some(&LogCursor("x".into())), 10), None);
+    }
+}

@@ -1,0 +1,37 @@
+//! What every Gantry process needs, whatever its part: configuration,
+//! telemetry, shutdown, the health and metrics endpoint, and a `main`.
+//!
+//! A part's binary is then a few lines:
+//!
+//! ```no_run
+//! use gantry_runtime::{process, telemetry};
+//!
+//! #[derive(serde::Deserialize)]
+//! #[serde(deny_unknown_fields)]
+//! struct Config {
+//!     #[serde(default)]
+//!     telemetry: telemetry::Config,
+//! }
+//!
+//! impl process::Config for Config {
+//!     fn telemetry(&self) -> &telemetry::Config {
+//!         &self.telemetry
+//!     }
+//! }
+//!
+//! fn main() -> std::process::ExitCode {
+//!     process::run_configured("gantry-example", |_config: Config, shutdown| async move {
+//!         shutdown.requested().await;
+//!         Ok(())
+//!     })
+//! }
+//! ```
+
+pub mod clock;
+pub mod config;
+pub mod process;
+pub mod serve;
+pub mod shutdown;
+pub mod telemetry;
+
+pub use shutdown::Shutdown;

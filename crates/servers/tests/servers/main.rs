@@ -1,0 +1,7 @@
+//! The private servers, started for real.
+
+mod common;
+mod docker;
+mod postgres;
+mod rabbitmq;
+mod run;

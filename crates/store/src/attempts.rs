@@ -1,0 +1,333 @@
+//! Attempts: what their worker writes, what it reads back, and how another one takes them over. Every write
+//! names the fencing token and reports which tokens still held.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use gantry_core::message::Token;
+use gantry_core::spec::ResolvedSpec;
+use gantry_core::state::StopReason;
+use gantry_core::{HostId, JobId, WorkerId};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::claims::Claimed;
+use crate::error::{Result, from_json, parse};
+use crate::logs::Position;
+use crate::tx::Store;
+
+/// What a beat reads of an attempt that the database says this worker owns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owned {
+    /// The token.
+    pub token: Token,
+    /// Whether the job's cancel was requested.
+    pub cancel_requested: bool,
+}
+
+/// An attempt as it stands in the database, for whoever continues it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attempt {
+    /// What the claim gave.
+    pub claimed: Claimed,
+    /// The backend's identifier, if it was stored.
+    pub execution_id: Option<String>,
+    /// How long ago the launch was about to be sent; none means that nothing was sent.
+    pub launch_sent: Option<Duration>,
+    /// How long ago the container was seen running.
+    pub started: Option<Duration>,
+    /// How long ago it was claimed.
+    pub claimed_ago: Duration,
+    /// The stop that was committed.
+    pub stop_reason: Option<StopReason>,
+    /// Whether the job's cancel was requested.
+    pub cancel_requested: bool,
+    /// Up to where its log is stored.
+    pub log: Position,
+}
+
+/// A start to be stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Started {
+    /// The token.
+    pub token: Token,
+    /// The backend's identifier.
+    pub execution_id: String,
+    /// How long ago it was seen running.
+    pub ago: Duration,
+    /// From the launch request to running.
+    pub startup: Option<Duration>,
+}
+
+/// The output of an attempt, to be stored before its end is reported.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output {
+    /// The token.
+    pub token: Token,
+    /// The views of what it printed.
+    pub outputs: gantry_core::output::Outputs,
+    /// What the backend itself said.
+    pub backend_log: String,
+}
+
+/// The attempts that the database says this worker owns.
+pub async fn owned(store: &Store, worker: WorkerId) -> Result<Vec<Owned>> {
+    let rows = sqlx::query!(
+        r#"/* attempts::owned */
+        select e.job_id, e.attempt, e.epoch, j.cancel_requested_at is not null as "cancel_requested!"
+        from container_executions e join container_jobs j on j.id = e.job_id
+        where e.worker_id = $1 and e.ended_at is null"#,
+        worker.uuid()
+    )
+    .fetch_all(store.pool())
+    .await?;
+    let owned = rows.into_iter().map(|row| Owned {
+        token: Token { job: row.job_id.into(), attempt: row.attempt, epoch: row.epoch },
+        cancel_requested: row.cancel_requested,
+    });
+    Ok(owned.collect())
+}
+
+/// Takes attempts of workers that are not alive, on hosts that this worker serves, raising their epoch.
+pub async fn adopt(store: &Store, worker: WorkerId, hosts: &[HostId], limit: i64) -> Result<Vec<Token>> {
+    let hosts: Vec<Uuid> = hosts.iter().map(|host| host.uuid()).collect();
+    store
+        .run("attempts::adopt", || async {
+            let mut tx = store.begin_as(worker).await?;
+            let rows = sqlx::query!(
+                "/* attempts::adopt */
+                with orphaned as (
+                    select e.job_id, e.attempt from container_executions e join workers w on w.id = e.worker_id
+                    where e.ended_at is null and w.state <> 'alive' and e.executor_host_id = any($2)
+                    order by e.job_id limit $3 for no key update of e skip locked)
+                update container_executions e set worker_id = $1, epoch = e.epoch + 1
+                from orphaned o where e.job_id = o.job_id and e.attempt = o.attempt
+                returning e.job_id, e.attempt, e.epoch",
+                worker.uuid(),
+                &hosts,
+                limit
+            )
+            .fetch_all(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            let tokens = rows.into_iter().map(|row| Token { job: row.job_id.into(), attempt: row.attempt, epoch: row.epoch });
+            Ok(tokens.collect())
+        })
+        .await
+}
+
+/// The attempts of these tokens as they stand, for the worker that owns them; stale tokens are left out.
+pub async fn read(store: &Store, worker: WorkerId, tokens: &[Token]) -> Result<Vec<Attempt>> {
+    let (jobs, attempts, epochs) = columns(tokens.iter());
+    let rows = sqlx::query!(
+        r#"/* attempts::read */
+        select e.job_id, e.attempt, e.epoch, e.tenant_id, e.executor_host_id, e.external_name, s.spec, e.execution_id,
+            extract(epoch from now() - e.launch_sent_at)::float8 as launch_sent,
+            extract(epoch from now() - e.started_at)::float8 as started,
+            extract(epoch from now() - e.claimed_at)::float8 as "claimed!",
+            e.stop_reason::text, j.cancel_requested_at is not null as "cancel_requested!",
+            e.log_cursor, e.log_sequence, e.stdout_bytes, e.stderr_bytes
+        from unnest($2::uuid[], $3::int[], $4::int[]) as t(job_id, attempt, epoch)
+        join container_executions e on e.job_id = t.job_id and e.attempt = t.attempt and e.epoch = t.epoch
+        join container_jobs j on j.id = e.job_id
+        join container_job_specs s on s.job_id = e.job_id
+        where e.worker_id = $1 and e.ended_at is null"#,
+        worker.uuid(),
+        &jobs,
+        &attempts,
+        &epochs
+    )
+    .fetch_all(store.pool())
+    .await?;
+    let ago = |seconds: f64| Duration::from_secs_f64(seconds.max(0.0));
+    rows.into_iter()
+        .map(|row| {
+            Ok(Attempt {
+                claimed: Claimed {
+                    token: Token { job: row.job_id.into(), attempt: row.attempt, epoch: row.epoch },
+                    tenant: row.tenant_id.into(),
+                    host: row.executor_host_id.into(),
+                    external_name: row.external_name,
+                    spec: from_json::<ResolvedSpec>("spec", row.spec)?,
+                },
+                execution_id: row.execution_id,
+                launch_sent: row.launch_sent.map(ago),
+                started: row.started.map(ago),
+                claimed_ago: ago(row.claimed),
+                stop_reason: row.stop_reason.as_deref().map(|reason| parse("stop_reason", reason)).transpose()?,
+                cancel_requested: row.cancel_requested,
+                log: Position {
+                    cursor: row.log_cursor,
+                    sequence: row.log_sequence,
+                    stdout_bytes: row.stdout_bytes,
+                    stderr_bytes: row.stderr_bytes,
+                },
+            })
+        })
+        .collect()
+}
+
+/// Stores that a launch is about to be sent. Returns the tokens that still held: only those may launch.
+pub async fn put_launch_sent(store: &Store, worker: WorkerId, tokens: &[Token]) -> Result<HashSet<Token>> {
+    let (jobs, attempts, epochs) = columns(tokens.iter());
+    store
+        .run("attempts::put_launch_sent", || async {
+            let mut tx = store.begin_as(worker).await?;
+            let rows = sqlx::query!(
+                "/* attempts::put_launch_sent */
+                update container_executions e set launch_sent_at = coalesce(e.launch_sent_at, now())
+                from unnest($1::uuid[], $2::int[], $3::int[]) as t(job_id, attempt, epoch)
+                where e.job_id = t.job_id and e.attempt = t.attempt and e.epoch = t.epoch and e.ended_at is null
+                returning e.job_id, e.attempt, e.epoch",
+                &jobs,
+                &attempts,
+                &epochs
+            )
+            .fetch_all(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            let tokens = rows.into_iter().map(|row| Token { job: row.job_id.into(), attempt: row.attempt, epoch: row.epoch });
+            Ok(tokens.collect())
+        })
+        .await
+}
+
+/// Stores that containers run, with their identifiers. The run deadline counts from here.
+pub async fn put_started(store: &Store, worker: WorkerId, started: &[Started]) -> Result<()> {
+    let (jobs, attempts, epochs) = columns(started.iter().map(|start| &start.token));
+    let executions: Vec<String> = started.iter().map(|start| start.execution_id.clone()).collect();
+    let ago: Vec<f64> = started.iter().map(|start| start.ago.as_secs_f64()).collect();
+    let startup: Vec<Option<i64>> = started.iter().map(|start| start.startup.map(millis)).collect();
+    store
+        .run("attempts::put_started", || async {
+            let mut tx = store.begin_as(worker).await?;
+            // Jobs before attempts: the lock order.
+            sqlx::query!(
+                "/* attempts::put_started */ select id from container_jobs where id = any($1) order by id for no key update",
+                &jobs
+            )
+            .fetch_all(&mut *tx)
+            .await?;
+            sqlx::query!(
+                "/* attempts::put_started */
+                with s as (
+                    select * from unnest($1::uuid[], $2::int[], $3::int[], $4::text[], $5::float8[], $6::int8[])
+                        as s(job_id, attempt, epoch, execution_id, ago, startup)
+                ), e as (
+                    update container_executions e
+                    set execution_id = s.execution_id, started_at = coalesce(e.started_at, now() - make_interval(secs => s.ago)),
+                        startup_millis = coalesce(e.startup_millis, s.startup)
+                    from s where e.job_id = s.job_id and e.attempt = s.attempt and e.epoch = s.epoch and e.ended_at is null
+                    returning e.job_id, e.attempt, e.execution_id, e.started_at
+                )
+                update container_jobs j set execution_id = e.execution_id, started_at = e.started_at
+                from e where j.id = e.job_id and j.attempt = e.attempt and j.status = 'running'",
+                &jobs,
+                &attempts,
+                &epochs,
+                &executions,
+                &ago,
+                &startup as &[Option<i64>]
+            )
+            .execute(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            Ok(())
+        })
+        .await
+}
+
+/// Commits why containers are about to be stopped. Returns the tokens that still held; an earlier reason stays.
+pub async fn put_stop_reason(
+    store: &Store,
+    worker: WorkerId,
+    stops: &[(Token, StopReason)],
+) -> Result<HashSet<Token>> {
+    let (jobs, attempts, epochs) = columns(stops.iter().map(|(token, _)| token));
+    let reasons: Vec<String> = stops.iter().map(|(_, reason)| reason.to_string()).collect();
+    store
+        .run("attempts::put_stop_reason", || async {
+            let mut tx = store.begin_as(worker).await?;
+            let rows = sqlx::query!(
+                "/* attempts::put_stop_reason */
+                update container_executions e set stop_reason = coalesce(e.stop_reason, t.reason::stop_reason)
+                from unnest($1::uuid[], $2::int[], $3::int[], $4::text[]) as t(job_id, attempt, epoch, reason)
+                where e.job_id = t.job_id and e.attempt = t.attempt and e.epoch = t.epoch and e.ended_at is null
+                returning e.job_id, e.attempt, e.epoch",
+                &jobs,
+                &attempts,
+                &epochs,
+                &reasons
+            )
+            .fetch_all(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            let tokens = rows.into_iter().map(|row| Token { job: row.job_id.into(), attempt: row.attempt, epoch: row.epoch });
+            Ok(tokens.collect())
+        })
+        .await
+}
+
+/// Stores what people read of the output.
+pub async fn put_outputs(store: &Store, worker: WorkerId, outputs: &[Output]) -> Result<()> {
+    let (jobs, attempts, epochs) = columns(outputs.iter().map(|output| &output.token));
+    let stdout: Vec<String> = outputs.iter().map(|output| output.outputs.stdout.clone()).collect();
+    let stderr: Vec<String> = outputs.iter().map(|output| output.outputs.stderr.clone()).collect();
+    let clean: Vec<String> = outputs.iter().map(|output| output.outputs.clean.clone()).collect();
+    let parsed: Vec<Option<Value>> = outputs.iter().map(|output| output.outputs.parsed.clone()).collect();
+    let backend: Vec<String> = outputs.iter().map(|output| output.backend_log.clone()).collect();
+    store
+        .run("attempts::put_outputs", || async {
+            let mut tx = store.begin_as(worker).await?;
+            sqlx::query!(
+                "/* attempts::put_outputs */
+                update container_executions e
+                set stdout_log = o.stdout, stderr_log = o.stderr, clean_output = o.clean, parsed_output = o.parsed,
+                    docker_log = nullif(o.backend, '')
+                from unnest($1::uuid[], $2::int[], $3::int[], $4::text[], $5::text[], $6::text[], $7::jsonb[], $8::text[])
+                    as o(job_id, attempt, epoch, stdout, stderr, clean, parsed, backend)
+                where e.job_id = o.job_id and e.attempt = o.attempt and e.epoch = o.epoch and e.ended_at is null",
+                &jobs,
+                &attempts,
+                &epochs,
+                &stdout,
+                &stderr,
+                &clean,
+                &parsed as &[Option<Value>],
+                &backend
+            )
+            .execute(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            Ok(())
+        })
+        .await
+}
+
+/// The attempts of other workers' that nobody alive can take: (job, attempt) on hosts that no live worker serves.
+pub async fn unowned(store: &Store) -> Result<Vec<(JobId, i32)>> {
+    let rows = sqlx::query!(
+        "/* attempts::unowned */
+        select e.job_id, e.attempt from container_executions e join workers w on w.id = e.worker_id
+        where e.ended_at is null and w.state <> 'alive' and not exists (
+            select 1 from worker_hosts wh join workers l on l.id = wh.worker_id
+            where wh.executor_host_id = e.executor_host_id and wh.healthy and l.state = 'alive')"
+    )
+    .fetch_all(store.pool())
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.job_id.into(), row.attempt)).collect())
+}
+
+pub(crate) fn columns<'a>(tokens: impl Iterator<Item = &'a Token>) -> (Vec<Uuid>, Vec<i32>, Vec<i32>) {
+    let mut columns = (Vec::new(), Vec::new(), Vec::new());
+    for token in tokens {
+        columns.0.push(token.job.uuid());
+        columns.1.push(token.attempt);
+        columns.2.push(token.epoch);
+    }
+    columns
+}
+
+pub(crate) fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,299 @@
+//! The claim: one short transaction in which a worker takes dispatched jobs, under the locks of its hosts.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use gantry_core::cost::{self, Prices};
+use gantry_core::message::{Token, WorkItem};
+use gantry_core::placement::{self, Candidate, Slots, Unplaced};
+use gantry_core::spec::ResolvedSpec;
+use gantry_core::state::{self, Event, Next};
+use gantry_core::{
+    ExecutorType, Failure, FailureClass, FleetId, HostId, JobId, Status, TenantId, WorkerId, naming,
+};
+use rust_decimal::Decimal;
+use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::error::{Result, parse};
+use crate::queue::{self, Waiting};
+use crate::tx::Store;
+
+/// How long a row stays parked if nothing frees it sooner, in seconds.
+const PARK_SECONDS: f64 = 5.0;
+
+/// Who claims what.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    /// The claiming worker.
+    pub worker: WorkerId,
+    /// Its fleet, for the external names.
+    pub fleet: FleetId,
+    /// Its executor type.
+    pub executor: ExecutorType,
+    /// The hosts that it serves now.
+    pub hosts: &'a [HostId],
+    /// The work, best first.
+    pub items: &'a [WorkItem],
+    /// Whether `launch_sent_at` is stored right here: cheaper, and harmless where a launch under one name is
+    /// idempotent for as long as its container exists.
+    pub launch_follows: bool,
+}
+
+/// A job that this worker owns now.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claimed {
+    /// The fencing token.
+    pub token: Token,
+    /// Its tenant.
+    pub tenant: TenantId,
+    /// Where it goes.
+    pub host: HostId,
+    /// The name of its container.
+    pub external_name: String,
+    /// What to run.
+    pub spec: ResolvedSpec,
+}
+
+/// What a claim did.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outcome {
+    /// The jobs that are ours.
+    pub claimed: Vec<Claimed>,
+    /// Rows that found no place: parked, or left for another live worker.
+    pub unplaced: usize,
+    /// Items that no row answers to any more: claimed by another, cancelled, released.
+    pub stale: usize,
+}
+
+/// Claims what can be placed, in the order of the items, and releases the rest.
+pub async fn claim(store: &Store, request: &Request<'_>) -> Result<Outcome> {
+    store.run("claims::claim", || claim_once(store, request)).await
+}
+
+async fn claim_once(store: &Store, request: &Request<'_>) -> Result<Outcome> {
+    let mut tx = store.begin_as(request.worker).await?;
+    let (slots, prices) = lock_hosts(&mut tx, request.hosts).await?;
+    let candidates = lock_jobs(&mut tx, request.items).await?;
+    let places = placement::place(&candidates.iter().map(|(c, _)| *c).collect::<Vec<_>>(), &slots);
+
+    let mut placed = Vec::with_capacity(places.len());
+    let mut unplaced = Vec::new();
+    for ((candidate, attempt), place) in candidates.iter().zip(places) {
+        match place {
+            Ok(host) => placed.push((*candidate, *attempt, host)),
+            Err(why) => unplaced.push((candidate.id, why)),
+        }
+    }
+    let specs = read_specs(&mut tx, &mut placed).await?;
+    let claimed = take(&mut tx, request, &placed, specs, &prices).await?;
+    if !unplaced.is_empty() {
+        release(&mut tx, request, &unplaced).await?;
+    }
+    tx.commit().await?;
+    Ok(Outcome { claimed, unplaced: unplaced.len(), stale: request.items.len() - candidates.len() })
+}
+
+async fn lock_hosts(tx: &mut sqlx::PgConnection, hosts: &[HostId]) -> Result<(Vec<Slots>, HashMap<HostId, Prices>)> {
+    let ids: Vec<Uuid> = hosts.iter().map(|host| host.uuid()).collect();
+    let rows = sqlx::query!(
+        r#"/* claims::lock_hosts */
+        select id, tenant_id, is_active and state = 'active' as "eligible!", current_job_count, max_concurrent_jobs, weight,
+            cost_per_job, cost_per_hour
+        from executor_hosts where id = any($1) order by id for no key update"#,
+        &ids
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let prices = rows
+        .iter()
+        .map(|row| (row.id.into(), Prices { per_job: row.cost_per_job, per_hour: row.cost_per_hour }))
+        .collect();
+    let slots = rows
+        .into_iter()
+        .map(|row| Slots {
+            id: row.id.into(),
+            tenant: row.tenant_id.map(Into::into),
+            eligible: row.eligible,
+            used: row.current_job_count,
+            limit: row.max_concurrent_jobs,
+            weight: row.weight,
+        })
+        .collect();
+    Ok((slots, prices))
+}
+
+/// The items whose row still waits for exactly this claim, in the order of the items, with their attempt.
+async fn lock_jobs(tx: &mut sqlx::PgConnection, items: &[WorkItem]) -> Result<Vec<(Candidate, i32)>> {
+    let ids: Vec<Uuid> = items.iter().map(|item| item.job.uuid()).collect();
+    let attempts: Vec<i32> = items.iter().map(|item| item.attempt).collect();
+    let sequences: Vec<i32> = items.iter().map(|item| item.sequence).collect();
+    let rows = sqlx::query!(
+        "/* claims::lock_jobs */
+        select j.id, j.tenant_id from container_jobs j
+        join (select distinct * from unnest($1::uuid[], $2::int[], $3::int[])) as w(id, attempt, sequence) on w.id = j.id
+        where j.status = 'pending' and j.dispatched_at is not null
+          and j.attempt = w.attempt - 1 and j.dispatch_sequence = w.sequence
+        order by j.id for no key update of j",
+        &ids,
+        &attempts,
+        &sequences
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let mut tenants: HashMap<JobId, TenantId> =
+        rows.into_iter().map(|row| (row.id.into(), row.tenant_id.into())).collect();
+    // `remove`: an item that is listed twice is one candidate.
+    Ok(items
+        .iter()
+        .filter_map(|item| {
+            let tenant = tenants.remove(&item.job)?;
+            Some((Candidate { id: item.job, tenant }, item.attempt))
+        })
+        .collect())
+}
+
+/// The specs of the placed jobs, in their order. A spec that this version cannot read ends its job alone.
+async fn read_specs(tx: &mut sqlx::PgConnection, placed: &mut Vec<(Candidate, i32, HostId)>) -> Result<Vec<ResolvedSpec>> {
+    let ids: Vec<Uuid> = placed.iter().map(|(candidate, ..)| candidate.id.uuid()).collect();
+    let rows = sqlx::query!("/* claims::read_specs */ select job_id, spec from container_job_specs where job_id = any($1)", &ids)
+        .fetch_all(&mut *tx)
+        .await?;
+    let mut specs = HashMap::with_capacity(rows.len());
+    for row in rows {
+        if let Ok(spec) = ResolvedSpec::deserialize(row.spec) {
+            specs.insert(JobId::from(row.job_id), spec);
+        }
+    }
+    let unreadable: Vec<Uuid> =
+        placed.iter().filter(|(c, ..)| !specs.contains_key(&c.id)).map(|(c, ..)| c.id.uuid()).collect();
+    if !unreadable.is_empty() {
+        end_unreadable(tx, &unreadable).await?;
+    }
+    placed.retain(|(candidate, ..)| specs.contains_key(&candidate.id));
+    Ok(placed.iter().filter_map(|(candidate, ..)| specs.remove(&candidate.id)).collect())
+}
+
+async fn end_unreadable(tx: &mut sqlx::PgConnection, ids: &[Uuid]) -> Result<()> {
+    let rows = sqlx::query!(
+        r#"/* claims::end_unreadable */
+        select id, tenant_id, name, executor_type::text as "executor_type!", attempt from container_jobs where id = any($1)"#,
+        ids
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let failure = Failure::new(FailureClass::InvalidSpec, "the stored spec cannot be read by this version of the worker");
+    let mut ended = Vec::with_capacity(rows.len());
+    for row in rows {
+        let waiting = Waiting {
+            job: row.id.into(),
+            tenant: row.tenant_id.into(),
+            name: row.name,
+            executor: parse("executor_type", &row.executor_type)?,
+            attempt: row.attempt,
+        };
+        if let Ok(Next::End { status, failure }) = state::next(Status::Pending, &Event::Unrunnable(failure.clone())) {
+            ended.push(waiting.ended(status, failure));
+        }
+    }
+    queue::end_pending(tx, &ended).await
+}
+
+async fn take(
+    tx: &mut sqlx::PgConnection,
+    request: &Request<'_>,
+    placed: &[(Candidate, i32, HostId)],
+    specs: Vec<ResolvedSpec>,
+    prices: &HashMap<HostId, Prices>,
+) -> Result<Vec<Claimed>> {
+    if placed.is_empty() {
+        return Ok(Vec::new());
+    }
+    let names: Vec<String> = placed
+        .iter()
+        .map(|(candidate, attempt, _)| naming::external_name(request.fleet, candidate.id, *attempt))
+        .collect();
+    let ids: Vec<Uuid> = placed.iter().map(|(candidate, ..)| candidate.id.uuid()).collect();
+    let attempts: Vec<i32> = placed.iter().map(|(_, attempt, _)| *attempt).collect();
+    let hosts: Vec<Uuid> = placed.iter().map(|(.., host)| host.uuid()).collect();
+    let estimates: Vec<Decimal> = placed
+        .iter()
+        .zip(&specs)
+        .map(|((.., host), spec)| {
+            let prices = prices.get(host).copied().unwrap_or_default();
+            cost::cost(prices, Duration::from_secs(spec.timeout_seconds().into()))
+        })
+        .collect();
+    sqlx::query!(
+        "/* claims::take */
+        with p as (
+            select * from unnest($1::uuid[], $2::int[], $3::uuid[], $4::text[], $5::numeric[]) as p(id, attempt, host, name, estimate)
+        ), j as (
+            update container_jobs c
+            set status = 'running', attempt = p.attempt, executor_host_id = p.host, estimated_cost = p.estimate,
+                dispatched_at = null, published_at = null, publishes = 0, waiting_reason = null, waiting_detail = null,
+                queue_deadline_at = null, execution_id = null, started_at = null, exit_code = null,
+                failure_class = null, error_message = null
+            from p where c.id = p.id returning c.id, c.tenant_id
+        ), e as (
+            insert into container_executions (job_id, attempt, tenant_id, executor_host_id, worker_id, external_name, launch_sent_at)
+            select p.id, p.attempt, j.tenant_id, p.host, $6, p.name, case when $7 then now() end from p join j on j.id = p.id
+        )
+        update executor_hosts h set current_job_count = current_job_count + n.jobs
+        from (select host, count(*)::int as jobs from p group by host) n where h.id = n.host",
+        &ids,
+        &attempts,
+        &hosts,
+        &names,
+        &estimates,
+        request.worker.uuid(),
+        request.launch_follows
+    )
+    .execute(&mut *tx)
+    .await?;
+    let claimed = placed.iter().zip(names).zip(specs).map(|(((candidate, attempt, host), external_name), spec)| Claimed {
+        token: Token { job: candidate.id, attempt: *attempt, epoch: 1 },
+        tenant: candidate.tenant,
+        host: *host,
+        external_name,
+        spec,
+    });
+    Ok(claimed.collect())
+}
+
+/// Parks what no other live worker can serve either; what one can stays dispatched for it.
+async fn release(tx: &mut sqlx::PgConnection, request: &Request<'_>, unplaced: &[(JobId, Unplaced)]) -> Result<()> {
+    let ids: Vec<Uuid> = unplaced.iter().map(|(job, _)| job.uuid()).collect();
+    let full: Vec<bool> = unplaced.iter().map(|(_, why)| *why == Unplaced::Full).collect();
+    let served: Vec<Uuid> = request.hosts.iter().map(|host| host.uuid()).collect();
+    sqlx::query!(
+        "/* claims::release */
+        update container_jobs j
+        set dispatched_at = null, published_at = null, publishes = 0, dispatch_sequence = dispatch_sequence + 1,
+            parked_until = now() + make_interval(secs => $5),
+            waiting_reason = case
+                when u.is_full then 'host_full'::waiting_reason
+                when not exists (select 1 from executor_hosts h where h.executor_type = j.executor_type
+                    and (h.tenant_id is null or h.tenant_id = j.tenant_id)) then 'no_host'
+                when not exists (select 1 from executor_hosts h where h.executor_type = j.executor_type
+                    and (h.tenant_id is null or h.tenant_id = j.tenant_id) and h.is_active and h.state = 'active') then 'host_unavailable'
+                else 'no_worker' end
+        from unnest($1::uuid[], $2::bool[]) as u(id, is_full)
+        where j.id = u.id and not exists (
+            select 1 from executor_hosts h
+            join worker_hosts wh on wh.executor_host_id = h.id and wh.healthy
+            join workers w on w.id = wh.worker_id and w.state = 'alive'
+                and w.last_beat_at > now() - make_interval(secs => w.lease_seconds)
+            where w.id <> $3 and h.executor_type = j.executor_type and not (h.id = any($4))
+              and h.is_active and h.state = 'active' and h.current_job_count < h.max_concurrent_jobs
+              and (h.tenant_id is null or h.tenant_id = j.tenant_id))",
+        &ids,
+        &full,
+        request.worker.uuid(),
+        &served,
+        PARK_SECONDS
+    )
+    .execute(&mut *tx)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,374 @@
+//! Jobs as people see them, and the one thing they may do to a job: ask for its end.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use gantry_core::state::{self, Event, Next, StopReason};
+use gantry_core::{ExecutorType, FailureClass, HostId, JobId, ProjectId, Status, TemplateId, TenantId, WaitingReason};
+use rust_decimal::Decimal;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::error::{Result, parse};
+use crate::queue::{self, Waiting};
+use crate::tx::{Scope, Store};
+
+/// A job and where it stands.
+#[derive(Clone, Debug)]
+pub struct JobView {
+    /// The id.
+    pub id: JobId,
+    /// The owner.
+    pub tenant: TenantId,
+    /// The project.
+    pub project: ProjectId,
+    /// For people.
+    pub name: String,
+    /// Where it stands.
+    pub status: Status,
+    /// Where it was routed.
+    pub executor_type: ExecutorType,
+    /// What the producer asked for.
+    pub preferred_executor: Option<ExecutorType>,
+    /// The host of the last attempt.
+    pub host: Option<HostId>,
+    /// The host's name.
+    pub host_name: Option<String>,
+    /// Why it went to its executor type.
+    pub routing_reason: String,
+    /// The template it was made from.
+    pub template: Option<TemplateId>,
+    /// Higher goes first.
+    pub priority: i16,
+    /// The last attempt.
+    pub attempt: i32,
+    /// What it waits for, if it is pending.
+    pub waiting_reason: Option<WaitingReason>,
+    /// Until when it is parked at most.
+    pub waiting_until: Option<DateTime<Utc>>,
+    /// The backend's identifier of its container.
+    pub execution_id: Option<String>,
+    /// Exit code.
+    pub exit_code: Option<i32>,
+    /// Why it did not complete.
+    pub failure_class: Option<FailureClass>,
+    /// The same in words.
+    pub error_message: Option<String>,
+    /// The producer's key.
+    pub idempotency_key: Option<String>,
+    /// Estimate.
+    pub estimated_cost: Option<Decimal>,
+    /// Sum over its attempts.
+    pub actual_cost: Option<Decimal>,
+    /// What the executor wants kept.
+    pub executor_metadata: Option<Value>,
+    /// When its end was asked for.
+    pub cancel_requested_at: Option<DateTime<Utc>>,
+    /// When it was accepted.
+    pub created_at: DateTime<Utc>,
+    /// When its container started.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When its end was recorded.
+    pub completed_at: Option<DateTime<Utc>>,
+    /// Who submitted it.
+    pub created_by: String,
+}
+
+/// One attempt as people see it.
+#[derive(Clone, Debug)]
+pub struct AttemptView {
+    /// From 1.
+    pub attempt: i32,
+    /// The host's name.
+    pub host_name: String,
+    /// The name of its container.
+    pub external_name: String,
+    /// The backend's identifier.
+    pub execution_id: Option<String>,
+    /// When it was claimed.
+    pub claimed_at: DateTime<Utc>,
+    /// When its container was seen running.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When its end was recorded.
+    pub ended_at: Option<DateTime<Utc>>,
+    /// Why it was stopped.
+    pub stop_reason: Option<StopReason>,
+    /// Exit code.
+    pub exit_code: Option<i32>,
+    /// Why it failed.
+    pub failure_class: Option<FailureClass>,
+    /// The same in words.
+    pub error_message: Option<String>,
+    /// How long its container ran.
+    pub run_millis: Option<i64>,
+    /// Bytes.
+    pub max_memory_usage: Option<i64>,
+    /// Percent of one CPU.
+    pub cpu_usage_percent: Option<f64>,
+    /// Cost.
+    pub cost: Option<Decimal>,
+    /// Whether part of the log is missing.
+    pub logs_incomplete: bool,
+    /// What the backend itself said.
+    pub docker_log: Option<String>,
+    /// Excerpt of stdout without terminal escapes.
+    pub clean_output: Option<String>,
+    /// stdout as JSON.
+    pub parsed_output: Option<Value>,
+}
+
+/// Which jobs to list.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only with one of these statuses; empty for any.
+    pub statuses: Vec<Status>,
+    /// Only routed here.
+    pub executor: Option<ExecutorType>,
+    /// Only older than this job: the last one of the page before.
+    pub before: Option<JobId>,
+    /// At most so many.
+    pub limit: i64,
+}
+
+/// What asking for a job's end did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cancelled {
+    /// It was pending, and is cancelled now.
+    Ended,
+    /// It runs: its worker stops it.
+    Requested,
+    /// It had ended before.
+    TooLate(Status),
+}
+
+/// One job; none if it does not exist or belongs to another tenant.
+pub async fn get(store: &Store, scope: Scope, id: JobId) -> Result<Option<JobView>> {
+    Ok(select(store, scope, Some(id), &Filter { limit: 1, ..Filter::default() }).await?.pop())
+}
+
+/// Jobs, newest first.
+pub async fn list(store: &Store, scope: Scope, filter: &Filter) -> Result<Vec<JobView>> {
+    select(store, scope, None, filter).await
+}
+
+async fn select(store: &Store, scope: Scope, id: Option<JobId>, filter: &Filter) -> Result<Vec<JobView>> {
+    let statuses: Vec<String> = filter.statuses.iter().map(|status| status.to_string()).collect();
+    let mut tx = store.begin_scoped(scope).await?;
+    let rows = sqlx::query!(
+        r#"/* jobs::select */
+        select j.id, j.tenant_id, j.project_id, j.name, j.status::text as "status!", j.executor_type::text as "executor_type!",
+            j.preferred_executor::text, j.executor_host_id, h.name as "host_name?", j.routing_reason, j.template_id, j.priority,
+            j.attempt, j.waiting_reason::text, j.parked_until, j.dispatched_at is not null as "dispatched!", j.execution_id,
+            j.exit_code, j.failure_class::text, j.error_message, j.idempotency_key, j.estimated_cost, j.actual_cost,
+            j.executor_metadata, j.cancel_requested_at, j.created_at, j.started_at, j.completed_at, j.created_by
+        from container_jobs j left join executor_hosts h on h.id = j.executor_host_id
+        where ($1::uuid is null or j.id = $1) and (cardinality($2::text[]) = 0 or j.status = any($2::text[]::job_status[]))
+          and ($3::text is null or j.executor_type = $3::text::executor_type) and ($4::uuid is null or j.id < $4)
+        order by j.id desc limit $5"#,
+        id.map(JobId::uuid),
+        &statuses,
+        filter.executor.map(|executor| executor.as_str()),
+        filter.before.map(JobId::uuid),
+        filter.limit
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    // Only a job that is neither parked nor dispatched has a reason that must be found out.
+    let in_line = |row: &Status, reason: &Option<String>, dispatched: bool| *row == Status::Pending && reason.is_none() && !dispatched;
+    let mut views = Vec::with_capacity(rows.len());
+    let mut unexplained = Vec::new();
+    for row in rows {
+        let status: Status = parse("status", &row.status)?;
+        if in_line(&status, &row.waiting_reason, row.dispatched) {
+            unexplained.push(views.len());
+        }
+        let stored = row.waiting_reason.as_deref().map(|reason| parse("waiting_reason", reason)).transpose()?;
+        views.push(JobView {
+            id: row.id.into(),
+            tenant: row.tenant_id.into(),
+            project: row.project_id.into(),
+            name: row.name,
+            status,
+            executor_type: parse("executor_type", &row.executor_type)?,
+            preferred_executor: row.preferred_executor.as_deref().map(|e| parse("preferred_executor", e)).transpose()?,
+            host: row.executor_host_id.map(Into::into),
+            host_name: row.host_name,
+            routing_reason: row.routing_reason,
+            template: row.template_id.map(Into::into),
+            priority: row.priority,
+            attempt: row.attempt,
+            waiting_reason: stored.or((row.dispatched).then_some(WaitingReason::Dispatching)),
+            waiting_until: row.parked_until,
+            execution_id: row.execution_id,
+            exit_code: row.exit_code,
+            failure_class: row.failure_class.as_deref().map(|class| parse("failure_class", class)).transpose()?,
+            error_message: row.error_message,
+            idempotency_key: row.idempotency_key,
+            estimated_cost: row.estimated_cost,
+            actual_cost: row.actual_cost,
+            executor_metadata: row.executor_metadata,
+            cancel_requested_at: row.cancel_requested_at,
+            created_at: row.created_at,
+            started_at: row.started_at,
+            completed_at: row.completed_at,
+            created_by: row.created_by,
+        });
+    }
+    if !unexplained.is_empty() {
+        let places = places(&mut tx).await?;
+        for index in unexplained {
+            let view = &mut views[index];
+            view.waiting_reason = Some(explain(&places, view.tenant, view.executor_type));
+        }
+    }
+    tx.commit().await?;
+    Ok(views)
+}
+
+/// What the hosts of (owner or shared, executor type) can do.
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    hosts: i64,
+    active: i64,
+    served: i64,
+    free: i64,
+}
+
+async fn places(tx: &mut sqlx::PgConnection) -> Result<HashMap<(Option<TenantId>, ExecutorType), Place>> {
+    let rows = sqlx::query!(
+        r#"/* jobs::places */
+        select h.tenant_id, h.executor_type::text as "executor_type!", count(*) as "hosts!",
+            count(*) filter (where h.is_active and h.state = 'active') as "active!",
+            count(*) filter (where h.is_active and h.state = 'active' and s.served) as "served!",
+            coalesce(sum(greatest(h.max_concurrent_jobs - h.current_job_count, 0))
+                filter (where h.is_active and h.state = 'active' and s.served), 0) as "free!"
+        from executor_hosts h cross join lateral (select exists (
+            select 1 from worker_hosts wh join workers w on w.id = wh.worker_id
+            where wh.executor_host_id = h.id and wh.healthy and w.state = 'alive'
+              and w.last_beat_at > now() - make_interval(secs => w.lease_seconds)) as served) s
+        group by h.tenant_id, h.executor_type"#
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let place = Place { hosts: row.hosts, active: row.active, served: row.served, free: row.free };
+            Ok(((row.tenant_id.map(Into::into), parse("executor_type", &row.executor_type)?), place))
+        })
+        .collect()
+}
+
+fn explain(places: &HashMap<(Option<TenantId>, ExecutorType), Place>, tenant: TenantId, executor: ExecutorType) -> WaitingReason {
+    let both = [None, Some(tenant)].map(|owner| places.get(&(owner, executor)).copied().unwrap_or_default());
+    let sum = |of: fn(&Place) -> i64| both.iter().map(of).sum::<i64>();
+    if sum(|p| p.hosts) == 0 {
+        WaitingReason::NoHost
+    } else if sum(|p| p.active) == 0 {
+        WaitingReason::HostUnavailable
+    } else if sum(|p| p.served) == 0 {
+        WaitingReason::NoWorker
+    } else if sum(|p| p.free) == 0 {
+        WaitingReason::HostFull
+    } else {
+        WaitingReason::Dispatching
+    }
+}
+
+/// The attempts of a job, first to last.
+pub async fn attempts(store: &Store, scope: Scope, id: JobId) -> Result<Vec<AttemptView>> {
+    let mut tx = store.begin_scoped(scope).await?;
+    let rows = sqlx::query!(
+        r#"/* jobs::attempts */
+        select e.attempt, h.name, e.external_name, e.execution_id, e.claimed_at, e.started_at, e.ended_at, e.stop_reason::text,
+            e.exit_code, e.failure_class::text, e.error_message, e.run_millis, e.max_memory_usage, e.cpu_usage_percent, e.cost,
+            e.logs_incomplete, e.docker_log, e.clean_output, e.parsed_output
+        from container_executions e join executor_hosts h on h.id = e.executor_host_id where e.job_id = $1 order by e.attempt"#,
+        id.uuid()
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(AttemptView {
+                attempt: row.attempt,
+                host_name: row.name,
+                external_name: row.external_name,
+                execution_id: row.execution_id,
+                claimed_at: row.claimed_at,
+                started_at: row.started_at,
+                ended_at: row.ended_at,
+                stop_reason: row.stop_reason.as_deref().map(|reason| parse("stop_reason", reason)).transpose()?,
+                exit_code: row.exit_code,
+                failure_class: row.failure_class.as_deref().map(|class| parse("failure_class", class)).transpose()?,
+                error_message: row.error_message,
+                run_millis: row.run_millis,
+                max_memory_usage: row.max_memory_usage,
+                cpu_usage_percent: row.cpu_usage_percent,
+                cost: row.cost,
+                logs_incomplete: row.logs_incomplete,
+                docker_log: row.docker_log,
+                clean_output: row.clean_output,
+                parsed_output: row.parsed_output,
+            })
+        })
+        .collect()
+}
+
+/// Where these jobs stand: one statement for everyone who waits for one. For processes of the fleet and, with
+/// a tenant's scope, for the API.
+pub async fn statuses(store: &Store, scope: Scope, ids: &[JobId]) -> Result<HashMap<JobId, Status>> {
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
+    let mut tx = store.begin_scoped(scope).await?;
+    let rows = sqlx::query!(
+        r#"/* jobs::statuses */ select id, status::text as "status!" from container_jobs where id = any($1)"#,
+        &ids
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    rows.into_iter().map(|row| Ok((row.id.into(), parse("status", &row.status)?))).collect()
+}
+
+/// Asks for a job's end; none if it does not exist or belongs to another tenant.
+pub async fn cancel(store: &Store, scope: Scope, id: JobId) -> Result<Option<Cancelled>> {
+    store
+        .run("jobs::cancel", || async {
+            let mut tx = store.begin_scoped(scope).await?;
+            let row = sqlx::query!(
+                r#"/* jobs::cancel */
+                select tenant_id, name, status::text as "status!", executor_type::text as "executor_type!", attempt
+                from container_jobs where id = $1 for no key update"#,
+                id.uuid()
+            )
+            .fetch_optional(&mut *tx)
+            .await?;
+            let Some(row) = row else { return Ok(None) };
+            let status: Status = parse("status", &row.status)?;
+            let Ok(next) = state::next(status, &Event::Cancel) else { return Ok(Some(Cancelled::TooLate(status))) };
+            sqlx::query!(
+                "/* jobs::cancel */
+                update container_jobs set cancel_requested_at = coalesce(cancel_requested_at, now()) where id = $1",
+                id.uuid()
+            )
+            .execute(&mut *tx)
+            .await?;
+            let done = match next {
+                Next::End { status, failure } => {
+                    let waiting = Waiting {
+                        job: id,
+                        tenant: row.tenant_id.into(),
+                        name: row.name,
+                        executor: parse("executor_type", &row.executor_type)?,
+                        attempt: row.attempt,
+                    };
+                    queue::end_pending(&mut tx, &[waiting.ended(status, failure)]).await?;
+                    Cancelled::Ended
+                }
+                _ => Cancelled::Requested,
+            };
+            tx.commit().await?;
+            Ok(Some(done))
+        })
+        .await
+}

@@ -1,0 +1,191 @@
+//! The log: chunks by (job, attempt, stream, byte offset), with the backend's cursor stored beside them in the
+//! same transaction, so that an adopter continues without gap or duplicate.
+
+use gantry_core::message::Token;
+use gantry_core::{JobId, TenantId, WorkerId};
+use strum::{Display, EnumString, IntoStaticStr};
+use uuid::Uuid;
+
+use crate::attempts::columns;
+use crate::error::{Result, parse};
+use crate::tx::{Scope, Store};
+
+/// One of a container's output streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Display, EnumString, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Up to where a log is stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// The backend's cursor.
+    pub cursor: Option<String>,
+    /// Chunks stored.
+    pub sequence: i32,
+    /// Bytes of stdout stored or left out.
+    pub stdout_bytes: i64,
+    /// Bytes of stderr stored or left out.
+    pub stderr_bytes: i64,
+}
+
+/// A piece of log to be stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewChunk {
+    /// Which stream.
+    pub stream: Stream,
+    /// Where in the stream it begins.
+    pub byte_offset: i64,
+    /// Its place among the chunks of the attempt, from 1.
+    pub sequence: i32,
+    /// Bytes left out right before it.
+    pub omitted_bytes: i64,
+    /// The bytes.
+    pub data: Vec<u8>,
+}
+
+/// What to add to one attempt's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Append {
+    /// The token.
+    pub token: Token,
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The pieces, in order.
+    pub chunks: Vec<NewChunk>,
+    /// Up to where the log is stored then.
+    pub position: Position,
+}
+
+/// A stored piece of log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// The attempt.
+    pub attempt: i32,
+    /// Its place among the chunks of the attempt.
+    pub sequence: i32,
+    /// Which stream.
+    pub stream: Stream,
+    /// Where in the stream it begins.
+    pub byte_offset: i64,
+    /// Bytes left out right before it.
+    pub omitted_bytes: i64,
+    /// The bytes.
+    pub data: Vec<u8>,
+}
+
+/// Adds to many logs at once. What a stale token brings is dropped: the new owner reads it from the backend.
+pub async fn append(store: &Store, worker: WorkerId, appends: &[Append]) -> Result<()> {
+    let (jobs, attempts, epochs) = columns(appends.iter().map(|append| &append.token));
+    let tenants: Vec<Uuid> = appends.iter().map(|append| append.tenant.uuid()).collect();
+    let cursors: Vec<Option<String>> = appends.iter().map(|append| append.position.cursor.clone()).collect();
+    let sequences: Vec<i32> = appends.iter().map(|append| append.position.sequence).collect();
+    let stdout: Vec<i64> = appends.iter().map(|append| append.position.stdout_bytes).collect();
+    let stderr: Vec<i64> = appends.iter().map(|append| append.position.stderr_bytes).collect();
+    let chunks = || appends.iter().flat_map(|append| append.chunks.iter().map(|chunk| (append.token, chunk)));
+    let chunk_jobs: Vec<Uuid> = chunks().map(|(token, _)| token.job.uuid()).collect();
+    let chunk_attempts: Vec<i32> = chunks().map(|(token, _)| token.attempt).collect();
+    let streams: Vec<String> = chunks().map(|(_, chunk)| chunk.stream.to_string()).collect();
+    let offsets: Vec<i64> = chunks().map(|(_, chunk)| chunk.byte_offset).collect();
+    let chunk_sequences: Vec<i32> = chunks().map(|(_, chunk)| chunk.sequence).collect();
+    let omitted: Vec<i64> = chunks().map(|(_, chunk)| chunk.omitted_bytes).collect();
+    let data: Vec<Vec<u8>> = chunks().map(|(_, chunk)| chunk.data.clone()).collect();
+    store
+        .run("logs::append", || async {
+            let mut tx = store.begin_as(worker).await?;
+            sqlx::query!(
+                "/* logs::append */
+                with p as (
+                    select * from unnest($1::uuid[], $2::int[], $3::int[], $4::uuid[], $5::text[], $6::int[], $7::int8[], $8::int8[])
+                        as p(job_id, attempt, epoch, tenant_id, cursor, sequence, stdout_bytes, stderr_bytes)
+                ), e as (
+                    update container_executions e
+                    set log_cursor = p.cursor, log_sequence = p.sequence, stdout_bytes = p.stdout_bytes, stderr_bytes = p.stderr_bytes
+                    from p where e.job_id = p.job_id and e.attempt = p.attempt and e.epoch = p.epoch and e.ended_at is null
+                    returning e.job_id, e.attempt, e.tenant_id
+                )
+                insert into container_log_chunks (job_id, attempt, stream, byte_offset, sequence, tenant_id, omitted_bytes, data)
+                select e.job_id, e.attempt, c.stream::log_stream, c.byte_offset, c.sequence, e.tenant_id, c.omitted, c.data
+                from unnest($9::uuid[], $10::int[], $11::text[], $12::int8[], $13::int[], $14::int8[], $15::bytea[])
+                    as c(job_id, attempt, stream, byte_offset, sequence, omitted, data)
+                join e on e.job_id = c.job_id and e.attempt = c.attempt
+                on conflict do nothing",
+                &jobs,
+                &attempts,
+                &epochs,
+                &tenants,
+                &cursors as &[Option<String>],
+                &sequences,
+                &stdout,
+                &stderr,
+                &chunk_jobs,
+                &chunk_attempts,
+                &streams,
+                &offsets,
+                &chunk_sequences,
+                &omitted,
+                &data
+            )
+            .execute(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            Ok(())
+        })
+        .await
+}
+
+/// Up to `limit` chunks of a job after (attempt, sequence), in order.
+pub async fn read(store: &Store, scope: Scope, job: JobId, after: (i32, i32), limit: i64) -> Result<Vec<Chunk>> {
+    let mut tx = store.begin_scoped(scope).await?;
+    let rows = sqlx::query!(
+        r#"/* logs::read */
+        select attempt, sequence, stream::text as "stream!", byte_offset, omitted_bytes, data from container_log_chunks
+        where job_id = $1 and (attempt, sequence) > ($2, $3) order by attempt, sequence limit $4"#,
+        job.uuid(),
+        after.0,
+        after.1,
+        limit
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(Chunk {
+                attempt: row.attempt,
+                sequence: row.sequence,
+                stream: parse("stream", &row.stream)?,
+                byte_offset: row.byte_offset,
+                omitted_bytes: row.omitted_bytes,
+                data: row.data,
+            })
+        })
+        .collect()
+}
+
+/// The bytes of a log that is stored whole, for the excerpts of an attempt that was adopted: each stream's
+/// chunks joined, at most `max_bytes` from its beginning.
+pub async fn head(store: &Store, token: Token, max_bytes: i64) -> Result<(Vec<u8>, Vec<u8>)> {
+    let rows = sqlx::query!(
+        r#"/* logs::head */
+        select stream::text as "stream!", data from container_log_chunks
+        where job_id = $1 and attempt = $2 and byte_offset < $3 order by sequence"#,
+        token.job.uuid(),
+        token.attempt,
+        max_bytes
+    )
+    .fetch_all(store.pool())
+    .await?;
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    for row in rows {
+        match parse("stream", &row.stream)? {
+            Stream::Stdout => stdout.extend(row.data),
+            Stream::Stderr => stderr.extend(row.data),
+        }
+    }
+    Ok((stdout, stderr))
+}

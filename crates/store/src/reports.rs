@@ -1,0 +1,367 @@
+//! The recorder's transaction: reports applied, slots freed, outbox written, all or nothing.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use gantry_core::cost::{self, Prices};
+use gantry_core::message::{Ended, EventKind, JobEvent, Report, ReportKind, Token};
+use gantry_core::state::{self, AttemptEnded, Event, Next, Outcome, StopReason};
+use gantry_core::{ExecutorType, Failure, HostId, JobId, Status, TenantId, retry};
+use rust_decimal::Decimal;
+use serde::Deserialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::attempts::columns;
+use crate::error::{Result, parse};
+use crate::events::{self, Committed, NewEvent};
+use crate::tx::Store;
+
+/// What became of a batch.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Applied {
+    /// The events that were written, to be published now.
+    pub events: Vec<Committed>,
+    /// Reports that changed nothing: their token is stale, or the same was recorded before.
+    pub superseded: usize,
+    /// The executor types whose hosts have free slots now.
+    pub freed: Vec<ExecutorType>,
+}
+
+struct Locked {
+    tenant: TenantId,
+    name: String,
+    executor: ExecutorType,
+    host: HostId,
+    status: Status,
+    current_attempt: i32,
+    cancel_requested: bool,
+    used: retry::Used,
+    epoch: i32,
+    over: bool,
+    slot_held: bool,
+    stop_reason: Option<StopReason>,
+    cost_so_far: Decimal,
+}
+
+/// One decided end.
+struct Decision<'a> {
+    token: Token,
+    ended: &'a Ended,
+    locked: &'a Locked,
+    outcome: Outcome,
+    next: Next,
+    cost: Decimal,
+}
+
+/// Applies reports; each by itself, so their order does not matter. `jitter` gives a number in `0.0..1.0` for
+/// each retry.
+pub async fn apply(store: &Store, reports: &[Report], jitter: &(dyn Fn() -> f64 + Send + Sync)) -> Result<Applied> {
+    store.run("reports::apply", || apply_once(store, reports, jitter)).await
+}
+
+async fn apply_once(store: &Store, reports: &[Report], jitter: &(dyn Fn() -> f64 + Send + Sync)) -> Result<Applied> {
+    let mut tx = store.begin().await?;
+    let prices = lock_hosts(&mut tx, reports).await?;
+    let locked = lock_attempts(&mut tx, reports).await?;
+    let policies = read_policies(&mut tx, reports).await?;
+
+    let mut applied = Applied::default();
+    let mut decisions: Vec<Decision<'_>> = Vec::new();
+    let mut events: Vec<NewEvent> = Vec::new();
+    let mut seen = HashSet::new();
+    for report in reports {
+        let key = (report.token.job, report.token.attempt);
+        let Some(row) = locked.get(&key).filter(|row| row.epoch == report.token.epoch && !row.over) else {
+            applied.superseded += 1;
+            continue;
+        };
+        match &report.kind {
+            ReportKind::Started { .. } if row.current_attempt == report.token.attempt => {
+                events.push(started_event(report.token, row));
+            }
+            ReportKind::Ended(ended) if row.current_attempt == report.token.attempt && seen.insert(key) => {
+                let outcome: Outcome = ended.outcome.clone().into();
+                let policy = policies.get(&report.token.job).cloned().unwrap_or_default();
+                let event = Event::AttemptEnded(AttemptEnded {
+                    outcome: outcome.clone(),
+                    stop_reason: row.stop_reason,
+                    cancel_requested: row.cancel_requested,
+                    retry: retry::decide(&policy, row.used, failure_for_retry(row, &outcome).as_ref(), jitter()),
+                });
+                let Ok(next) = state::next(row.status, &event) else {
+                    applied.superseded += 1;
+                    continue;
+                };
+                let cost = run_cost(&prices, row, ended);
+                decisions.push(Decision { token: report.token, ended, locked: row, outcome, next, cost });
+            }
+            _ => applied.superseded += 1,
+        }
+    }
+    events.extend(decisions.iter().map(ended_event));
+    if !decisions.is_empty() {
+        write_ends(&mut tx, &decisions).await?;
+        applied.freed = decisions.iter().filter(|d| d.locked.slot_held).map(|d| d.locked.executor).collect();
+        applied.freed.sort_unstable();
+        applied.freed.dedup();
+    }
+    applied.events = events::insert(&mut tx, &events).await?;
+    tx.commit().await?;
+    Ok(applied)
+}
+
+/// A launch deadline is the place's fault whatever its container's remains say.
+fn failure_for_retry(row: &Locked, outcome: &Outcome) -> Option<Failure> {
+    match row.stop_reason {
+        Some(StopReason::LaunchDeadline) => {
+            Some(Failure::new(gantry_core::FailureClass::BackendError, "the container did not start in time"))
+        }
+        _ => outcome.failure(),
+    }
+}
+
+fn run_cost(prices: &HashMap<HostId, Prices>, row: &Locked, ended: &Ended) -> Decimal {
+    if ended.execution_id.is_none() {
+        return Decimal::ZERO;
+    }
+    let prices = prices.get(&row.host).copied().unwrap_or_default();
+    cost::cost(prices, Duration::from_millis(ended.run_millis.unwrap_or(0)))
+}
+
+fn started_event(token: Token, row: &Locked) -> NewEvent {
+    let kind = EventKind::Started;
+    NewEvent { kind, data: event_data(token, row, kind, row.status, None, None) }
+}
+
+fn ended_event(decision: &Decision<'_>) -> NewEvent {
+    let (kind, status, failure) = match &decision.next {
+        Next::End { status, failure } => (EventKind::Ended(*status), *status, failure.clone()),
+        _ => (EventKind::Retrying, Status::Pending, decision.outcome.failure()),
+    };
+    let exit_code = exit_code(decision);
+    NewEvent { kind, data: event_data(decision.token, decision.locked, kind, status, exit_code, failure) }
+}
+
+fn event_data(
+    token: Token,
+    row: &Locked,
+    kind: EventKind,
+    status: Status,
+    exit_code: Option<i32>,
+    failure: Option<Failure>,
+) -> JobEvent {
+    JobEvent {
+        job_id: token.job,
+        tenant_id: row.tenant,
+        name: row.name.clone(),
+        status,
+        executor_type: row.executor,
+        attempt: token.attempt,
+        sequence: kind.sequence(token.attempt),
+        exit_code,
+        failure,
+    }
+}
+
+fn exit_code(decision: &Decision<'_>) -> Option<i32> {
+    match (&decision.next, &decision.outcome) {
+        (Next::End { status: Status::Completed, .. }, _) => Some(0),
+        (Next::End { failure: Some(failure), .. }, _) => failure.exit_code,
+        (_, Outcome::Exited(code)) => Some(*code),
+        (_, Outcome::Failed(failure)) => failure.exit_code,
+    }
+}
+
+/// Locks the hosts whose slots these reports may free, first of all: the lock order.
+async fn lock_hosts(tx: &mut sqlx::PgConnection, reports: &[Report]) -> Result<HashMap<HostId, Prices>> {
+    let ended = reports.iter().filter(|report| matches!(report.kind, ReportKind::Ended(_)));
+    let (jobs, attempts, _) = columns(ended.map(|report| &report.token));
+    let rows = sqlx::query!(
+        "/* reports::lock_hosts */
+        select id, cost_per_job, cost_per_hour from executor_hosts where id in (
+            select e.executor_host_id from container_executions e
+            join unnest($1::uuid[], $2::int[]) as t(job_id, attempt) on e.job_id = t.job_id and e.attempt = t.attempt
+            where e.slot_held)
+        order by id for no key update",
+        &jobs,
+        &attempts
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.id.into(), Prices { per_job: row.cost_per_job, per_hour: row.cost_per_hour }))
+        .collect())
+}
+
+async fn lock_attempts(tx: &mut sqlx::PgConnection, reports: &[Report]) -> Result<HashMap<(JobId, i32), Locked>> {
+    let (jobs, attempts, _) = columns(reports.iter().map(|report| &report.token));
+    // Jobs before attempts: the lock order, for the whole batch and not row by row.
+    sqlx::query!(
+        "/* reports::lock_attempts */ select id from container_jobs where id = any($1) order by id for no key update",
+        &jobs
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let rows = sqlx::query!(
+        r#"/* reports::lock_attempts */
+        select j.id, j.tenant_id, j.name, j.executor_type::text as "executor_type!", j.status::text as "status!",
+            j.attempt as current_attempt, j.cancel_requested_at is not null as "cancel_requested!",
+            j.user_retries, j.infrastructure_retries, coalesce(j.actual_cost, 0) as "cost!",
+            e.attempt, e.epoch, e.executor_host_id, e.slot_held, e.stop_reason::text, e.ended_at is not null as "over!"
+        from (select distinct * from unnest($1::uuid[], $2::int[])) as t(job_id, attempt)
+        join container_executions e on e.job_id = t.job_id and e.attempt = t.attempt
+        join container_jobs j on j.id = e.job_id
+        order by e.job_id, e.attempt for no key update of e"#,
+        &jobs,
+        &attempts
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let locked = Locked {
+                tenant: row.tenant_id.into(),
+                name: row.name,
+                executor: parse("executor_type", &row.executor_type)?,
+                host: row.executor_host_id.into(),
+                status: parse("status", &row.status)?,
+                current_attempt: row.current_attempt,
+                cancel_requested: row.cancel_requested,
+                used: retry::Used {
+                    user: u32::try_from(row.user_retries).unwrap_or(0),
+                    infrastructure: u32::try_from(row.infrastructure_retries).unwrap_or(0),
+                },
+                epoch: row.epoch,
+                over: row.over,
+                slot_held: row.slot_held,
+                stop_reason: row.stop_reason.as_deref().map(|reason| parse("stop_reason", reason)).transpose()?,
+                cost_so_far: row.cost,
+            };
+            Ok(((row.id.into(), row.attempt), locked))
+        })
+        .collect()
+}
+
+/// The retry policies of the jobs that did not end with exit code 0.
+async fn read_policies(tx: &mut sqlx::PgConnection, reports: &[Report]) -> Result<HashMap<JobId, retry::Policy>> {
+    let failed: Vec<Uuid> = reports
+        .iter()
+        .filter(|report| match &report.kind {
+            ReportKind::Ended(ended) => Outcome::from(ended.outcome.clone()).failure().is_some(),
+            ReportKind::Started { .. } => false,
+        })
+        .map(|report| report.token.job.uuid())
+        .collect();
+    if failed.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = sqlx::query!(
+        r#"/* reports::read_policies */
+        select job_id, spec->'retry' as "policy!" from container_job_specs where job_id = any($1) and spec ? 'retry'"#,
+        &failed
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    // A policy that this version cannot read is no policy: the job ends with its first failure.
+    Ok(rows.into_iter().map(|row| (row.job_id.into(), retry::Policy::deserialize(row.policy).unwrap_or_default())).collect())
+}
+
+async fn write_ends(tx: &mut sqlx::PgConnection, decisions: &[Decision<'_>]) -> Result<()> {
+    let (jobs, attempts, _) = columns(decisions.iter().map(|decision| &decision.token));
+    let end = |d: &Decision<'_>| match &d.next {
+        Next::End { status, failure } => (*status, failure.clone(), None),
+        Next::Retry(retry) => (Status::Pending, d.outcome.failure(), Some(retry.clone())),
+        // `state::next` gives nothing else for an attempt's end.
+        Next::Run | Next::CancelRequested => (d.locked.status, None, None),
+    };
+    let ends: Vec<_> = decisions.iter().map(end).collect();
+    let statuses: Vec<String> = ends.iter().map(|(status, ..)| status.to_string()).collect();
+    let classes: Vec<Option<String>> = ends.iter().map(|(_, f, _)| f.as_ref().map(|f| f.class.to_string())).collect();
+    let messages: Vec<Option<String>> = ends.iter().map(|(_, f, _)| f.as_ref().map(|f| f.message.clone())).collect();
+    let budgets: Vec<Option<String>> = ends
+        .iter()
+        .map(|(.., retry)| {
+            retry.as_ref().map(|retry| match retry.budget {
+                retry::Budget::User => "user".to_owned(),
+                retry::Budget::Infrastructure => "infrastructure".to_owned(),
+            })
+        })
+        .collect();
+    let delays: Vec<Option<f64>> = ends.iter().map(|(.., retry)| retry.as_ref().map(|r| r.delay.as_secs_f64())).collect();
+    let codes: Vec<Option<i32>> = decisions.iter().map(exit_code).collect();
+    let executions: Vec<Option<String>> = decisions.iter().map(|d| d.ended.execution_id.clone()).collect();
+    let run: Vec<Option<i64>> = decisions.iter().map(|d| d.ended.run_millis.and_then(|ms| i64::try_from(ms).ok())).collect();
+    let memory: Vec<Option<i64>> =
+        decisions.iter().map(|d| d.ended.max_memory_usage.and_then(|bytes| i64::try_from(bytes).ok())).collect();
+    let cpu: Vec<Option<f64>> = decisions.iter().map(|d| d.ended.cpu_usage_percent).collect();
+    let held: Vec<bool> = decisions.iter().map(|d| d.locked.slot_held).collect();
+    let startup: Vec<Option<i64>> =
+        decisions.iter().map(|d| d.ended.startup_millis.and_then(|ms| i64::try_from(ms).ok())).collect();
+    let incomplete: Vec<bool> = decisions.iter().map(|d| d.ended.logs_incomplete).collect();
+    let metadata: Vec<Option<Value>> =
+        decisions.iter().map(|d| (!d.ended.metadata.is_null()).then(|| d.ended.metadata.clone())).collect();
+    let costs: Vec<Decimal> = decisions.iter().map(|d| d.cost).collect();
+    let totals: Vec<Decimal> = decisions.iter().map(|d| d.locked.cost_so_far + d.cost).collect();
+    sqlx::query!(
+        "/* reports::write_ends */
+        with d as (
+            select *, now() - make_interval(secs => coalesce(run, 0) / 1000.0) as begun
+            from unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::text[], $7::float8[], $8::int[], $9::text[],
+                $10::int8[], $11::int8[], $12::float8[], $13::bool[], $14::jsonb[], $15::numeric[], $16::numeric[], $17::bool[], $18::int8[])
+                as d(job_id, attempt, status, class, message, budget, delay, code, execution_id, run, memory, cpu, incomplete,
+                    metadata, cost, total, held, startup)
+        ), e as (
+            update container_executions e
+            set ended_at = now(), slot_held = false, exit_code = d.code, failure_class = d.class::failure_class,
+                error_message = d.message, retried_by = d.budget::retry_budget,
+                execution_id = coalesce(d.execution_id, e.execution_id),
+                started_at = coalesce(e.started_at, case when d.execution_id is not null and d.run is not null then d.begun end),
+                run_millis = d.run, startup_millis = coalesce(d.startup, e.startup_millis), max_memory_usage = d.memory, cpu_usage_percent = d.cpu, logs_incomplete = d.incomplete,
+                cost = d.cost
+            from d where e.job_id = d.job_id and e.attempt = d.attempt and e.ended_at is null
+            returning e.executor_host_id, d.held, coalesce(d.startup, e.startup_millis) as startup
+        ), j as (
+            update container_jobs j
+            set status = d.status::job_status, exit_code = d.code, failure_class = d.class::failure_class,
+                error_message = d.message, execution_id = coalesce(d.execution_id, j.execution_id),
+                started_at = coalesce(j.started_at, case when d.execution_id is not null and d.run is not null then d.begun end),
+                executor_metadata = coalesce(d.metadata, j.executor_metadata), actual_cost = d.total,
+                completed_at = case when d.status = 'pending' then null else now() end,
+                waiting_reason = case when d.status = 'pending' then 'retry_backoff'::waiting_reason end,
+                parked_until = case when d.status = 'pending' then now() + make_interval(secs => d.delay) end,
+                user_retries = j.user_retries + case when d.budget = 'user' then 1 else 0 end,
+                infrastructure_retries = j.infrastructure_retries + case when d.budget = 'infrastructure' then 1 else 0 end
+            from d where j.id = d.job_id
+        )
+        update executor_hosts h
+        set current_job_count = h.current_job_count - f.slots,
+            average_startup_time = coalesce(h.average_startup_time * 0.8 + f.startup * 0.2, f.startup, h.average_startup_time)
+        from (
+            select executor_host_id, count(*) filter (where held)::int as slots, avg(startup)::float8 / 1000 as startup
+            from e group by executor_host_id) f
+        where h.id = f.executor_host_id",
+        &jobs,
+        &attempts,
+        &statuses,
+        &classes as &[Option<String>],
+        &messages as &[Option<String>],
+        &budgets as &[Option<String>],
+        &delays as &[Option<f64>],
+        &codes as &[Option<i32>],
+        &executions as &[Option<String>],
+        &run as &[Option<i64>],
+        &memory as &[Option<i64>],
+        &cpu as &[Option<f64>],
+        &incomplete,
+        &metadata as &[Option<Value>],
+        &costs,
+        &totals,
+        &held,
+        &startup as &[Option<i64>]
+    )
+    .execute(&mut *tx)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! The pool and the only way to open a transaction.
+
+use std::future::Future;
+use std::str::FromStr;
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use gantry_core::{TenantId, WorkerId};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
+
+use crate::error::{Error, Result};
+
+/// How a process uses Postgres.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The most connections it opens.
+    pub max_connections: u32,
+    /// How long a statement, a lock or an idle transaction may last. Each below a third of a lease's time to
+    /// live, so that a frozen client holds nothing for long.
+    pub transaction_timeout: Duration,
+    /// The name shown in `pg_stat_activity`.
+    pub application_name: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { max_connections: 10, transaction_timeout: Duration::from_secs(5), application_name: "gantry".into() }
+    }
+}
+
+/// Whose rows a connection of the API role may see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The fleet's own role: every tenant.
+    Fleet,
+    /// One tenant, by the row-level policy.
+    Tenant {
+        /// The tenant.
+        id: TenantId,
+        /// Whether hosts may be managed too.
+        operator: bool,
+    },
+}
+
+/// A pool of connections. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pool: PgPool,
+    begin: String,
+}
+
+impl Store {
+    /// A pool for `url`; connects when it is first used, so that a process can start before Postgres does.
+    pub fn new(url: &str, options: &Options) -> Result<Self> {
+        let connect = PgConnectOptions::from_str(url)?.application_name(&options.application_name);
+        let pool = PgPoolOptions::new()
+            .max_connections(options.max_connections)
+            .acquire_timeout(options.transaction_timeout)
+            .connect_lazy_with(connect);
+        let millis = options.transaction_timeout.as_millis();
+        let begin = format!(
+            "begin; set local statement_timeout = {millis}; set local lock_timeout = {millis}; \
+             set local idle_in_transaction_session_timeout = {millis}"
+        );
+        Ok(Self { pool, begin })
+    }
+
+    /// Whether Postgres answers.
+    pub async fn ping(&self) -> Result<()> {
+        sqlx::query!("/* tx::ping */ select 1 as one").fetch_one(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Closes every connection.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    /// For single statements that need no transaction of their own.
+    pub(crate) fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// Runs `step`, again if it lost against another transaction (serialization failure, deadlock). `step`
+    /// opens its own transaction with one of the `begin` functions and commits it; it publishes nothing.
+    pub(crate) async fn run<T, F, Fut>(&self, operation: &'static str, step: F) -> Result<T>
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T>>,
+    {
+        let pauses =
+            ExponentialBuilder::default().with_min_delay(Duration::from_millis(5)).with_jitter().with_max_times(5);
+        step.retry(pauses)
+            .when(Error::is_conflict)
+            .notify(|error, _| tracing::debug!(db.operation = operation, %error, "the transaction is run again"))
+            .await
+            .map_err(|error| error.during(operation))
+    }
+
+    /// A transaction with the timeouts set.
+    pub(crate) async fn begin(&self) -> Result<Transaction<'static, Postgres>> {
+        Ok(self.pool.begin_with(AssertSqlSafe(self.begin.clone())).await?)
+    }
+
+    /// A transaction that sees what `scope` may see.
+    pub(crate) async fn begin_scoped(&self, scope: Scope) -> Result<Transaction<'static, Postgres>> {
+        let Scope::Tenant { id, operator } = scope else { return self.begin().await };
+        let operator = if operator { "on" } else { "off" };
+        let begin = format!("{}; set local gantry.tenant = '{id}'; set local gantry.operator = '{operator}'", self.begin);
+        Ok(self.pool.begin_with(AssertSqlSafe(begin)).await?)
+    }
+
+    /// A transaction of a worker: it begins with the worker's own row, locked so that nobody can declare the
+    /// worker dead before the transaction ends.
+    pub(crate) async fn begin_as(&self, worker: WorkerId) -> Result<Transaction<'static, Postgres>> {
+        let mut tx = self.begin().await?;
+        let alive = sqlx::query!(
+            "/* tx::begin_as */ select 1 as one from workers where id = $1 and state = 'alive' for share",
+            worker.uuid()
+        )
+        .fetch_optional(&mut *tx)
+        .await?;
+        match alive {
+            Some(_) => Ok(tx),
+            None => Err(Error::NotAlive(worker)),
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The worker engine, and the trait that every backend implements.
+
+#[cfg(feature = "contract")]
+pub mod contract;
+pub mod executor;

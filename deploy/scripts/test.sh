@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# The whole test suite on private servers. Arguments go to `cargo nextest run`.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+if [ "$(id -u)" != 0 ]; then
+    echo "test: the tests start a private Docker Engine, and that needs root" >&2
+    exit 1
+fi
+deploy/scripts/install.sh servers nextest
+
+export SQLX_OFFLINE=true
+# Everything in one build, so that nothing is compiled twice with other features.
+cargo nextest run --workspace --no-run
+"${CARGO_TARGET_DIR:-target}/debug/gantry-servers" run --with postgres,rabbitmq,docker -- \
+    cargo nextest run --workspace "$@"
+cargo test --workspace --doc --quiet

@@ -1,0 +1,587 @@
+-- Gantry's schema. Run by its owner, a role that may create roles (once per cluster) and does not serve requests.
+-- While nothing is released this file is edited in place; docs/DATA_MODEL.md tells who writes which row and when.
+
+-- Roles ---------------------------------------------------------------------------------------------------------
+-- Roles belong to the cluster: another database, or a migration running beside this one, may have made them.
+do $$
+begin
+    create role gantry_fleet login;
+exception when duplicate_object or unique_violation then null;
+end $$;
+do $$
+begin
+    create role gantry_api login;
+exception when duplicate_object or unique_violation then null;
+end $$;
+comment on role gantry_fleet is 'Gantry dispatchers, workers and recorders: sees every tenant.';
+comment on role gantry_api is 'Gantry API: sees the tenant that its transaction names.';
+
+-- Types ---------------------------------------------------------------------------------------------------------
+create type executor_type as enum ('docker', 'cloudrun', 'fargate', 'scaleway', 'mock');
+comment on type executor_type is 'Kind of backend. docker: a Docker Engine. cloudrun: Google Cloud Run Jobs. fargate: AWS ECS. scaleway: Scaleway Serverless Jobs. mock: simulated containers.';
+
+create type host_state as enum ('active', 'cordoned', 'draining');
+comment on type host_state is 'What an operator allows on a host. active: new jobs. cordoned: no new jobs. draining: no new jobs, until it is empty.';
+
+create type job_status as enum ('pending', 'running', 'completed', 'failed', 'timeout', 'cancelled');
+comment on type job_status is 'pending: no attempt owns it. running: an attempt owns it. completed: exit code 0. failed: ended otherwise, or can never run. timeout: ran or waited too long. cancelled: its end was asked for. The last four never change.';
+
+create type waiting_reason as enum ('dispatching', 'retry_backoff', 'not_before', 'host_full', 'host_unavailable', 'no_host', 'no_worker', 'tenant_limit', 'template_limit', 'key_limit', 'budget', 'dependency');
+comment on type waiting_reason is 'What a pending job waits for. dispatching: a worker to take it. retry_backoff: the pause before its next attempt. not_before: its start time. host_full: a free slot. host_unavailable: a host that is active and healthy. no_host: a host. no_worker: a worker that serves its hosts. tenant_limit, template_limit, key_limit: a running job of the same kind to end. budget: money. dependency: another job.';
+
+create type failure_class as enum ('exit_nonzero', 'oom_killed', 'timeout', 'cancelled', 'image_not_found', 'image_pull_denied', 'invalid_spec', 'launch_rejected', 'no_capacity', 'throttled', 'host_unreachable', 'lost', 'backend_error');
+comment on type failure_class is 'Why an attempt failed. exit_nonzero: another exit code than 0. oom_killed: killed at its memory limit. timeout: too long. cancelled: asked for. image_not_found, image_pull_denied: the registry. invalid_spec: can never run there. launch_rejected: the backend refused to start it. no_capacity: no room. throttled: asked to slow down. host_unreachable: no answer. lost: launched and gone. backend_error: anything else of the backend.';
+
+create type stop_reason as enum ('cancel', 'timeout', 'launch_deadline');
+comment on type stop_reason is 'Why a container is stopped. cancel: asked for. timeout: the run deadline. launch_deadline: claimed and not started in time.';
+
+create type worker_state as enum ('alive', 'handed_over', 'dead');
+comment on type worker_state is 'alive: beats. handed_over: ended in order, its attempts are free to take. dead: overdue, its attempts are free to take. The last two never change.';
+
+create type log_stream as enum ('stdout', 'stderr');
+comment on type log_stream is 'stdout: standard output. stderr: standard error.';
+
+create type idempotency_source as enum ('key', 'message');
+comment on type idempotency_source is 'key: idempotency_key of the submission. message: message_id of the AMQP message.';
+
+create type retry_budget as enum ('user', 'infrastructure');
+comment on type retry_budget is 'user: the retry policy of the job. infrastructure: the budget for what was not the fault of the job.';
+
+-- Who asks ------------------------------------------------------------------------------------------------------
+-- Null when unset, so that a transaction without a tenant sees nothing.
+create function gantry_tenant() returns uuid language sql stable
+    as $$ select nullif(current_setting('gantry.tenant', true), '')::uuid $$;
+comment on function gantry_tenant() is 'The tenant of this transaction (set local gantry.tenant), or null.';
+
+create function gantry_is_operator() returns boolean language sql stable
+    as $$ select coalesce(current_setting('gantry.operator', true), '') = 'on' $$;
+comment on function gantry_is_operator() is 'Whether this transaction acts for an operator (set local gantry.operator).';
+
+create table fleet (
+    singleton boolean primary key default true,
+    id uuid not null default gen_random_uuid(),
+    created_at timestamptz not null default now(),
+    constraint fleet_is_single check (singleton)
+);
+comment on table fleet is 'The one fleet of this database.';
+comment on column fleet.singleton is 'Keeps the table at one row.';
+comment on column fleet.id is 'Part of every external name and a label of every container: two fleets can share an engine.';
+comment on column fleet.created_at is 'When the schema was made.';
+insert into fleet default values;
+
+create table tenants (
+    id uuid primary key,
+    name text not null,
+    created_at timestamptz not null default now(),
+    constraint tenants_name_length check (char_length(name) between 1 and 255)
+);
+create unique index tenants_name on tenants (name);
+comment on table tenants is 'Who owns jobs.';
+comment on column tenants.id is 'UUIDv7.';
+comment on column tenants.name is 'Unique name.';
+comment on column tenants.created_at is 'When it was made.';
+
+create table projects (
+    id uuid primary key,
+    tenant_id uuid not null references tenants,
+    name text not null,
+    created_at timestamptz not null default now(),
+    constraint projects_name_length check (char_length(name) between 1 and 255)
+);
+create unique index projects_tenant_name on projects (tenant_id, name);
+-- So that a foreign key can demand that a job and its project have one tenant.
+create unique index projects_id_tenant on projects (id, tenant_id);
+comment on table projects is 'Groups of jobs inside a tenant; every tenant has one named default.';
+comment on column projects.id is 'UUIDv7.';
+comment on column projects.tenant_id is 'The owner.';
+comment on column projects.name is 'Unique in the tenant.';
+comment on column projects.created_at is 'When it was made.';
+
+create table api_keys (
+    id uuid primary key,
+    tenant_id uuid not null references tenants,
+    name text not null,
+    key_hash bytea not null,
+    is_operator boolean not null default false,
+    created_at timestamptz not null default now(),
+    revoked_at timestamptz,
+    constraint api_keys_hash_is_sha256 check (octet_length(key_hash) = 32)
+);
+create unique index api_keys_hash on api_keys (key_hash);
+create index api_keys_tenant on api_keys (tenant_id);
+comment on table api_keys is 'Keys with which producers and people identify themselves.';
+comment on column api_keys.id is 'UUIDv7.';
+comment on column api_keys.tenant_id is 'The tenant for which the key speaks.';
+comment on column api_keys.name is 'What the key is for.';
+comment on column api_keys.key_hash is 'SHA-256 of the key, which has 256 random bits and is stored nowhere.';
+comment on column api_keys.is_operator is 'Whether the key may also manage hosts.';
+comment on column api_keys.created_at is 'When it was made.';
+comment on column api_keys.revoked_at is 'From when it is refused.';
+
+-- The API role cannot read api_keys: it asks this function, with the hash of what the caller sent.
+create function gantry_authenticate(hash bytea)
+    returns table (key_id uuid, tenant_id uuid, is_operator boolean)
+    language sql stable security definer set search_path = pg_catalog, pg_temp
+    as $$ select k.id, k.tenant_id, k.is_operator from public.api_keys k where k.key_hash = hash and k.revoked_at is null $$;
+comment on function gantry_authenticate(bytea) is 'The key with this hash, unless revoked.';
+revoke execute on function gantry_authenticate(bytea) from public;
+grant execute on function gantry_authenticate(bytea) to gantry_api, gantry_fleet;
+
+-- Places --------------------------------------------------------------------------------------------------------
+create table executor_hosts (
+    id uuid primary key,
+    tenant_id uuid references tenants,
+    name text not null,
+    executor_type executor_type not null,
+    connection_config jsonb not null default '{}',
+    executor_config jsonb not null default '{}',
+    is_active boolean not null default true,
+    state host_state not null default 'active',
+    weight double precision not null default 1,
+    labels jsonb not null default '{}',
+    engine_identity text,
+    max_concurrent_jobs integer not null default 10,
+    current_job_count integer not null default 0,
+    cost_per_hour numeric not null default 0,
+    cost_per_job numeric not null default 0,
+    average_startup_time double precision,
+    last_health_check timestamptz,
+    health_check_failures integer not null default 0,
+    created_at timestamptz not null default now(),
+    constraint executor_hosts_name_length check (char_length(name) between 1 and 255),
+    constraint executor_hosts_configs_are_objects check (jsonb_typeof(connection_config) = 'object' and jsonb_typeof(executor_config) = 'object' and jsonb_typeof(labels) = 'object'),
+    constraint executor_hosts_weight_positive check (weight > 0),
+    constraint executor_hosts_limit_not_negative check (max_concurrent_jobs >= 0),
+    constraint executor_hosts_count_not_negative check (current_job_count >= 0),
+    constraint executor_hosts_prices_not_negative check (cost_per_hour >= 0 and cost_per_job >= 0)
+) with (fillfactor = 50);
+create unique index executor_hosts_owner_name on executor_hosts (tenant_id, name) nulls not distinct;
+create index executor_hosts_type_active on executor_hosts (executor_type, is_active);
+comment on table executor_hosts is 'Places that run containers. A claim locks the row, so it is never above its limit.';
+comment on column executor_hosts.id is 'UUIDv7.';
+comment on column executor_hosts.tenant_id is 'The owner; null for a host that all tenants share.';
+comment on column executor_hosts.name is 'Unique per owner.';
+comment on column executor_hosts.executor_type is 'Kind of backend.';
+comment on column executor_hosts.connection_config is 'How to reach it; the shape is the executor''s. References to credentials, never values.';
+comment on column executor_hosts.executor_config is 'How to run things there; the shape is the executor''s.';
+comment on column executor_hosts.is_active is 'Whether it takes part at all.';
+comment on column executor_hosts.state is 'What an operator allows on it.';
+comment on column executor_hosts.weight is 'Its share of jobs beside other hosts.';
+comment on column executor_hosts.labels is 'Labels, text by text.';
+comment on column executor_hosts.engine_identity is 'What the engine called itself when it was first reached; a worker that finds another engine there does not serve the host.';
+comment on column executor_hosts.max_concurrent_jobs is 'Slots. May be lowered below current_job_count: then no job is placed until enough have ended.';
+comment on column executor_hosts.current_job_count is 'Attempts with slot_held; moves only together with that column.';
+comment on column executor_hosts.cost_per_hour is 'Price of an hour of one container.';
+comment on column executor_hosts.cost_per_job is 'Price of one start.';
+comment on column executor_hosts.average_startup_time is 'Seconds from the launch request to running, as a moving average of real starts.';
+comment on column executor_hosts.last_health_check is 'When a worker last asked it.';
+comment on column executor_hosts.health_check_failures is 'Failed checks in a row, whoever made them.';
+comment on column executor_hosts.created_at is 'When it was made.';
+
+create table workers (
+    id uuid primary key,
+    executor_type executor_type not null,
+    name text not null,
+    version text not null,
+    reads_version integer not null,
+    state worker_state not null default 'alive',
+    lease_seconds integer not null,
+    started_at timestamptz not null default now(),
+    last_beat_at timestamptz not null default now(),
+    ended_at timestamptz,
+    constraint workers_lease_positive check (lease_seconds > 0),
+    constraint workers_end_is_dated check ((state = 'alive') = (ended_at is null))
+) with (fillfactor = 50);
+create index workers_alive on workers (executor_type, last_beat_at) where state = 'alive';
+comment on table workers is 'One run of a worker process. The row is its lease: every write transaction of the worker locks it FOR SHARE where state is alive.';
+comment on column workers.id is 'UUIDv7, new with every process start.';
+comment on column workers.executor_type is 'Whose queue it consumes.';
+comment on column workers.name is 'Host name and process id, for people.';
+comment on column workers.version is 'Version of the program.';
+comment on column workers.reads_version is 'Highest version of fleet messages that it reads.';
+comment on column workers.state is 'alive until it hands over or is declared dead.';
+comment on column workers.lease_seconds is 'How long after a beat others may declare it dead.';
+comment on column workers.started_at is 'When it registered.';
+comment on column workers.last_beat_at is 'Its last beat, by the clock of the database.';
+comment on column workers.ended_at is 'When it handed over or was declared dead.';
+
+create table worker_hosts (
+    worker_id uuid not null references workers on delete cascade,
+    executor_host_id uuid not null references executor_hosts on delete cascade,
+    healthy boolean not null,
+    failures integer not null default 0,
+    detail text not null default '',
+    checked_at timestamptz not null default now(),
+    primary key (worker_id, executor_host_id)
+);
+create index worker_hosts_host on worker_hosts (executor_host_id);
+comment on table worker_hosts is 'Which worker reaches which host: health is a property of the pair.';
+comment on column worker_hosts.worker_id is 'The worker.';
+comment on column worker_hosts.executor_host_id is 'The host.';
+comment on column worker_hosts.healthy is 'Whether the worker serves the host: it answered, and its identity matched.';
+comment on column worker_hosts.failures is 'Failed checks in a row.';
+comment on column worker_hosts.detail is 'What the last check said.';
+comment on column worker_hosts.checked_at is 'When it was last checked.';
+
+-- What to run ---------------------------------------------------------------------------------------------------
+create table environment_variable_templates (
+    id uuid primary key,
+    tenant_id uuid not null references tenants,
+    name text not null,
+    description text not null default '',
+    environment_variables_text text not null default '',
+    created_by text not null,
+    created_at timestamptz not null default now(),
+    constraint environment_variable_templates_name_length check (char_length(name) between 1 and 255)
+);
+create unique index environment_variable_templates_tenant_name on environment_variable_templates (tenant_id, name);
+create unique index environment_variable_templates_id_tenant on environment_variable_templates (id, tenant_id);
+comment on table environment_variable_templates is 'Sets of environment variables that container templates build on.';
+comment on column environment_variable_templates.id is 'UUIDv7.';
+comment on column environment_variable_templates.tenant_id is 'The owner.';
+comment on column environment_variable_templates.name is 'Unique in the tenant.';
+comment on column environment_variable_templates.description is 'For people.';
+comment on column environment_variable_templates.environment_variables_text is 'KEY=value a line.';
+comment on column environment_variable_templates.created_by is 'Who made it.';
+comment on column environment_variable_templates.created_at is 'When it was made.';
+
+create table container_templates (
+    id uuid primary key,
+    tenant_id uuid not null references tenants,
+    name text not null,
+    description text not null default '',
+    docker_image text not null,
+    command text[],
+    working_dir text,
+    environment_variables_text text not null default '',
+    environment_template uuid,
+    cpu_limit numeric(6, 2),
+    memory_limit_mb integer,
+    timeout_seconds integer not null default 3600,
+    supported_executors executor_type[] not null default '{}',
+    retry_policy jsonb not null default '{}',
+    created_by text not null,
+    created_at timestamptz not null default now(),
+    constraint container_templates_environment foreign key (environment_template, tenant_id) references environment_variable_templates (id, tenant_id),
+    constraint container_templates_name_length check (char_length(name) between 1 and 255),
+    constraint container_templates_cpu_positive check (cpu_limit > 0),
+    constraint container_templates_memory_minimum check (memory_limit_mb >= 6),
+    constraint container_templates_timeout_range check (timeout_seconds between 1 and 604800),
+    constraint container_templates_retry_is_object check (jsonb_typeof(retry_policy) = 'object')
+);
+create unique index container_templates_tenant_name on container_templates (tenant_id, name);
+create unique index container_templates_id_tenant on container_templates (id, tenant_id);
+comment on table container_templates is 'Containers that jobs run by name.';
+comment on column container_templates.id is 'UUIDv7.';
+comment on column container_templates.tenant_id is 'The owner.';
+comment on column container_templates.name is 'Unique in the tenant.';
+comment on column container_templates.description is 'For people.';
+comment on column container_templates.docker_image is 'Image reference.';
+comment on column container_templates.command is 'The words of the command; null for the image''s own.';
+comment on column container_templates.working_dir is 'Absolute path; null for the image''s own.';
+comment on column container_templates.environment_variables_text is 'KEY=value a line, laid over the environment template.';
+comment on column container_templates.environment_template is 'The environment template below.';
+comment on column container_templates.cpu_limit is 'CPUs; null for no limit.';
+comment on column container_templates.memory_limit_mb is 'MiB; null for no limit.';
+comment on column container_templates.timeout_seconds is 'Run deadline.';
+comment on column container_templates.supported_executors is 'Where it may run, in order of preference; empty for anywhere.';
+comment on column container_templates.retry_policy is 'The user''s retry policy.';
+comment on column container_templates.created_by is 'Who made it.';
+comment on column container_templates.created_at is 'When it was made.';
+
+create table container_jobs (
+    id uuid primary key,
+    tenant_id uuid not null references tenants,
+    project_id uuid not null,
+    status job_status not null default 'pending',
+    executor_type executor_type not null,
+    preferred_executor executor_type,
+    priority smallint not null default 0,
+    attempt integer not null default 0,
+    dispatch_sequence integer not null default 0,
+    publishes smallint not null default 0,
+    user_retries smallint not null default 0,
+    infrastructure_retries smallint not null default 0,
+    waiting_reason waiting_reason,
+    exit_code integer,
+    failure_class failure_class,
+    created_at timestamptz not null default now(),
+    parked_until timestamptz,
+    dispatched_at timestamptz,
+    published_at timestamptz,
+    queue_deadline_at timestamptz,
+    cancel_requested_at timestamptz,
+    started_at timestamptz,
+    completed_at timestamptz,
+    executor_host_id uuid references executor_hosts,
+    template_id uuid,
+    name text not null,
+    routing_reason text not null,
+    idempotency_key text,
+    created_by text not null,
+    execution_id text,
+    estimated_cost numeric,
+    actual_cost numeric,
+    error_message text,
+    waiting_detail jsonb,
+    error_details jsonb,
+    executor_metadata jsonb,
+    override_command text[],
+    override_environment jsonb,
+    constraint container_jobs_project foreign key (project_id, tenant_id) references projects (id, tenant_id),
+    constraint container_jobs_template foreign key (template_id, tenant_id) references container_templates (id, tenant_id),
+    constraint container_jobs_name_length check (char_length(name) between 1 and 255),
+    constraint container_jobs_priority_range check (priority between -100 and 100),
+    constraint container_jobs_counts check (attempt >= 0 and dispatch_sequence >= 0 and publishes >= 0 and user_retries >= 0 and infrastructure_retries >= 0),
+    constraint container_jobs_execution_id_length check (char_length(execution_id) <= 255),
+    constraint container_jobs_running_is_placed check (status <> 'running' or (attempt > 0 and executor_host_id is not null)),
+    constraint container_jobs_end_is_dated check ((status in ('pending', 'running')) = (completed_at is null)),
+    constraint container_jobs_completed_has_no_failure check (status <> 'completed' or (failure_class is null and exit_code = 0)),
+    constraint container_jobs_end_has_failure check (status not in ('failed', 'timeout', 'cancelled') or failure_class is not null),
+    constraint container_jobs_only_pending_waits check (status = 'pending' or (waiting_reason is null and parked_until is null and dispatched_at is null)),
+    constraint container_jobs_parked_or_dispatched check (parked_until is null or (dispatched_at is null and waiting_reason is not null))
+) with (fillfactor = 70);
+create index container_jobs_status_created on container_jobs (status, created_at);
+create index container_jobs_host_status on container_jobs (executor_host_id, status);
+create index container_jobs_execution_id on container_jobs (execution_id) where execution_id is not null;
+create index container_jobs_tenant on container_jobs (tenant_id, id);
+create index container_jobs_queue on container_jobs (executor_type, priority desc, id) where status = 'pending' and dispatched_at is null and parked_until is null;
+create index container_jobs_window on container_jobs (executor_type, published_at) where status = 'pending' and dispatched_at is not null;
+create index container_jobs_parked on container_jobs (executor_type, waiting_reason, priority desc, id) where status = 'pending' and parked_until is not null;
+create index container_jobs_parked_until on container_jobs (parked_until) where status = 'pending' and parked_until is not null;
+create index container_jobs_queue_deadline on container_jobs (queue_deadline_at) where status = 'pending' and queue_deadline_at is not null;
+comment on table container_jobs is 'A job and where it stands. Narrow: what is written once is in container_job_specs, what is large in container_executions.';
+comment on column container_jobs.id is 'UUIDv7: sorts by admission.';
+comment on column container_jobs.tenant_id is 'The owner.';
+comment on column container_jobs.project_id is 'The project, of the same tenant.';
+comment on column container_jobs.status is 'Where it stands.';
+comment on column container_jobs.executor_type is 'Where it was routed.';
+comment on column container_jobs.preferred_executor is 'What the producer asked for.';
+comment on column container_jobs.priority is '-100 to 100; higher goes first.';
+comment on column container_jobs.attempt is 'The last attempt that was created; 0 before the first.';
+comment on column container_jobs.dispatch_sequence is 'Moves when the row enters the window and when it is released; a work message with another one is stale.';
+comment on column container_jobs.publishes is 'How often the present sequence was published.';
+comment on column container_jobs.user_retries is 'Retries that the user''s policy paid for.';
+comment on column container_jobs.infrastructure_retries is 'Retries that the infrastructure budget paid for.';
+comment on column container_jobs.waiting_reason is 'Stored while the row is parked, else computed when read.';
+comment on column container_jobs.exit_code is 'Of the last attempt; null if there was none.';
+comment on column container_jobs.failure_class is 'Why it did not complete.';
+comment on column container_jobs.created_at is 'When it was accepted.';
+comment on column container_jobs.parked_until is 'Not to be dispatched before; null when it may be.';
+comment on column container_jobs.dispatched_at is 'Since when it is in the window; null outside.';
+comment on column container_jobs.published_at is 'When its work message was last sent.';
+comment on column container_jobs.queue_deadline_at is 'When waiting ends it.';
+comment on column container_jobs.cancel_requested_at is 'When its end was asked for.';
+comment on column container_jobs.started_at is 'When the container of the last attempt started.';
+comment on column container_jobs.completed_at is 'When its end was recorded.';
+comment on column container_jobs.executor_host_id is 'The host of the last attempt.';
+comment on column container_jobs.template_id is 'The template it was made from; null for an inline spec.';
+comment on column container_jobs.name is 'For people.';
+comment on column container_jobs.routing_reason is 'Why it went to this executor type.';
+comment on column container_jobs.idempotency_key is 'The key that the producer gave, if any.';
+comment on column container_jobs.created_by is 'Who submitted it.';
+comment on column container_jobs.execution_id is 'The backend''s identifier of the last attempt''s container.';
+comment on column container_jobs.estimated_cost is 'Estimate when it was claimed: the host''s prices over the run deadline.';
+comment on column container_jobs.actual_cost is 'Sum over its attempts.';
+comment on column container_jobs.error_message is 'Why it did not complete, in words.';
+comment on column container_jobs.waiting_detail is 'Detail of waiting_reason.';
+comment on column container_jobs.error_details is 'Detail of the failure, as the executor gave it.';
+comment on column container_jobs.executor_metadata is 'What the executor wants kept with the job.';
+comment on column container_jobs.override_command is 'The command that replaced the template''s.';
+comment on column container_jobs.override_environment is 'The variables laid over the template''s.';
+
+create table container_job_specs (
+    job_id uuid primary key references container_jobs on delete cascade,
+    tenant_id uuid not null,
+    spec jsonb not null
+);
+comment on table container_job_specs is 'The resolved spec of each job as submitted, written once.';
+comment on column container_job_specs.job_id is 'The job.';
+comment on column container_job_specs.tenant_id is 'The owner.';
+comment on column container_job_specs.spec is 'Template, layers and defaults resolved.';
+
+create table idempotency_keys (
+    tenant_id uuid not null references tenants,
+    source idempotency_source not null,
+    key text not null,
+    body_hash bytea not null,
+    job_id uuid not null,
+    expires_at timestamptz not null,
+    primary key (tenant_id, source, key)
+);
+create index idempotency_keys_expiry on idempotency_keys (expires_at);
+comment on table idempotency_keys is 'Which submission made which job. Outlives the job.';
+comment on column idempotency_keys.tenant_id is 'The tenant.';
+comment on column idempotency_keys.source is 'Where the key came from.';
+comment on column idempotency_keys.key is 'The key.';
+comment on column idempotency_keys.body_hash is 'SHA-256 of the submission as received, as canonical JSON.';
+comment on column idempotency_keys.job_id is 'The job it made; kept when the job is gone.';
+comment on column idempotency_keys.expires_at is 'When the key may be used again.';
+
+-- What ran ------------------------------------------------------------------------------------------------------
+create table container_executions (
+    job_id uuid not null references container_jobs on delete cascade,
+    attempt integer not null,
+    tenant_id uuid not null,
+    epoch integer not null default 1,
+    executor_host_id uuid not null references executor_hosts,
+    worker_id uuid not null references workers,
+    slot_held boolean not null default true,
+    external_name text not null,
+    execution_id text,
+    claimed_at timestamptz not null default now(),
+    launch_sent_at timestamptz,
+    started_at timestamptz,
+    ended_at timestamptz,
+    stop_reason stop_reason,
+    exit_code integer,
+    failure_class failure_class,
+    retried_by retry_budget,
+    error_message text,
+    run_millis bigint,
+    startup_millis bigint,
+    max_memory_usage bigint,
+    cpu_usage_percent double precision,
+    cost numeric,
+    logs_incomplete boolean not null default false,
+    log_cursor text,
+    log_sequence integer not null default 0,
+    stdout_bytes bigint not null default 0,
+    stderr_bytes bigint not null default 0,
+    stdout_log text,
+    stderr_log text,
+    docker_log text,
+    clean_output text,
+    parsed_output jsonb,
+    primary key (job_id, attempt),
+    constraint container_executions_attempt_positive check (attempt > 0 and epoch > 0),
+    constraint container_executions_name_shape check (external_name ~ '^[a-z][a-z0-9-]{0,47}$'),
+    constraint container_executions_execution_id_length check (char_length(execution_id) <= 255),
+    constraint container_executions_over_holds_nothing check (ended_at is null or not slot_held)
+) with (fillfactor = 70);
+create index container_executions_owned on container_executions (worker_id) where ended_at is null;
+create index container_executions_slots on container_executions (executor_host_id) where slot_held;
+comment on table container_executions is 'One try of a job. (job_id, attempt, epoch) is the fencing token of whoever runs it.';
+comment on column container_executions.job_id is 'The job.';
+comment on column container_executions.attempt is 'From 1.';
+comment on column container_executions.tenant_id is 'The owner.';
+comment on column container_executions.epoch is 'Raised by every adoption; a write with another epoch changes nothing.';
+comment on column container_executions.executor_host_id is 'Where it runs.';
+comment on column container_executions.worker_id is 'Who runs it.';
+comment on column container_executions.slot_held is 'Whether it holds a slot of its host; released once, together with current_job_count.';
+comment on column container_executions.external_name is 'The name of its container, derived from (fleet, job, attempt) and stored before the launch.';
+comment on column container_executions.execution_id is 'The backend''s identifier, stored after the launch.';
+comment on column container_executions.claimed_at is 'When it was claimed.';
+comment on column container_executions.launch_sent_at is 'Stored before the launch is sent: null means that certainly nothing was.';
+comment on column container_executions.started_at is 'When its container was seen running.';
+comment on column container_executions.ended_at is 'When its end was recorded.';
+comment on column container_executions.stop_reason is 'Why its container was stopped; stored before the stop is asked for.';
+comment on column container_executions.exit_code is 'Exit code; null for a failure of the infrastructure.';
+comment on column container_executions.failure_class is 'Why it failed.';
+comment on column container_executions.retried_by is 'The budget that paid for the next attempt; null if there was none.';
+comment on column container_executions.error_message is 'Why it failed, in words.';
+comment on column container_executions.run_millis is 'How long the container ran, by the backend''s own times.';
+comment on column container_executions.startup_millis is 'From the launch request to running.';
+comment on column container_executions.max_memory_usage is 'Bytes; null where there was no sample.';
+comment on column container_executions.cpu_usage_percent is 'Mean, in percent of one CPU; null where there was no sample.';
+comment on column container_executions.cost is 'By the host''s prices.';
+comment on column container_executions.logs_incomplete is 'Whether part of the log could not be stored.';
+comment on column container_executions.log_cursor is 'The backend''s cursor after the last stored chunk.';
+comment on column container_executions.log_sequence is 'Chunks stored so far.';
+comment on column container_executions.stdout_bytes is 'Bytes of stdout stored so far.';
+comment on column container_executions.stderr_bytes is 'Bytes of stderr stored so far.';
+comment on column container_executions.stdout_log is 'Excerpt of stdout.';
+comment on column container_executions.stderr_log is 'Excerpt of stderr.';
+comment on column container_executions.docker_log is 'What the backend itself said.';
+comment on column container_executions.clean_output is 'Excerpt of stdout without terminal escapes.';
+comment on column container_executions.parsed_output is 'stdout as JSON, or its last JSON line.';
+
+create table container_log_chunks (
+    job_id uuid not null,
+    attempt integer not null,
+    stream log_stream not null,
+    byte_offset bigint not null,
+    sequence integer not null,
+    tenant_id uuid not null,
+    data bytea not null,
+    omitted_bytes bigint not null default 0,
+    created_at timestamptz not null default now(),
+    primary key (job_id, attempt, stream, byte_offset),
+    constraint container_log_chunks_execution foreign key (job_id, attempt) references container_executions on delete cascade,
+    constraint container_log_chunks_offset_not_negative check (byte_offset >= 0 and omitted_bytes >= 0)
+);
+create unique index container_log_chunks_sequence on container_log_chunks (job_id, attempt, sequence);
+comment on table container_log_chunks is 'The log, whole up to the cap.';
+comment on column container_log_chunks.job_id is 'The job.';
+comment on column container_log_chunks.attempt is 'The attempt.';
+comment on column container_log_chunks.stream is 'Which stream.';
+comment on column container_log_chunks.byte_offset is 'Where in the stream it begins, bytes that were left out included.';
+comment on column container_log_chunks.sequence is 'Its place in the order of both streams, from 1.';
+comment on column container_log_chunks.tenant_id is 'The owner.';
+comment on column container_log_chunks.data is 'The bytes.';
+comment on column container_log_chunks.omitted_bytes is 'Bytes left out right before this chunk because of the cap.';
+comment on column container_log_chunks.created_at is 'When it was stored.';
+
+create table job_events (
+    job_id uuid not null references container_jobs on delete cascade,
+    sequence integer not null,
+    tenant_id uuid not null,
+    executor_type executor_type not null,
+    kind text not null,
+    data jsonb not null,
+    created_at timestamptz not null default now(),
+    published_at timestamptz,
+    primary key (job_id, sequence),
+    constraint job_events_kinds check (kind in ('started', 'retrying', 'completed', 'failed', 'timeout', 'cancelled'))
+) with (fillfactor = 80);
+create unique index job_events_one_end on job_events (job_id) where kind in ('completed', 'failed', 'timeout', 'cancelled');
+create index job_events_unpublished on job_events (created_at) where published_at is null;
+comment on table job_events is 'The outbox: public events, written in the transaction that they tell of.';
+comment on column job_events.job_id is 'The job.';
+comment on column job_events.sequence is 'Attempt times four plus the kind: grows with the events of a job. The public id is derived from it.';
+comment on column job_events.tenant_id is 'The owner.';
+comment on column job_events.executor_type is 'Part of the routing key.';
+comment on column job_events.kind is 'started, retrying, or the terminal status.';
+comment on column job_events.data is 'The data of the event.';
+comment on column job_events.created_at is 'When it was written.';
+comment on column job_events.published_at is 'When RabbitMQ confirmed it.';
+
+-- Who may see what ----------------------------------------------------------------------------------------------
+grant usage on schema public to gantry_fleet, gantry_api;
+grant execute on function gantry_tenant(), gantry_is_operator() to gantry_fleet, gantry_api;
+grant select, insert, update, delete on all tables in schema public to gantry_fleet;
+revoke insert, update, delete on fleet from gantry_fleet;
+
+grant select on fleet, tenants, projects, executor_hosts, workers, worker_hosts, environment_variable_templates, container_templates, container_jobs, container_job_specs, idempotency_keys, container_executions, container_log_chunks, job_events to gantry_api;
+grant insert, update on container_jobs, executor_hosts to gantry_api;
+grant insert on container_job_specs, idempotency_keys, job_events to gantry_api;
+
+alter table tenants enable row level security;
+alter table tenants force row level security;
+create policy fleet on tenants to gantry_fleet using (true) with check (true);
+create policy tenant on tenants to gantry_api using (id = gantry_tenant());
+
+alter table executor_hosts enable row level security;
+alter table executor_hosts force row level security;
+create policy fleet on executor_hosts to gantry_fleet using (true) with check (true);
+create policy seen on executor_hosts for select to gantry_api using (tenant_id is null or tenant_id = gantry_tenant());
+create policy managed on executor_hosts to gantry_api
+    using (gantry_is_operator() and (tenant_id is null or tenant_id = gantry_tenant()))
+    with check (gantry_is_operator() and (tenant_id is null or tenant_id = gantry_tenant()));
+
+do $$
+declare
+    name text;
+begin
+    foreach name in array array['projects', 'environment_variable_templates', 'container_templates', 'container_jobs',
+        'container_job_specs', 'idempotency_keys', 'container_executions', 'container_log_chunks', 'job_events']
+    loop
+        execute format('alter table %I enable row level security', name);
+        execute format('alter table %I force row level security', name);
+        execute format('create policy fleet on %I to gantry_fleet using (true) with check (true)', name);
+        execute format('create policy tenant on %I to gantry_api using (tenant_id = gantry_tenant()) with check (tenant_id = gantry_tenant())', name);
+    end loop;
+    -- Only the fleet reads keys; the API asks gantry_authenticate, which runs as the owner.
+    execute 'alter table api_keys enable row level security';
+    execute 'create policy fleet on api_keys to gantry_fleet using (true) with check (true)';
+end $$;
