@@ -109,7 +109,7 @@ fn project_name(incoming: &Incoming) -> &str {
 }
 
 fn prepare(incoming: &Incoming, catalog: &Catalog) -> Result<NewJob, Problem> {
-    let Incoming { principal, submission, idempotency } = incoming;
+    let Incoming { principal, submission, idempotency, traceparent } = incoming;
     let project = catalog.projects.get(&(principal.tenant, project_name(incoming).to_owned())).ok_or_else(|| {
         Problem::field(Code::UnknownProject, "project", format!("there is no project `{}`", project_name(incoming)))
     })?;
@@ -123,7 +123,7 @@ fn prepare(incoming: &Incoming, catalog: &Catalog) -> Result<NewJob, Problem> {
                 .ok_or_else(|| Problem::field(Code::UnknownTemplate, "template", format!("there is no template `{name}`")))
         })
         .transpose()?;
-    let spec = resolve(submission, template)?;
+    let spec = resolve(submission, template, traceparent.as_deref())?;
     let route = routing::route(&Question {
         preferred: submission.preferred_executor,
         supported: template.map_or(&[], |template| &template.supported_executors),

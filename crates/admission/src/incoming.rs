@@ -13,6 +13,7 @@ pub struct Incoming {
     pub(crate) principal: Principal,
     pub(crate) submission: Submission,
     pub(crate) idempotency: Option<Idempotency>,
+    pub(crate) traceparent: Option<String>,
 }
 
 impl Incoming {
@@ -39,6 +40,12 @@ impl Incoming {
         Ok(incoming)
     }
 
+    /// The same, as part of the trace that the sender began.
+    pub fn traced(self, traceparent: Option<&str>) -> Self {
+        // The length of the only version there is: nothing longer goes into rows and environments.
+        Self { traceparent: traceparent.filter(|context| context.len() == 55 && context.is_ascii()).map(str::to_owned), ..self }
+    }
+
     fn new(principal: Principal, body: Value, message_id: Option<&str>) -> Result<Self, Problem> {
         // Of the JSON value, whose keys are sorted: the same submission formatted otherwise is the same.
         let body_hash = Sha256::digest(body.to_string()).into();
@@ -49,7 +56,7 @@ impl Incoming {
             (None, None) => None,
         };
         let idempotency = key.map(|(source, key)| Idempotency { source, key, body_hash });
-        Ok(Self { principal, submission, idempotency })
+        Ok(Self { principal, submission, idempotency, traceparent: None })
     }
 }
 

@@ -7,7 +7,11 @@ use gantry_store::templates::Template;
 
 /// The resolved spec: environment template, then template, then job. Validated again, because a template's text
 /// is checked only here.
-pub(crate) fn resolve(submission: &Submission, template: Option<&Template>) -> Result<ResolvedSpec, Problem> {
+pub(crate) fn resolve(
+    submission: &Submission,
+    template: Option<&Template>,
+    traceparent: Option<&str>,
+) -> Result<ResolvedSpec, Problem> {
     let mut container = match (&submission.spec, template) {
         (Some(spec), _) => spec.clone(),
         (None, Some(template)) => from_template(template)?,
@@ -19,7 +23,7 @@ pub(crate) fn resolve(submission: &Submission, template: Option<&Template>) -> R
     container.environment = env::merge([&container.environment, &submission.override_environment]);
     container.timeout_seconds.get_or_insert(spec::DEFAULT_TIMEOUT_SECONDS);
     container.validate(if template.is_some() { "template." } else { "spec." })?;
-    Ok(ResolvedSpec { container, labels: submission.labels.clone() })
+    Ok(ResolvedSpec { container, labels: submission.labels.clone(), traceparent: traceparent.map(str::to_owned) })
 }
 
 fn from_template(template: &Template) -> Result<ContainerSpec, Problem> {
@@ -76,7 +80,7 @@ mod tests {
     #[test]
     fn layers_lie_in_order() {
         let job = submission(json!({"template": "t", "override_environment": {"C": "job"}, "override_command": ["b"]}));
-        let spec = resolve(&job, Some(&template("A=env\nB=env\nC=env", "B=template\nC=template"))).expect("resolved");
+        let spec = resolve(&job, Some(&template("A=env\nB=env\nC=env", "B=template\nC=template")), None).expect("resolved");
         let expected = [("A", "env"), ("B", "template"), ("C", "job")].map(|(k, v)| (k.to_owned(), v.to_owned()));
         assert_eq!(spec.container.environment, expected.into());
         assert_eq!((spec.container.command, spec.container.timeout_seconds), (Some(vec!["b".into()]), Some(5)));
@@ -84,14 +88,14 @@ mod tests {
 
     #[test]
     fn a_broken_template_says_where() {
-        let refusal = resolve(&submission(json!({"template": "t"})), Some(&template("", "A=1\nB"))).expect_err("broken");
+        let refusal = resolve(&submission(json!({"template": "t"})), Some(&template("", "A=1\nB")), None).expect_err("broken");
         assert_eq!(refusal.code, Code::InvalidEnvironment);
         assert!(refusal.message.contains("line 2, column 2"), "{refusal}");
     }
 
     #[test]
     fn an_inline_spec_gets_the_default_timeout() {
-        let spec = resolve(&submission(json!({"spec": {"image": "i"}})), None).expect("resolved");
+        let spec = resolve(&submission(json!({"spec": {"image": "i"}})), None, None).expect("resolved");
         assert_eq!(spec.timeout_seconds(), 3600);
     }
 }

@@ -11,8 +11,7 @@ use std::{sync::Arc, time::Duration};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::{Stream, StreamExt};
 use lapin::{
-    Channel, Connection, ConnectionProperties, Event, options::QueueDeclareOptions,
-    types::FieldTable, uri::AMQPUri,
+    Channel, Connection, ConnectionProperties, Event, options::QueueDeclareOptions, types::FieldTable, uri::AMQPUri,
 };
 use secrecy::ExposeSecret;
 use tokio::{
@@ -142,16 +141,10 @@ impl Broker {
             Some(channel) => channel,
             None => self.channel().await?,
         };
-        let options = QueueDeclareOptions {
-            passive: true,
-            ..QueueDeclareOptions::default()
-        };
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let declare = channel.queue_declare(short(queue), options, FieldTable::default());
         let declared = self.in_time(declare).await?;
-        let found = declared.map_err(|source| Error::Depth {
-            queue: queue.to_owned(),
-            source,
-        })?;
+        let found = declared.map_err(|source| Error::Depth { queue: queue.to_owned(), source })?;
         // Only a channel that answered well is kept: RabbitMQ closes it otherwise.
         *cached = Some(channel);
         Ok(found.message_count())
@@ -163,10 +156,7 @@ impl Broker {
         let connection = self.connection().await?;
         self.in_time(connection.create_channel())
             .await?
-            .map_err(|source| Error::Unreachable {
-                at: self.inner.at.clone(),
-                source,
-            })
+            .map_err(|source| Error::Unreachable { at: self.inner.at.clone(), source })
     }
 
     async fn connection(&self) -> Result<Arc<Connection>, Error> {
@@ -179,16 +169,11 @@ impl Broker {
 
     /// Half-open connections answer nothing: no request waits for ever.
     async fn in_time<F: Future>(&self, request: F) -> Result<F::Output, Error> {
-        timeout(self.inner.config.connect_timeout, request)
-            .await
-            .map_err(|_| self.timed_out())
+        timeout(self.inner.config.connect_timeout, request).await.map_err(|_| self.timed_out())
     }
 
     fn timed_out(&self) -> Error {
-        Error::TimedOut {
-            at: self.inner.at.clone(),
-            after: self.inner.config.connect_timeout,
-        }
+        Error::TimedOut { at: self.inner.at.clone(), after: self.inner.config.connect_timeout }
     }
 }
 
@@ -216,23 +201,13 @@ impl Target {
     }
 
     async fn connect(&self) -> Result<Connection, Error> {
-        let properties = ConnectionProperties::default()
-            .with_connection_name(self.name.as_str().into());
+        let properties = ConnectionProperties::default().with_connection_name(self.name.as_str().into());
         let attempt = Connection::connect_uri(self.uri.clone(), properties);
         match timeout(self.attempt_timeout, attempt).await {
             Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(source)) if source.is_amqp_error() => Err(Error::Refused {
-                at: self.at.clone(),
-                source,
-            }),
-            Ok(Err(source)) => Err(Error::Unreachable {
-                at: self.at.clone(),
-                source,
-            }),
-            Err(_) => Err(Error::TimedOut {
-                at: self.at.clone(),
-                after: self.attempt_timeout,
-            }),
+            Ok(Err(source)) if source.is_amqp_error() => Err(Error::Refused { at: self.at.clone(), source }),
+            Ok(Err(source)) => Err(Error::Unreachable { at: self.at.clone(), source }),
+            Err(_) => Err(Error::TimedOut { at: self.at.clone(), after: self.attempt_timeout }),
         }
     }
 

@@ -29,12 +29,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            max_batch: 256,
-            max_wait: Duration::from_millis(2),
-            prefetch: 512,
-            watchdog: Duration::from_secs(30),
-        }
+        Self { max_batch: 256, max_wait: Duration::from_millis(2), prefetch: 512, watchdog: Duration::from_secs(30) }
     }
 }
 
@@ -79,7 +74,7 @@ struct Live {
 
 /// What waiting for the first delivery of a batch came to.
 enum First {
-    Delivery(lapin::message::Delivery),
+    Gathered,
     Lost(String),
     Silence,
 }
@@ -94,27 +89,14 @@ impl Consumer {
     /// published while this process has no connection is missed; `keys` are
     /// the patterns of a topic exchange (`job.*.docker.#`), and a fanout
     /// exchange takes `[""]`.
-    pub fn subscribe(
-        broker: &Broker,
-        exchange: impl Into<String>,
-        keys: &[&str],
-        options: Options,
-    ) -> Self {
-        let source = Source::Subscription {
-            exchange: exchange.into(),
-            keys: keys.iter().map(|&key| key.to_owned()).collect(),
-        };
+    pub fn subscribe(broker: &Broker, exchange: impl Into<String>, keys: &[&str], options: Options) -> Self {
+        let source =
+            Source::Subscription { exchange: exchange.into(), keys: keys.iter().map(|&key| key.to_owned()).collect() };
         Self::of(broker, source, options)
     }
 
     fn of(broker: &Broker, source: Source, options: Options) -> Self {
-        Self {
-            broker: broker.clone(),
-            source,
-            options,
-            live: None,
-            gathered: Vec::new(),
-        }
+        Self { broker: broker.clone(), source, options, live: None, gathered: Vec::new() }
     }
 
     /// Starts consuming, once. Needed only where something must be listening
@@ -136,7 +118,7 @@ impl Consumer {
             self.ensure_live().await;
             if self.gathered.is_empty() {
                 match self.first().await {
-                    First::Delivery(delivery) => self.gather(delivery),
+                    First::Gathered => {}
                     First::Lost(cause) => {
                         self.lose(&cause).await;
                         continue;
@@ -157,11 +139,22 @@ impl Consumer {
     async fn ensure_live(&mut self) {
         let mut pauses = back_off();
         while self.live.is_none() {
-            match self.open().await {
-                Ok(live) => self.live = Some(live),
-                Err(error) => {
-                    let cause = std::error::Error::source(&error).map(ToString::to_string);
-                    tracing::warn!(%error, cause, "cannot consume, trying again");
+            let error = match self.open().await {
+                Ok(live) => {
+                    self.live = Some(live);
+                    return;
+                }
+                Err(error) => error,
+            };
+            match error {
+                // The connection's supervisor says so already, and the wait for
+                // a connection was a pause in itself.
+                Error::Connection(error) => {
+                    tracing::debug!(%error, "cannot consume without a connection");
+                    sleep(back_off().next().unwrap_or_default()).await;
+                }
+                Error::Consume { what, source } => {
+                    tracing::warn!(queue = what, error = %source, "cannot consume, trying again");
                     sleep(pauses.next().unwrap_or_default()).await;
                 }
             }
@@ -173,19 +166,13 @@ impl Consumer {
         let limit = self.broker.config().connect_timeout;
         let consume = consume(&channel, &self.source, self.options.prefetch);
         let consumed = tokio::time::timeout(limit, consume).await;
-        let (stream, queue) = consumed.unwrap_or_else(|_| {
-            let timed_out = std::io::Error::from(std::io::ErrorKind::TimedOut);
-            Err(timed_out.into())
-        })
-        .map_err(|source| Error::Consume {
-            what: self.source.name().to_owned(),
-            source,
-        })?;
-        Ok(Live {
-            stream,
-            settler: Arc::new(Settler::new(channel)),
-            queue,
-        })
+        let (stream, queue) = consumed
+            .unwrap_or_else(|_| {
+                let timed_out = std::io::Error::from(std::io::ErrorKind::TimedOut);
+                Err(timed_out.into())
+            })
+            .map_err(|source| Error::Consume { what: self.source.name().to_owned(), source })?;
+        Ok(Live { stream, settler: Arc::new(Settler::new(channel)), queue })
     }
 
     async fn first(&mut self) -> First {
@@ -194,7 +181,10 @@ impl Consumer {
             return First::Lost("not open".to_owned());
         };
         match tokio::time::timeout(silence, live.stream.next()).await {
-            Ok(Some(Ok(delivery))) => First::Delivery(delivery),
+            Ok(Some(Ok(delivery))) => {
+                self.gather(delivery);
+                First::Gathered
+            }
             Ok(Some(Err(error))) => First::Lost(error.to_string()),
             Ok(None) => First::Lost("cancelled by the broker".to_owned()),
             Err(_) => First::Silence,
@@ -249,37 +239,40 @@ impl Consumer {
     }
 
     /// A consumer can be registered and yet get nothing, after a failure of the
-    /// broker. If messages are ready, and still are at a second look, while
-    /// this consumer has room for them, its channel is replaced.
+    /// broker. If that is suspected, and still is at a second look, its channel
+    /// is replaced.
     async fn watch(&mut self) {
-        if self.at_prefetch() || !self.has_ready().await {
+        if !self.is_suspicious().await {
             return;
         }
         let Some(live) = self.live.as_mut() else {
             return;
         };
-        match tokio::time::timeout(SECOND_LOOK.min(self.options.watchdog), live.stream.next()).await {
+        let patience = SECOND_LOOK.min(self.options.watchdog);
+        match tokio::time::timeout(patience, live.stream.next()).await {
             Ok(Some(Ok(delivery))) => self.gather(delivery),
             Ok(_) => self.lose("ended while it was silent").await,
-            Err(_) if self.has_ready().await => {
+            Err(_) if self.is_suspicious().await => {
                 self.lose("messages are ready, yet none is delivered").await;
             }
             Err(_) => {}
         }
     }
 
-    async fn has_ready(&self) -> bool {
+    /// Whether messages are ready that RabbitMQ could deliver here, or the queue
+    /// is gone without a word.
+    async fn is_suspicious(&self) -> bool {
         let Some(live) = &self.live else {
             return false;
         };
-        // A subscription's queue is exclusive to its connection: no other
-        // channel's view is needed, its depth is read the same way.
+        if self.at_prefetch() {
+            return false;
+        }
         match self.broker.ready_messages(&live.queue).await {
             Ok(ready) => ready > 0,
-            Err(error) => {
-                tracing::warn!(queue = live.queue, %error, "the watchdog could not read the queue's depth");
-                false
-            }
+            Err(connection::Error::Depth { .. }) => true,
+            // Without a connection the stream ends by itself.
+            Err(_) => false,
         }
     }
 }
@@ -310,40 +303,20 @@ impl Source {
     }
 }
 
-async fn consume(
-    channel: &lapin::Channel,
-    source: &Source,
-    prefetch: u16,
-) -> lapin::Result<(lapin::Consumer, String)> {
-    channel
-        .basic_qos(prefetch, BasicQosOptions::default())
-        .await?;
+async fn consume(channel: &lapin::Channel, source: &Source, prefetch: u16) -> lapin::Result<(lapin::Consumer, String)> {
+    channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
     let queue = match source {
         Source::Queue(queue) => queue.clone(),
         Source::Subscription { exchange, keys } => own_queue(channel, exchange, keys).await?,
     };
-    let stream = channel
-        .basic_consume(
-            short(&queue),
-            "".into(),
-            BasicConsumeOptions::default(),
-            FieldTable::default(),
-        )
-        .await?;
+    let stream =
+        channel.basic_consume(short(&queue), "".into(), BasicConsumeOptions::default(), FieldTable::default()).await?;
     Ok((stream, queue))
 }
 
 /// A queue that lives and dies with this connection's consumer.
-async fn own_queue(
-    channel: &lapin::Channel,
-    exchange: &str,
-    keys: &[String],
-) -> lapin::Result<String> {
-    let options = QueueDeclareOptions {
-        exclusive: true,
-        auto_delete: true,
-        ..QueueDeclareOptions::default()
-    };
+async fn own_queue(channel: &lapin::Channel, exchange: &str, keys: &[String]) -> lapin::Result<String> {
+    let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
     let mut arguments = FieldTable::default();
     arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(MAX_LAG));
     let queue = channel.queue_declare("".into(), options, arguments).await?;

@@ -28,11 +28,7 @@ pub struct Reason<'a> {
 ///
 /// # Errors
 /// Why it could not be published.
-pub async fn dead_letter(
-    publisher: &Publisher,
-    delivery: Delivery,
-    reason: Reason<'_>,
-) -> Result<(), publish::Error> {
+pub async fn dead_letter(publisher: &Publisher, delivery: Delivery, reason: Reason<'_>) -> Result<(), publish::Error> {
     let letter = compose(publisher.dead_route(), &delivery, reason);
     match publisher.publish(letter).await {
         Ok(()) => {

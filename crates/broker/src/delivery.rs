@@ -4,10 +4,7 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
-use crate::{
-    Headers, Properties, Settled,
-    settle::Settler,
-};
+use crate::{Headers, Properties, Settled, settle::Settler};
 
 /// A body that is not what it should be.
 #[derive(Debug, thiserror::Error)]
@@ -42,12 +39,7 @@ impl Delivery {
             routing_key: received.routing_key.to_string(),
             redelivered: received.redelivered,
             properties: Properties::from(&received.properties),
-            headers: received
-                .properties
-                .headers()
-                .as_ref()
-                .map(Headers::from)
-                .unwrap_or_default(),
+            headers: received.properties.headers().as_ref().map(Headers::from).unwrap_or_default(),
             body: received.data,
             tag: received.delivery_tag,
             settler: settler.clone(),
@@ -150,10 +142,7 @@ pub async fn ack_all(deliveries: impl IntoIterator<Item = Delivery>) -> Settled 
     let mut channels: Vec<(Arc<Settler>, Vec<u64>)> = Vec::new();
     for mut delivery in deliveries {
         delivery.settled = true;
-        match channels
-            .iter_mut()
-            .find(|(settler, _)| Arc::ptr_eq(settler, &delivery.settler))
-        {
+        match channels.iter_mut().find(|(settler, _)| Arc::ptr_eq(settler, &delivery.settler)) {
             Some((_, tags)) => tags.push(delivery.tag),
             None => channels.push((delivery.settler.clone(), vec![delivery.tag])),
         }

@@ -55,8 +55,7 @@ impl Headers {
     /// Removes a header, whatever its case: a credential must not survive
     /// because a producer wrote it in capitals.
     pub fn remove(&mut self, name: &str) {
-        self.0
-            .retain(|known, _| !known.as_str().eq_ignore_ascii_case(name));
+        self.0.retain(|known, _| !known.as_str().eq_ignore_ascii_case(name));
     }
 
     /// The names of all headers.
@@ -71,10 +70,7 @@ impl Headers {
 
     /// Roughly what the headers take on the wire, in bytes.
     pub(crate) fn wire_size(&self) -> usize {
-        self.0
-            .iter()
-            .map(|(name, value)| name.as_str().len() + value_size(value))
-            .sum()
+        self.0.iter().map(|(name, value)| name.as_str().len() + value_size(value)).sum()
     }
 
     pub(crate) fn to_table(&self) -> FieldTable {
@@ -166,10 +162,7 @@ impl Outgoing {
             exchange: route.exchange,
             routing_key: route.routing_key,
             body,
-            properties: Properties {
-                persistent: true,
-                ..Properties::default()
-            },
+            properties: Properties { persistent: true, ..Properties::default() },
             headers: Headers::default(),
             mandatory: true,
         }
@@ -177,27 +170,17 @@ impl Outgoing {
 
     /// A public event: persistent, but nobody listening is no error.
     pub fn event(route: Route, body: Vec<u8>) -> Self {
-        Self {
-            mandatory: false,
-            ..Self::work(route, body)
-        }
+        Self { mandatory: false, ..Self::work(route, body) }
     }
 
     /// A nudge or a live-tail line: transient, and nobody listening is no error.
     pub fn transient(route: Route, body: Vec<u8>) -> Self {
-        Self {
-            properties: Properties::default(),
-            mandatory: false,
-            ..Self::work(route, body)
-        }
+        Self { properties: Properties::default(), mandatory: false, ..Self::work(route, body) }
     }
 
     /// An answer to the queue that asked for it.
     pub fn reply(reply_to: &str, correlation_id: Option<&str>, body: Vec<u8>) -> Self {
-        let route = Route {
-            exchange: String::new(),
-            routing_key: reply_to.to_owned(),
-        };
+        let route = Route { exchange: String::new(), routing_key: reply_to.to_owned() };
         let mut reply = Self::transient(route, body);
         reply.properties.correlation_id = correlation_id.map(str::to_owned);
         reply
@@ -216,13 +199,11 @@ impl Outgoing {
     /// The properties and headers as lapin takes them, with `publish_id` for
     /// mandatory messages (see [`crate::publish`]).
     pub(crate) fn to_lapin(&self, publish_id: (&str, i64)) -> BasicProperties {
-        let mut properties = BasicProperties::default().with_delivery_mode(
-            if self.properties.persistent {
-                PERSISTENT
-            } else {
-                TRANSIENT
-            },
-        );
+        let mut properties = BasicProperties::default().with_delivery_mode(if self.properties.persistent {
+            PERSISTENT
+        } else {
+            TRANSIENT
+        });
         if let Some(text) = &self.properties.message_id {
             properties = properties.with_message_id(short(text));
         }
@@ -242,10 +223,6 @@ impl Outgoing {
         if self.mandatory {
             headers.insert_integer(publish_id.0, publish_id.1);
         }
-        if headers.is_empty() {
-            properties
-        } else {
-            properties.with_headers(headers.to_table())
-        }
+        if headers.is_empty() { properties } else { properties.with_headers(headers.to_table()) }
     }
 }

@@ -11,7 +11,6 @@ mod task;
 
 use std::{sync::Arc, time::Duration};
 
-use futures::future::join_all;
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, timeout_at},
@@ -117,11 +116,7 @@ impl Publisher {
         let (requests, queue) = mpsc::channel(QUEUED);
         let stop = CancellationToken::new();
         tokio::spawn(task::run(broker.clone(), queue, stop.clone()));
-        Self {
-            requests,
-            broker: broker.clone(),
-            _stop: Arc::new(stop.drop_guard()),
-        }
+        Self { requests, broker: broker.clone(), _stop: Arc::new(stop.drop_guard()) }
     }
 
     /// Publishes and waits for the confirm. The trace context of the current
@@ -143,10 +138,15 @@ impl Publisher {
         for message in outgoing {
             answers.push(self.send(message, deadline).await);
         }
-        join_all(answers.into_iter().map(|sent| async {
-            self.wait(sent?, deadline).await
-        }))
-        .await
+        // One after the other is no slower, and arms one timer instead of thousands.
+        let mut results = Vec::with_capacity(answers.len());
+        for sent in answers {
+            results.push(match sent {
+                Ok(answer) => self.wait(answer, deadline).await,
+                Err(error) => Err(error),
+            });
+        }
+        results
     }
 
     /// Publishes without an answer, for nudges, live logs and replies: what is
@@ -160,10 +160,7 @@ impl Publisher {
             return;
         }
         trace::inject(&mut outgoing.headers);
-        let request = Request {
-            outgoing,
-            answer: None,
-        };
+        let request = Request { outgoing, answer: None };
         if self.requests.try_send(request).is_err() {
             tracing::debug!("the publisher is busy: a message that nobody waits for was dropped");
         }
@@ -181,10 +178,7 @@ impl Publisher {
         self.check(&outgoing)?;
         trace::inject(&mut outgoing.headers);
         let (answer, answered) = oneshot::channel();
-        let request = Request {
-            outgoing,
-            answer: Some(answer),
-        };
+        let request = Request { outgoing, answer: Some(answer) };
         match timeout_at(deadline, self.requests.send(request)).await {
             Ok(Ok(())) => Ok(answered),
             Ok(Err(_)) => Err(Error::Stopped),
@@ -201,9 +195,7 @@ impl Publisher {
     }
 
     fn unconfirmed(&self) -> Error {
-        Error::Unconfirmed {
-            after: self.broker.config().publish_deadline,
-        }
+        Error::Unconfirmed { after: self.broker.config().publish_deadline }
     }
 
     /// What RabbitMQ would close the channel or the connection for, with

@@ -26,10 +26,7 @@ pub(crate) struct Settler {
 
 impl Settler {
     pub(crate) fn new(channel: Channel) -> Self {
-        Self {
-            channel,
-            outstanding: Mutex::default(),
-        }
+        Self { channel, outstanding: Mutex::default() }
     }
 
     pub(crate) fn is_live(&self) -> bool {
@@ -53,10 +50,7 @@ impl Settler {
 
     pub(crate) async fn nack(&self, tag: u64, requeue: bool) -> Settled {
         self.lock().remove(&tag);
-        let options = BasicNackOptions {
-            multiple: false,
-            requeue,
-        };
+        let options = BasicNackOptions { multiple: false, requeue };
         settled(self.channel.basic_nack(tag, options).await)
     }
 

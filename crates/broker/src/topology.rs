@@ -178,10 +178,7 @@ impl Topology {
     }
 
     fn route(&self, exchange: &str, routing_key: &str) -> Route {
-        Route {
-            exchange: self.name(exchange),
-            routing_key: routing_key.to_owned(),
-        }
+        Route { exchange: self.name(exchange), routing_key: routing_key.to_owned() }
     }
 
     /// Declares all of it, with a jobs queue for each of `executor_types`.
@@ -212,10 +209,7 @@ impl Topology {
 
         let submissions = self.submissions_queue();
         let mut bounded = self.work_queue(&self.expired_queue());
-        bounded.insert(
-            "x-max-length".into(),
-            AMQPValue::LongLongInt(self.submissions_max_length.into()),
-        );
+        bounded.insert("x-max-length".into(), AMQPValue::LongLongInt(self.submissions_max_length.into()));
         declare_queue(&channel, &submissions, bounded).await?;
         for key in [submissions.as_str(), ""] {
             bind(&channel, &submissions, &self.submissions().exchange, key).await?;
@@ -236,10 +230,7 @@ impl Topology {
     /// Arguments of a work queue whose dead letters go to the queue `dead`.
     fn work_queue(&self, dead: &str) -> FieldTable {
         let mut arguments = quorum();
-        arguments.insert(
-            "x-delivery-limit".into(),
-            AMQPValue::LongLongInt(self.delivery_limit.into()),
-        );
+        arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(self.delivery_limit.into()));
         arguments.insert("x-dead-letter-exchange".into(), text(&self.dead_exchange()));
         arguments.insert("x-dead-letter-routing-key".into(), text(dead));
         arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
@@ -261,10 +252,7 @@ fn text(value: &str) -> AMQPValue {
 }
 
 async fn declare_exchange(channel: &Channel, name: &str, kind: ExchangeKind) -> Result<(), Error> {
-    let options = ExchangeDeclareOptions {
-        durable: true,
-        ..ExchangeDeclareOptions::default()
-    };
+    let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
     channel
         .exchange_declare(short(name), kind, options, FieldTable::default())
         .await
@@ -272,10 +260,7 @@ async fn declare_exchange(channel: &Channel, name: &str, kind: ExchangeKind) -> 
 }
 
 async fn declare_queue(channel: &Channel, name: &str, arguments: FieldTable) -> Result<(), Error> {
-    let options = QueueDeclareOptions {
-        durable: true,
-        ..QueueDeclareOptions::default()
-    };
+    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     channel
         .queue_declare(short(name), options, arguments)
         .await
@@ -285,13 +270,7 @@ async fn declare_queue(channel: &Channel, name: &str, arguments: FieldTable) -> 
 
 async fn bind(channel: &Channel, queue: &str, exchange: &str, key: &str) -> Result<(), Error> {
     channel
-        .queue_bind(
-            short(queue),
-            short(exchange),
-            short(key),
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        )
+        .queue_bind(short(queue), short(exchange), short(key), QueueBindOptions::default(), FieldTable::default())
         .await
         .map_err(|source| explain("queue", queue, source))
 }

@@ -28,9 +28,7 @@ pub fn inject_context(context: &Context, headers: &mut Headers) {
 
 /// The context that `headers` carry; an empty one where they carry none.
 pub fn extract(headers: &Headers) -> Context {
-    global::get_text_map_propagator(|propagator| {
-        propagator.extract_with_context(&Context::new(), &Reader(headers))
-    })
+    global::get_text_map_propagator(|propagator| propagator.extract_with_context(&Context::new(), &Reader(headers)))
 }
 
 /// Makes `span` a child of what `headers` carry. To be called before the span

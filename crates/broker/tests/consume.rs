@@ -1,29 +1,10 @@
 //! Batches, settling, subscriptions, dead letters and the trace that goes along.
 
-// TEMP-BEGIN
-#[path = "../../testkit/src/environment.rs"]
-#[allow(dead_code, clippy::allow_attributes)]
-mod environment;
-#[path = "../../testkit/src/vhost.rs"]
-#[allow(dead_code, unreachable_pub, clippy::allow_attributes)]
-mod vhost;
-#[path = "../../testkit/src/proxy.rs"]
-#[allow(dead_code, unreachable_pub, clippy::allow_attributes)]
-mod proxy;
-#[path = "../../testkit/src/eventually.rs"]
-#[allow(dead_code, unreachable_pub, clippy::allow_attributes)]
-mod eventually;
-mod gantry_testkit {
-    #[allow(unused_imports, clippy::allow_attributes)]
-    pub(crate) use crate::{vhost::TestVhost, proxy::Proxy, eventually::eventually};
-}
-// TEMP-END
-
 use std::time::Duration;
 
 use gantry_broker::{
-    Broker, Config, Consumer, Delivery, Outgoing, Publisher, Settled, Topology, ack_all, consume,
-    dead_letter, dead_letter::Reason,
+    Broker, Config, Consumer, Delivery, Outgoing, Publisher, Settled, Topology, ack_all, consume, dead_letter,
+    dead_letter::Reason,
 };
 use gantry_testkit::{TestVhost, eventually};
 
@@ -45,12 +26,7 @@ impl Fleet {
         let topology = broker.topology().clone();
         topology.declare(&broker, &["docker"]).await.expect("declared");
         let publisher = Publisher::new(&broker);
-        Self {
-            _vhost: vhost,
-            broker,
-            topology,
-            publisher,
-        }
+        Self { _vhost: vhost, broker, topology, publisher }
     }
 
     async fn report(&self, body: &str) {
@@ -65,7 +41,6 @@ impl Fleet {
     async fn ready(&self, queue: &str) -> u32 {
         self.broker.ready_messages(queue).await.expect("a depth")
     }
-
 }
 
 async fn one(consumer: &mut Consumer) -> Delivery {
@@ -84,10 +59,7 @@ async fn a_batch_is_bounded_and_ordered() {
     for n in 0..25 {
         fleet.report(&n.to_string()).await;
     }
-    let mut consumer = fleet.reports(consume::Options {
-        max_batch: 10,
-        ..consume::Options::default()
-    });
+    let mut consumer = fleet.reports(consume::Options { max_batch: 10, ..consume::Options::default() });
     let (mut seen, mut largest) = (Vec::new(), 0);
     while seen.len() < 25 {
         let batch = consumer.next_batch().await;
@@ -103,10 +75,8 @@ async fn a_batch_is_bounded_and_ordered() {
 #[tokio::test]
 async fn a_lone_message_is_not_held_back() {
     let fleet = Fleet::new().await;
-    let mut consumer = fleet.reports(consume::Options {
-        max_wait: Duration::from_secs(60),
-        ..consume::Options::default()
-    });
+    let mut consumer =
+        fleet.reports(consume::Options { max_wait: Duration::from_secs(60), ..consume::Options::default() });
     consumer.start().await.expect("consuming");
     fleet.report("now").await;
     let batch = tokio::time::timeout(Duration::from_secs(5), one(&mut consumer)).await;
@@ -157,20 +127,16 @@ async fn a_requeued_message_comes_again_and_is_counted() {
 #[tokio::test]
 async fn acks_of_a_part_of_a_batch_settle_that_part_alone() {
     let fleet = Fleet::new().await;
-    let messages = (0..10).map(|n: u32| {
-        Outgoing::work(fleet.topology.reports(), n.to_string().into_bytes())
-    });
+    let messages = (0..10).map(|n: u32| Outgoing::work(fleet.topology.reports(), n.to_string().into_bytes()));
     let published = fleet.publisher.publish_all(messages.collect()).await;
     assert!(published.iter().all(Result::is_ok));
-    let mut consumer = fleet.reports(consume::Options {
-        max_batch: 10,
-        max_wait: Duration::from_millis(200),
-        ..consume::Options::default()
-    });
-    let batch = consumer.next_batch().await;
-    let (even, odd): (Vec<_>, Vec<_>) = batch
-        .into_iter()
-        .partition(|d| text(d).parse::<u32>().expect("a number") % 2 == 0);
+    let mut consumer = fleet.reports(consume::Options::default());
+    let mut batch = Vec::new();
+    while batch.len() < 10 {
+        batch.extend(consumer.next_batch().await);
+    }
+    let (even, odd): (Vec<_>, Vec<_>) =
+        batch.into_iter().partition(|d| text(d).parse::<u32>().expect("a number") % 2 == 0);
     assert_eq!(ack_all(even).await, Settled::Done);
     drop(odd);
     let mut back = Vec::new();
@@ -208,11 +174,8 @@ async fn a_rejected_message_and_one_past_the_limit_end_in_their_dead_letter_queu
 async fn every_subscriber_of_the_fanout_hears_a_nudge() {
     let fleet = Fleet::new().await;
     let exchange = fleet.topology.control_exchange();
-    let mut subscribers: Vec<Consumer> = (0..2)
-        .map(|_| {
-            Consumer::subscribe(&fleet.broker, &exchange, &[""], consume::Options::default())
-        })
-        .collect();
+    let mut subscribers: Vec<Consumer> =
+        (0..2).map(|_| Consumer::subscribe(&fleet.broker, &exchange, &[""], consume::Options::default())).collect();
     for subscriber in &mut subscribers {
         subscriber.start().await.expect("listening");
     }
@@ -255,12 +218,7 @@ async fn a_reply_reaches_the_queue_that_asked() {
     fleet.publisher.publish(question).await.expect("confirmed");
 
     let submissions = fleet.topology.submissions_queue();
-    let asked = one(&mut Consumer::new(
-        &fleet.broker,
-        submissions,
-        consume::Options::default(),
-    ))
-    .await;
+    let asked = one(&mut Consumer::new(&fleet.broker, submissions, consume::Options::default())).await;
     let properties = asked.properties();
     let reply_to = properties.reply_to.as_deref().expect("a reply address");
     let reply = Outgoing::reply(reply_to, properties.correlation_id.as_deref(), b"ok".to_vec());
@@ -288,12 +246,7 @@ async fn a_dead_letter_has_its_reason_and_no_credentials() {
     let delivery = one(&mut Consumer::new(&fleet.broker, &submissions, options.clone())).await;
     let error = delivery.json::<serde_json::Value>().expect_err("no JSON");
     let message = error.to_string();
-    let reason = Reason {
-        code: "undecodable",
-        message: &message,
-        origin: &submissions,
-        tenant: Some("acme"),
-    };
+    let reason = Reason { code: "undecodable", message: &message, origin: &submissions, tenant: Some("acme") };
     dead_letter(&fleet.publisher, delivery, reason).await.expect("put aside");
 
     let dead = fleet.topology.dead_queue();

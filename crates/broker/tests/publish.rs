@@ -1,29 +1,9 @@
 //! What becomes of a publish: confirmed, unroutable, refused, rejected, late.
 
-// TEMP-BEGIN
-#[path = "../../testkit/src/environment.rs"]
-#[allow(dead_code, clippy::allow_attributes)]
-mod environment;
-#[path = "../../testkit/src/vhost.rs"]
-#[allow(dead_code, unreachable_pub, clippy::allow_attributes)]
-mod vhost;
-#[path = "../../testkit/src/proxy.rs"]
-#[allow(dead_code, unreachable_pub, clippy::allow_attributes)]
-mod proxy;
-#[path = "../../testkit/src/eventually.rs"]
-#[allow(dead_code, unreachable_pub, clippy::allow_attributes)]
-mod eventually;
-mod gantry_testkit {
-    #[allow(unused_imports, clippy::allow_attributes)]
-    pub(crate) use crate::{vhost::TestVhost, proxy::Proxy, eventually::eventually};
-}
-// TEMP-END
-
 use std::time::Duration;
 
 use gantry_broker::{
-    Broker, Config, Consumer, Outgoing, Publisher, Route, Topology, connection, consume, publish,
-    topology,
+    Broker, Config, Consumer, Outgoing, Publisher, Route, Topology, connection, consume, publish, topology,
 };
 use gantry_testkit::{TestVhost, eventually};
 
@@ -45,10 +25,7 @@ async fn declared(vhost: &TestVhost) -> (Broker, Topology, Publisher) {
 }
 
 fn route(exchange: &str, routing_key: &str) -> Route {
-    Route {
-        exchange: exchange.to_owned(),
-        routing_key: routing_key.to_owned(),
-    }
+    Route { exchange: exchange.to_owned(), routing_key: routing_key.to_owned() }
 }
 
 #[tokio::test]
@@ -58,11 +35,7 @@ async fn a_confirmed_message_is_in_its_queue() {
     let message = Outgoing::work(topology.jobs("docker"), b"job".to_vec());
     publisher.publish(message).await.expect("confirmed");
 
-    let mut consumer = Consumer::new(
-        &broker,
-        topology.jobs_queue("docker"),
-        consume::Options::default(),
-    );
+    let mut consumer = Consumer::new(&broker, topology.jobs_queue("docker"), consume::Options::default());
     let batch = consumer.next_batch().await;
     assert_eq!(batch.len(), 1);
     assert_eq!(batch[0].body(), b"job");
@@ -83,10 +56,8 @@ async fn unroutable_messages_are_told_from_their_neighbours() {
     let results = publisher.publish_all(batch).await;
     for (n, result) in results.iter().enumerate() {
         if n % 7 == 3 {
-            let expected = publish::Error::Unroutable {
-                exchange: "gantry.jobs".to_owned(),
-                routing_key: "nowhere".to_owned(),
-            };
+            let expected =
+                publish::Error::Unroutable { exchange: "gantry.jobs".to_owned(), routing_key: "nowhere".to_owned() };
             assert_eq!(*result, Err(expected), "message {n}");
         } else {
             assert_eq!(*result, Ok(()), "message {n}");
@@ -130,11 +101,7 @@ async fn a_message_that_closes_the_channel_fails_alone() {
     let (broker, topology, publisher) = declared(&vhost).await;
     let batch: Vec<Outgoing> = (0..300)
         .map(|n| {
-            let to = if n == 137 {
-                route("no.such.exchange", "x")
-            } else {
-                topology.reports()
-            };
+            let to = if n == 137 { route("no.such.exchange", "x") } else { topology.reports() };
             Outgoing::work(to, n.to_string().into_bytes())
         })
         .collect();
@@ -173,9 +140,7 @@ async fn what_would_break_the_connection_is_not_sent() {
 async fn ten_thousand_in_flight_are_all_confirmed() {
     let vhost = TestVhost::create().await;
     let (broker, topology, publisher) = declared(&vhost).await;
-    let batch = (0..10_000)
-        .map(|n: u32| Outgoing::work(topology.reports(), n.to_be_bytes().to_vec()))
-        .collect();
+    let batch = (0..10_000).map(|n: u32| Outgoing::work(topology.reports(), n.to_be_bytes().to_vec())).collect();
     let started = std::time::Instant::now();
     let results = publisher.publish_all(batch).await;
     eprintln!("10,000 confirmed in {:?}", started.elapsed());
@@ -236,10 +201,8 @@ async fn a_refused_connection_fails_at_once_and_hides_the_password() {
     let vhost = TestVhost::create().await;
     let url = vhost.amqp_url().replace("guest:guest@", "guest:hunter2@");
     let attempt = Broker::connect(Config::new(url), "test");
-    let error = tokio::time::timeout(Duration::from_secs(5), attempt)
-        .await
-        .expect("no retries")
-        .expect_err("a wrong password");
+    let error =
+        tokio::time::timeout(Duration::from_secs(5), attempt).await.expect("no retries").expect_err("a wrong password");
     assert!(matches!(error, connection::Error::Refused { .. }), "{error:?}");
     assert!(!format!("{error:?} {error}").contains("hunter2"));
 

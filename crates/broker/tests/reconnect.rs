@@ -1,29 +1,8 @@
 //! Lost connections: nothing published is lost, and consumers go on.
 
-// TEMP-BEGIN
-#[path = "../../testkit/src/environment.rs"]
-#[allow(dead_code, clippy::allow_attributes)]
-mod environment;
-#[path = "../../testkit/src/vhost.rs"]
-#[allow(dead_code, unreachable_pub, clippy::allow_attributes)]
-mod vhost;
-#[path = "../../testkit/src/proxy.rs"]
-#[allow(dead_code, unreachable_pub, clippy::allow_attributes)]
-mod proxy;
-#[path = "../../testkit/src/eventually.rs"]
-#[allow(dead_code, unreachable_pub, clippy::allow_attributes)]
-mod eventually;
-mod gantry_testkit {
-    #[allow(unused_imports, clippy::allow_attributes)]
-    pub(crate) use crate::{vhost::TestVhost, proxy::Proxy, eventually::eventually};
-}
-// TEMP-END
-
 use std::{collections::HashSet, time::Duration};
 
-use gantry_broker::{
-    Broker, Config, Consumer, Outgoing, Publisher, Settled, ack_all, consume, publish,
-};
+use gantry_broker::{Broker, Config, Consumer, Outgoing, Publisher, Settled, ack_all, consume, publish};
 use gantry_testkit::{Proxy, TestVhost, eventually};
 
 /// Longer than anything here takes on a slow machine.
@@ -61,9 +40,7 @@ async fn what_was_in_flight_is_published_again() {
     let mut consumer = Consumer::new(&broker, topology.reports_queue(), consume::Options::default());
     consumer.start().await.expect("consuming");
 
-    let messages = (0..5000u32)
-        .map(|n| Outgoing::work(topology.reports(), n.to_be_bytes().to_vec()))
-        .collect();
+    let messages = (0..5000u32).map(|n| Outgoing::work(topology.reports(), n.to_be_bytes().to_vec())).collect();
     let publishing = {
         let publisher = publisher.clone();
         tokio::spawn(async move { publisher.publish_all(messages).await })
@@ -148,8 +125,7 @@ async fn a_subscription_is_made_again_after_a_reconnection() {
     let (broker, proxy) = behind_proxy(&vhost, |_| {}).await;
     let topology = broker.topology().clone();
     let exchange = topology.control_exchange();
-    let mut subscriber =
-        Consumer::subscribe(&broker, exchange, &[""], consume::Options::default());
+    let mut subscriber = Consumer::subscribe(&broker, exchange, &[""], consume::Options::default());
     subscriber.start().await.expect("listening");
     lose(&broker, &proxy).await;
     proxy.resume();
@@ -195,6 +171,9 @@ async fn a_queue_that_is_deleted_and_made_again_is_consumed_again() {
 
     let publisher = Publisher::new(&broker);
     let recover = async {
+        // RabbitMQ 3.10 does not cancel the consumers of a quorum queue that is
+        // made again within milliseconds, and nothing shows when it has.
+        tokio::time::sleep(Duration::from_millis(300)).await;
         topology.declare(&broker, &[]).await.expect("declared again");
         let message = Outgoing::work(topology.reports(), b"back".to_vec());
         publisher.publish(message).await.expect("confirmed");

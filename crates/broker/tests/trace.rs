@@ -1,23 +1,5 @@
 //! One trace from the publisher's span to the consumer's.
 
-// TEMP-BEGIN
-#[path = "../../testkit/src/environment.rs"]
-#[allow(dead_code, clippy::allow_attributes)]
-mod environment;
-#[path = "../../testkit/src/vhost.rs"]
-#[allow(dead_code, unreachable_pub, clippy::allow_attributes)]
-mod vhost;
-#[path = "../../testkit/src/proxy.rs"]
-#[allow(dead_code, unreachable_pub, clippy::allow_attributes)]
-mod proxy;
-#[path = "../../testkit/src/eventually.rs"]
-#[allow(dead_code, unreachable_pub, clippy::allow_attributes)]
-mod eventually;
-mod gantry_testkit {
-    #[allow(unused_imports, clippy::allow_attributes)]
-    pub(crate) use crate::{vhost::TestVhost, proxy::Proxy, eventually::eventually};
-}
-// TEMP-END
 use gantry_broker::{Broker, Config, Consumer, Outgoing, Publisher, ack_all, consume, trace};
 use gantry_testkit::TestVhost;
 use opentelemetry::{global, trace::TraceContextExt as _, trace::TracerProvider as _};
@@ -30,9 +12,7 @@ use tracing_subscriber::{layer::SubscriberExt as _, util::SubscriberInitExt as _
 async fn the_trace_goes_along_with_a_message() {
     global::set_text_map_propagator(TraceContextPropagator::new());
     let provider = SdkTracerProvider::builder().build();
-    tracing_subscriber::registry()
-        .with(tracing_opentelemetry::layer().with_tracer(provider.tracer("test")))
-        .init();
+    tracing_subscriber::registry().with(tracing_opentelemetry::layer().with_tracer(provider.tracer("test"))).init();
 
     let vhost = TestVhost::create().await;
     let config = Config::new(vhost.amqp_url());

@@ -1,23 +1,5 @@
 //! A consumer that is registered and gets nothing, although messages are ready.
 
-// TEMP-BEGIN
-#[path = "../../testkit/src/environment.rs"]
-#[allow(dead_code, clippy::allow_attributes)]
-mod environment;
-#[path = "../../testkit/src/vhost.rs"]
-#[allow(dead_code, unreachable_pub, clippy::allow_attributes)]
-mod vhost;
-#[path = "../../testkit/src/proxy.rs"]
-#[allow(dead_code, unreachable_pub, clippy::allow_attributes)]
-mod proxy;
-#[path = "../../testkit/src/eventually.rs"]
-#[allow(dead_code, unreachable_pub, clippy::allow_attributes)]
-mod eventually;
-mod gantry_testkit {
-    #[allow(unused_imports, clippy::allow_attributes)]
-    pub(crate) use crate::{vhost::TestVhost, proxy::Proxy, eventually::eventually};
-}
-// TEMP-END
 use std::{
     io::Write,
     sync::{Arc, Mutex},
@@ -29,9 +11,7 @@ use gantry_broker::{Broker, Config, Consumer, ack_all, consume};
 use gantry_testkit::{TestVhost, eventually};
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties,
-    options::{
-        BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, QueueDeclareOptions,
-    },
+    options::{BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
 
@@ -101,10 +81,7 @@ async fn a_starving_consumer_starts_again_until_it_is_fed() {
     let config = Config::new(vhost.amqp_url());
     let broker = Broker::connect(config, "test").await.expect("connected");
     let starving = tokio::spawn(async move {
-        let options = consume::Options {
-            watchdog: Duration::from_millis(100),
-            ..consume::Options::default()
-        };
+        let options = consume::Options { watchdog: Duration::from_millis(100), ..consume::Options::default() };
         let mut consumer = Consumer::new(&broker, "selfish", options);
         ack_all(consumer.next_batch().await).await
     });

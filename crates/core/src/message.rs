@@ -78,6 +78,9 @@ pub struct Report {
     /// Whose report it is.
     #[serde(flatten)]
     pub token: Token,
+    /// The W3C trace context of the job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
     /// What happened.
     #[serde(flatten)]
     pub kind: ReportKind,

@@ -153,6 +153,9 @@ pub struct ResolvedSpec {
     /// The job's labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// The W3C trace context of the submission: one trace, from the producer's publish to the recorder's commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
 }
 
 impl ResolvedSpec {

@@ -139,7 +139,9 @@ fn the_schemas_refuse_what_the_code_refuses() {
     untyped["jobs"][0]["attempt"] = json!("one");
     let mut unnamed = example("reports");
     unnamed["reports"][0]["kind"] = json!("paused");
-    for (name, message) in [("submission", unknown_field), ("submission", too_high), ("work", untyped), ("reports", unnamed)] {
+    for (name, message) in
+        [("submission", unknown_field), ("submission", too_high), ("work", untyped), ("reports", unnamed)]
+    {
         assert!(!validator(name).is_valid(&message), "the schema of {name} takes {message:#}");
     }
 }

@@ -1,1 +1,57 @@
-//! placeholder
+//! The dispatcher: takes submissions in, moves jobs into the window, and runs the one upkeep pass in which time
+//! changes anything. Any number of replicas may run side by side; each pass locks what it touches and skips
+//! what another one holds.
+
+mod auth;
+mod config;
+mod dispatch;
+mod intake;
+mod upkeep;
+
+use std::sync::Arc;
+
+use gantry_broker::{Broker, Publisher};
+use gantry_core::ExecutorType;
+use gantry_runtime::Shutdown;
+use gantry_store::Store;
+use tokio::sync::Notify;
+
+pub use config::{Config, Settings};
+
+/// What the three tasks share.
+#[derive(Clone)]
+pub(crate) struct Parts {
+    pub(crate) store: Store,
+    pub(crate) broker: Broker,
+    pub(crate) publisher: Publisher,
+    pub(crate) settings: Settings,
+    /// Wakes the dispatch task: jobs were admitted here, or another part says so.
+    pub(crate) nudge: Arc<Notify>,
+}
+
+/// A dispatcher, ready to run.
+pub struct Service {
+    parts: Parts,
+}
+
+impl Service {
+    /// A dispatcher over connections that the caller has made.
+    pub fn new(store: Store, broker: Broker, settings: Settings) -> Self {
+        let publisher = Publisher::new(&broker);
+        Self { parts: Parts { store, broker, publisher, settings, nudge: Arc::new(Notify::new()) } }
+    }
+
+    /// Declares the topology and runs until `shutdown`. What was taken in is admitted and answered first.
+    pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
+        let types: Vec<&str> = ExecutorType::ALL.iter().map(|executor| executor.as_str()).collect();
+        self.parts.broker.topology().declare(&self.parts.broker, &types).await?;
+        tokio::join!(
+            intake::run(&self.parts, &shutdown),
+            intake::strip_expired(&self.parts, &shutdown),
+            dispatch::run(&self.parts, &shutdown),
+            dispatch::listen(&self.parts, &shutdown),
+            upkeep::run(&self.parts, &shutdown),
+        );
+        Ok(())
+    }
+}

@@ -1,1 +1,54 @@
-//! placeholder
+//! The recorder: applies attempt reports in short transactions, frees their slots, and publishes the events that
+//! those transactions wrote. The only writer of a running job's status.
+
+mod apply;
+mod config;
+mod consume;
+mod outbox;
+
+use gantry_broker::{Broker, Publisher};
+use gantry_core::ExecutorType;
+use gantry_runtime::Shutdown;
+use gantry_store::Store;
+use gantry_store::events::Committed;
+use tokio::sync::mpsc;
+
+pub use config::Config;
+
+/// Events that may wait between the transaction and RabbitMQ. Beyond it the recorder waits; none is lost
+/// either way, the outbox has them.
+const UNPUBLISHED: usize = 64;
+
+/// What the tasks share.
+#[derive(Clone)]
+pub(crate) struct Parts {
+    pub(crate) store: Store,
+    pub(crate) broker: Broker,
+    pub(crate) publisher: Publisher,
+}
+
+/// A recorder, ready to run.
+pub struct Service {
+    parts: Parts,
+}
+
+impl Service {
+    /// A recorder over connections that the caller has made.
+    pub fn new(store: Store, broker: Broker) -> Self {
+        let publisher = Publisher::new(&broker);
+        Self { parts: Parts { store, broker, publisher } }
+    }
+
+    /// Declares the topology and runs until `shutdown`; what was committed by then is published first.
+    pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
+        let types: Vec<&str> = ExecutorType::ALL.iter().map(|executor| executor.as_str()).collect();
+        self.parts.broker.topology().declare(&self.parts.broker, &types).await?;
+        let (committed, events) = mpsc::channel::<Vec<Committed>>(UNPUBLISHED);
+        tokio::join!(
+            consume::run(&self.parts, &shutdown, committed),
+            outbox::publish_committed(&self.parts, events),
+            outbox::publish_left_over(&self.parts, &shutdown),
+        );
+        Ok(())
+    }
+}

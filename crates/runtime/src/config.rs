@@ -29,7 +29,7 @@ const LEVEL: &str = "__";
 pub enum Error {
     /// The file is missing, unreadable or no TOML; or a variable is no UTF-8.
     #[error("could not read the configuration")]
-    Read(#[source] config::ConfigError),
+    Read(#[source] Box<config::ConfigError>),
     /// A file that a value points to cannot be read.
     #[error("could not read the file `{file}` that `{key}` points to")]
     ValueFile {
@@ -48,7 +48,7 @@ pub enum Error {
         key: String,
         /// What is wrong.
         #[source]
-        source: config::ConfigError,
+        source: Box<config::ConfigError>,
     },
 }
 
@@ -66,8 +66,8 @@ fn location(key: &str) -> String {
 /// `#[serde(deny_unknown_fields)]`, as all of Gantry's do.
 pub fn load<T: DeserializeOwned>(file: Option<&Path>) -> Result<T, Error> {
     // Names that are no UTF-8 are not ours; `Environment` would skip them too.
-    let variables = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let variables =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     load_from(file, variables)
 }
 
@@ -79,28 +79,16 @@ pub fn load_from<T: DeserializeOwned>(
     file: Option<&Path>,
     variables: impl IntoIterator<Item = (String, String)>,
 ) -> Result<T, Error> {
-    let ours: HashMap<String, String> = variables
-        .into_iter()
-        .filter(|(name, _)| is_ours(name))
-        .collect();
-    let environment = Environment::with_prefix(PREFIX)
-        .prefix_separator("_")
-        .separator(LEVEL)
-        .source(Some(ours));
+    let ours: HashMap<String, String> = variables.into_iter().filter(|(name, _)| is_ours(name)).collect();
+    let environment = Environment::with_prefix(PREFIX).prefix_separator("_").separator(LEVEL).source(Some(ours));
     let mut sources = config::Config::builder();
     if let Some(path) = file {
         sources = sources.add_source(File::from(path).format(FileFormat::Toml));
     }
-    let mut tree = sources
-        .add_source(environment)
-        .build()
-        .map_err(Error::Read)?
-        .cache;
+    let mut tree = sources.add_source(environment).build().map_err(|source| Error::Read(Box::new(source)))?.cache;
     read_value_files(&mut tree, "")?;
-    serde_path_to_error::deserialize(tree).map_err(|error| Error::Invalid {
-        key: error.path().to_string(),
-        source: error.into_inner(),
-    })
+    serde_path_to_error::deserialize(tree)
+        .map_err(|error| Error::Invalid { key: error.path().to_string(), source: Box::new(error.into_inner()) })
 }
 
 fn is_ours(name: &str) -> bool {
@@ -112,11 +100,8 @@ fn is_ours(name: &str) -> bool {
 /// Replaces every `{ file = "…" }` in the tree by that file's content.
 fn read_value_files(value: &mut Value, key: &str) -> Result<(), Error> {
     if let Some(file) = pointed_file(value) {
-        let content = fs::read_to_string(&file).map_err(|source| Error::ValueFile {
-            key: key.to_owned(),
-            file,
-            source,
-        })?;
+        let content =
+            fs::read_to_string(&file).map_err(|source| Error::ValueFile { key: key.to_owned(), file, source })?;
         let content = content.strip_suffix('\n').unwrap_or(&content);
         let content = content.strip_suffix('\r').unwrap_or(content);
         value.kind = ValueKind::String(content.to_owned());

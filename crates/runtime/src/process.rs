@@ -56,11 +56,7 @@ where
     }
 }
 
-fn try_run<F, Fut>(
-    service_name: &'static str,
-    telemetry: &telemetry::Config,
-    main: F,
-) -> anyhow::Result<()>
+fn try_run<F, Fut>(service_name: &'static str, telemetry: &telemetry::Config, main: F) -> anyhow::Result<()>
 where
     F: FnOnce(Shutdown) -> Fut,
     Fut: Future<Output = anyhow::Result<()>>,
@@ -120,9 +116,8 @@ mod tests {
 
     #[test]
     fn an_error_is_described_with_its_causes_and_no_repetition() {
-        let error = anyhow::anyhow!("connection refused")
-            .context("no database: connection refused")
-            .context("could not start");
+        let error =
+            anyhow::anyhow!("connection refused").context("no database: connection refused").context("could not start");
         assert_eq!(
             describe("gantry-test", &error),
             "gantry-test: could not start\n  because: no database: connection refused\n"

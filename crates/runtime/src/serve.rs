@@ -36,9 +36,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 9464)),
-        }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9464)) }
     }
 }
 
@@ -71,26 +69,27 @@ impl Readiness {
         self.lock().insert(name.into(), check);
     }
 
+    /// [`Readiness::register`] for a check that asks a client: each time with a clone of it.
+    pub fn watch<C, Fut>(&self, name: impl Into<String>, client: &C, check: fn(C) -> Fut)
+    where
+        C: Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        let client = client.clone();
+        self.register(name, move || check(client.clone()));
+    }
+
     /// Runs all checks side by side.
     pub async fn report(&self) -> Report {
-        let checks: Vec<_> = self
-            .lock()
-            .iter()
-            .map(|(name, check)| (name.clone(), check.clone()))
-            .collect();
+        let checks: Vec<_> = self.lock().iter().map(|(name, check)| (name.clone(), check.clone())).collect();
         let results = checks.into_iter().map(|(name, check)| async move {
             let result = timeout(CHECK_TIMEOUT, check()).await;
-            let error = result
-                .unwrap_or_else(|_| Err(format!("no answer within {CHECK_TIMEOUT:?}")))
-                .err();
+            let error = result.unwrap_or_else(|_| Err(format!("no answer within {CHECK_TIMEOUT:?}"))).err();
             let ok = error.is_none();
             (name, CheckReport { ok, error })
         });
         let checks: BTreeMap<_, _> = join_all(results).await.into_iter().collect();
-        Report {
-            ready: checks.values().all(|check| check.ok),
-            checks,
-        }
+        Report { ready: checks.values().all(|check| check.ok), checks }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Check>> {
@@ -135,15 +134,11 @@ impl Server {
     ///
     /// # Errors
     /// Where the address cannot be bound.
-    pub async fn start(
-        config: &Config,
-        readiness: Readiness,
-        shutdown: Shutdown,
-    ) -> std::io::Result<Self> {
+    pub async fn start(config: &Config, readiness: Readiness, shutdown: Shutdown) -> std::io::Result<Self> {
         let listener = TcpListener::bind(config.listen).await?;
         let addr = listener.local_addr()?;
-        let served = axum::serve(listener, router(readiness))
-            .with_graceful_shutdown(async move { shutdown.requested().await });
+        let served =
+            axum::serve(listener, router(readiness)).with_graceful_shutdown(async move { shutdown.requested().await });
         let task = tokio::spawn(async move { served.await });
         tracing::info!(http.addr = %addr, "serving /healthz, /readyz and /metrics");
         Ok(Self { addr, task })
@@ -174,11 +169,7 @@ pub fn router(readiness: Readiness) -> Router {
 
 async fn readyz(State(readiness): State<Readiness>) -> Response {
     let report = readiness.report().await;
-    let status = if report.ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
+    let status = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(report)).into_response()
 }
 

@@ -62,10 +62,7 @@ impl Shutdown {
 
     /// A token that stops with this one, and can be stopped without it.
     pub fn child(&self) -> Self {
-        Self {
-            requested: self.requested.child_token(),
-            insisted: self.insisted.child_token(),
-        }
+        Self { requested: self.requested.child_token(), insisted: self.insisted.child_token() }
     }
 
     /// The token itself, for libraries that take one.

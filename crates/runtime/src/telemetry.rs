@@ -10,14 +10,11 @@ use std::sync::OnceLock;
 use opentelemetry::{KeyValue, global, trace::TracerProvider as _};
 use opentelemetry_otlp::{MetricExporter, SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::{
-    Resource, metrics::SdkMeterProvider, propagation::TraceContextPropagator,
-    trace::SdkTracerProvider,
+    Resource, metrics::SdkMeterProvider, propagation::TraceContextPropagator, trace::SdkTracerProvider,
 };
 use prometheus::{Encoder as _, Registry, TextEncoder};
 use serde::Deserialize;
-use tracing_subscriber::{
-    EnvFilter, Layer, layer::SubscriberExt as _, util::SubscriberInitExt as _,
-};
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 /// What is told, and to whom.
 #[derive(Debug, Clone, Deserialize)]
@@ -163,17 +160,11 @@ pub fn prometheus_content_type() -> String {
 }
 
 fn filter(text: &str) -> Result<EnvFilter, Error> {
-    let invalid = |source| Error::Filter {
-        filter: text.to_owned(),
-        source,
-    };
+    let invalid = |source| Error::Filter { filter: text.to_owned(), source };
     // lapin logs returned messages in full, credentials and environment
     // included: whatever the filter says, that module stays silent.
     let silence = "lapin::returned_messages=off".parse().map_err(invalid)?;
-    Ok(EnvFilter::builder()
-        .parse(text)
-        .map_err(invalid)?
-        .add_directive(silence))
+    Ok(EnvFilter::builder().parse(text).map_err(invalid)?.add_directive(silence))
 }
 
 fn traces(config: &Config, resource: Resource) -> Result<SdkTracerProvider, Error> {
@@ -196,9 +187,7 @@ fn metrics(config: &Config, resource: Resource) -> Result<(SdkMeterProvider, Reg
         .scope_info_enabled(false)
         .build()
         .map_err(Error::Metrics)?;
-    let mut provider = SdkMeterProvider::builder()
-        .with_resource(resource)
-        .with_reader(prometheus);
+    let mut provider = SdkMeterProvider::builder().with_resource(resource).with_reader(prometheus);
     if let Some(endpoint) = &config.otlp_endpoint {
         let exporter = MetricExporter::builder()
             .with_tonic()
@@ -211,8 +200,5 @@ fn metrics(config: &Config, resource: Resource) -> Result<(SdkMeterProvider, Reg
 }
 
 fn exporter_error(endpoint: &str, source: opentelemetry_otlp::ExporterBuildError) -> Error {
-    Error::Exporter {
-        endpoint: endpoint.to_owned(),
-        source,
-    }
+    Error::Exporter { endpoint: endpoint.to_owned(), source }
 }

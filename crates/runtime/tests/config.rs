@@ -27,10 +27,7 @@ struct Broker {
 }
 
 fn variables(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-    pairs
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-        .collect()
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
 fn load(file: Option<&str>, env: &[(&str, &str)]) -> Result<Config, config::Error> {
@@ -62,14 +59,8 @@ log_format = "json"
 
 #[test]
 fn the_environment_overrides_the_file() {
-    let config = load(
-        Some(FILE),
-        &[
-            ("GANTRY_BROKER__URL", "amqp://from-env"),
-            ("GANTRY_BROKER__TLS", "true"),
-        ],
-    )
-    .expect("valid");
+    let config =
+        load(Some(FILE), &[("GANTRY_BROKER__URL", "amqp://from-env"), ("GANTRY_BROKER__TLS", "true")]).expect("valid");
     assert_eq!(config.broker.url.expose_secret(), "amqp://from-env");
     assert_eq!(config.broker.prefetch, Some(10));
     assert!(config.broker.tls);

@@ -18,12 +18,8 @@ use serde_json::{Value, json};
 
 async fn start(readiness: &Readiness, shutdown: &Shutdown) -> Server {
     process::install_tls();
-    let config = Config {
-        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-    };
-    Server::start(&config, readiness.clone(), shutdown.clone())
-        .await
-        .expect("a free port")
+    let config = Config { listen: SocketAddr::from(([127, 0, 0, 1], 0)) };
+    Server::start(&config, readiness.clone(), shutdown.clone()).await.expect("a free port")
 }
 
 async fn get(server: &Server, path: &str) -> (u16, String) {
@@ -88,9 +84,6 @@ async fn metrics_of_any_part_are_shown_as_prometheus_text() {
     let server = start(&Readiness::new(), &Shutdown::new()).await;
     let (status, body) = get(&server, "/metrics").await;
     assert_eq!(status, 200);
-    assert!(
-        body.contains("gantry_jobs_accepted_total{door=\"http\"} 3"),
-        "{body}"
-    );
+    assert!(body.contains("gantry_jobs_accepted_total{door=\"http\"} 3"), "{body}");
     assert!(body.contains("service_name=\"gantry-test\""), "{body}");
 }

@@ -2,6 +2,7 @@
 //! names the fencing token and reports which tokens still held.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_core::message::Token;
@@ -269,7 +270,7 @@ pub async fn put_stop_reason(
 }
 
 /// Stores what people read of the output.
-pub async fn put_outputs(store: &Store, worker: WorkerId, outputs: &[Output]) -> Result<()> {
+pub async fn put_outputs(store: &Store, worker: WorkerId, outputs: &[Arc<Output>]) -> Result<()> {
     let (jobs, attempts, epochs) = columns(outputs.iter().map(|output| &output.token));
     let stdout: Vec<String> = outputs.iter().map(|output| output.outputs.stdout.clone()).collect();
     let stderr: Vec<String> = outputs.iter().map(|output| output.outputs.stderr.clone()).collect();

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
+use gantry_core::spec::ResolvedSpec;
 use gantry_core::state::{self, Event, Next, StopReason};
 use gantry_core::{ExecutorType, FailureClass, HostId, JobId, ProjectId, Status, TemplateId, TenantId, WaitingReason};
 use rust_decimal::Decimal;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::error::{Result, parse};
+use crate::error::{Result, from_json, parse};
 use crate::queue::{self, Waiting};
 use crate::tx::{Scope, Store};
 
@@ -371,4 +372,48 @@ pub async fn cancel(store: &Store, scope: Scope, id: JobId) -> Result<Option<Can
             Ok(Some(done))
         })
         .await
+}
+
+/// How far a job has come: what those who wait for its end or follow its log are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Where it stands.
+    pub status: Status,
+    /// The last attempt; 0 before the first.
+    pub attempt: i32,
+    /// Chunks stored of that attempt's log.
+    pub log_sequence: i32,
+}
+
+/// How far these jobs have come: one statement for everyone who waits for one of them. Jobs that do not exist, or
+/// belong to another tenant, are left out.
+pub async fn progress(store: &Store, scope: Scope, ids: &[JobId]) -> Result<HashMap<JobId, Progress>> {
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
+    let mut tx = store.begin_scoped(scope).await?;
+    let rows = sqlx::query!(
+        r#"/* jobs::progress */
+        select j.id as "id!", j.status::text as "status!", j.attempt as "attempt!", coalesce(e.log_sequence, 0) as "log_sequence!"
+        from container_jobs j left join container_executions e on e.job_id = j.id and e.attempt = j.attempt
+        where j.id = any($1)"#,
+        &ids
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    rows.into_iter()
+        .map(|row| {
+            let status = parse("status", &row.status)?;
+            Ok((row.id.into(), Progress { status, attempt: row.attempt, log_sequence: row.log_sequence }))
+        })
+        .collect()
+}
+
+/// What a job runs; none if it does not exist or belongs to another tenant.
+pub async fn spec(store: &Store, scope: Scope, id: JobId) -> Result<Option<ResolvedSpec>> {
+    let mut tx = store.begin_scoped(scope).await?;
+    let row = sqlx::query!("/* jobs::spec */ select spec from container_job_specs where job_id = $1", id.uuid())
+        .fetch_optional(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    row.map(|row| from_json("spec", row.spec)).transpose()
 }

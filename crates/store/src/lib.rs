@@ -17,7 +17,8 @@ pub mod schema;
 pub mod templates;
 pub mod tenants;
 mod tx;
+pub mod validate;
 pub mod workers;
 
 pub use error::{Error, Result};
-pub use tx::{Options, Scope, Store};
+pub use tx::{Config, Scope, Store, TRANSACTION_TIMEOUT};

@@ -1,6 +1,8 @@
 //! The log: chunks by (job, attempt, stream, byte offset), with the backend's cursor stored beside them in the
 //! same transaction, so that an adopter continues without gap or duplicate.
 
+use std::sync::Arc;
+
 use gantry_core::message::Token;
 use gantry_core::{JobId, TenantId, WorkerId};
 use strum::{Display, EnumString, IntoStaticStr};
@@ -79,7 +81,7 @@ pub struct Chunk {
 }
 
 /// Adds to many logs at once. What a stale token brings is dropped: the new owner reads it from the backend.
-pub async fn append(store: &Store, worker: WorkerId, appends: &[Append]) -> Result<()> {
+pub async fn append(store: &Store, worker: WorkerId, appends: &[Arc<Append>]) -> Result<()> {
     let (jobs, attempts, epochs) = columns(appends.iter().map(|append| &append.token));
     let tenants: Vec<Uuid> = appends.iter().map(|append| append.tenant.uuid()).collect();
     let cursors: Vec<Option<String>> = appends.iter().map(|append| append.position.cursor.clone()).collect();
@@ -167,13 +169,16 @@ pub async fn read(store: &Store, scope: Scope, job: JobId, after: (i32, i32), li
         .collect()
 }
 
-/// The bytes of a log that is stored whole, for the excerpts of an attempt that was adopted: each stream's
-/// chunks joined, at most `max_bytes` from its beginning.
-pub async fn head(store: &Store, token: Token, max_bytes: i64) -> Result<(Vec<u8>, Vec<u8>)> {
+/// The stored beginning and end of each stream, about `max_bytes` each: for the excerpts of an attempt whose log
+/// is no longer in memory.
+pub async fn ends(store: &Store, token: Token, max_bytes: i64) -> Result<(Vec<u8>, Vec<u8>)> {
     let rows = sqlx::query!(
-        r#"/* logs::head */
-        select stream::text as "stream!", data from container_log_chunks
-        where job_id = $1 and attempt = $2 and byte_offset < $3 order by sequence"#,
+        r#"/* logs::ends */
+        select c.stream::text as "stream!", c.data from container_log_chunks c
+        join container_executions e on e.job_id = c.job_id and e.attempt = c.attempt
+        where c.job_id = $1 and c.attempt = $2 and (c.byte_offset < $3
+            or c.byte_offset + octet_length(c.data) > case c.stream when 'stdout' then e.stdout_bytes else e.stderr_bytes end - $3)
+        order by c.sequence"#,
         token.job.uuid(),
         token.attempt,
         max_bytes

@@ -6,26 +6,36 @@ use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use gantry_core::{TenantId, WorkerId};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
 
 use crate::error::{Error, Result};
 
-/// How a process uses Postgres.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The most connections it opens.
+/// How long a statement, a lock or an idle transaction may last: below a third of a lease's time to live, so
+/// that a frozen client holds nothing for long.
+pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where Postgres is and how a process uses it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// `postgres://user:password@host:5432/database`. A secret, because it may carry the password.
+    pub url: SecretString,
+    /// The most connections that this process opens. Default 10.
+    #[serde(default = "default_connections")]
     pub max_connections: u32,
-    /// How long a statement, a lock or an idle transaction may last. Each below a third of a lease's time to
-    /// live, so that a frozen client holds nothing for long.
-    pub transaction_timeout: Duration,
-    /// The name shown in `pg_stat_activity`.
-    pub application_name: String,
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self { max_connections: 10, transaction_timeout: Duration::from_secs(5), application_name: "gantry".into() }
+fn default_connections() -> u32 {
+    10
+}
+
+impl Config {
+    /// The defaults, for a database at `url`.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self { url: SecretString::from(url.into()), max_connections: default_connections() }
     }
 }
 
@@ -51,14 +61,15 @@ pub struct Store {
 }
 
 impl Store {
-    /// A pool for `url`; connects when it is first used, so that a process can start before Postgres does.
-    pub fn new(url: &str, options: &Options) -> Result<Self> {
-        let connect = PgConnectOptions::from_str(url)?.application_name(&options.application_name);
+    /// A pool; connects when it is first used, so that a process can start before Postgres does. `part` is
+    /// shown in `pg_stat_activity`.
+    pub fn new(config: &Config, part: &str) -> Result<Self> {
+        let connect = PgConnectOptions::from_str(config.url.expose_secret())?.application_name(part);
         let pool = PgPoolOptions::new()
-            .max_connections(options.max_connections)
-            .acquire_timeout(options.transaction_timeout)
+            .max_connections(config.max_connections)
+            .acquire_timeout(TRANSACTION_TIMEOUT)
             .connect_lazy_with(connect);
-        let millis = options.transaction_timeout.as_millis();
+        let millis = TRANSACTION_TIMEOUT.as_millis();
         let begin = format!(
             "begin; set local statement_timeout = {millis}; set local lock_timeout = {millis}; \
              set local idle_in_transaction_session_timeout = {millis}"

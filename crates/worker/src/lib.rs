@@ -1,5 +1,30 @@
 //! The worker engine, and the trait that every backend implements.
+//!
+//! One process of it is a *worker*: it consumes the queue of one executor type, claims jobs under the row locks of
+//! the hosts it reached, launches and watches their containers, and reports how they ended. `executor` is the
+//! seam to the backends; everything else is the same for all of them.
 
+mod attempt;
+mod batch;
+mod beat;
+mod config;
 #[cfg(feature = "contract")]
 pub mod contract;
+mod engine;
 pub mod executor;
+mod finish;
+mod guard;
+mod hosts;
+mod lease;
+mod log;
+mod logs;
+mod process;
+mod receive;
+mod registry;
+mod service;
+mod stop;
+mod watch;
+
+pub use config::{Config, Settings};
+pub use process::main;
+pub use service::{DeclaredDead, Service};

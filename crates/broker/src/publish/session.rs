@@ -6,9 +6,7 @@ use std::{
 };
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use lapin::{
-    Channel, Confirmation, message::BasicReturnMessage, options::BasicPublishOptions,
-};
+use lapin::{Channel, Confirmation, message::BasicReturnMessage, options::BasicPublishOptions};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -211,28 +209,16 @@ impl Session {
 
 impl Waiting {
     fn into_request(self) -> Request {
-        Request {
-            outgoing: Arc::unwrap_or_clone(self.outgoing),
-            answer: self.answer,
-        }
+        Request { outgoing: Arc::unwrap_or_clone(self.outgoing), answer: self.answer }
     }
 }
 
 /// Sends at its first poll, so messages leave in the order they were started.
 async fn publish(channel: Channel, id: u64, outgoing: Arc<Outgoing>) -> Outcome {
-    let options = BasicPublishOptions {
-        mandatory: outgoing.mandatory,
-        immediate: false,
-    };
+    let options = BasicPublishOptions { mandatory: outgoing.mandatory, immediate: false };
     let properties = outgoing.to_lapin((PUBLISH_ID, id.cast_signed()));
     let sent = channel
-        .basic_publish(
-            short(&outgoing.exchange),
-            short(&outgoing.routing_key),
-            options,
-            &outgoing.body,
-            properties,
-        )
+        .basic_publish(short(&outgoing.exchange), short(&outgoing.routing_key), options, &outgoing.body, properties)
         .await;
     match sent {
         Ok(confirm) => (id, confirm.await),

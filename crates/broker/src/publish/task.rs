@@ -25,15 +25,8 @@ pub(super) struct Round {
 }
 
 /// Publishes what comes until every publisher handle is gone.
-pub(super) async fn run(
-    broker: Broker,
-    mut requests: mpsc::Receiver<Request>,
-    stop: CancellationToken,
-) {
-    let mut round = Round {
-        again: VecDeque::new(),
-        window: WINDOW,
-    };
+pub(super) async fn run(broker: Broker, mut requests: mpsc::Receiver<Request>, stop: CancellationToken) {
+    let mut round = Round { again: VecDeque::new(), window: WINDOW };
     let mut pauses = back_off();
     loop {
         let opened = tokio::select! {
@@ -44,8 +37,9 @@ pub(super) async fn run(
         let channel = match opened {
             Ok(channel) => channel,
             Err(cause) => {
+                // The wait for a connection was a pause in itself.
                 tracing::debug!(cause, "the publisher has no channel yet");
-                sleep(pauses.next().unwrap_or_default()).await;
+                sleep(back_off().next().unwrap_or_default()).await;
                 continue;
             }
         };
@@ -70,19 +64,13 @@ pub(super) async fn run(
 
 async fn open(broker: &Broker) -> Result<Channel, String> {
     let channel = broker.channel().await.map_err(|error| error.to_string())?;
-    channel
-        .confirm_select(ConfirmSelectOptions::default())
-        .await
-        .map_err(|error| error.to_string())?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(|error| error.to_string())?;
     Ok(channel)
 }
 
 fn everything(mut sent: VecDeque<Request>, unsent: VecDeque<Request>) -> Round {
     sent.extend(unsent);
-    Round {
-        again: sent,
-        window: WINDOW,
-    }
+    Round { again: sent, window: WINDOW }
 }
 
 /// RabbitMQ closed the channel over *one* of the messages in flight, without
@@ -91,10 +79,7 @@ fn everything(mut sent: VecDeque<Request>, unsent: VecDeque<Request>) -> Round {
 fn narrow(mut sent: VecDeque<Request>, unsent: VecDeque<Request>, error: &lapin::Error) -> Round {
     if sent.len() > 1 {
         let window = sent.len() / 2;
-        return Round {
-            window,
-            ..everything(sent, unsent)
-        };
+        return Round { window, ..everything(sent, unsent) };
     }
     if let Some(culprit) = sent.pop_front() {
         let exchange = culprit.outgoing.exchange.clone();

@@ -82,11 +82,7 @@ async fn follow(engine: &Weak<Engine>, docker: &Docker, back_off: &mut Duration)
 }
 
 fn deaths(since: Option<&str>) -> EventsOptions {
-    let filters = HashMap::from([
-        ("type", vec!["container"]),
-        ("event", vec!["die"]),
-        ("label", vec![labels::FLEET]),
-    ]);
+    let filters = HashMap::from([("type", vec!["container"]), ("event", vec!["die"]), ("label", vec![labels::FLEET])]);
     let options = EventsOptionsBuilder::new().filters(&filters);
     match since.and_then(time::parse) {
         Some(since) => options.since(&time::unix(since)).build(),

@@ -220,7 +220,8 @@ mod tests {
 
     #[test]
     fn a_job_stays_out_of_other_network_namespaces() {
-        let options = Options { network: Some("jobs".into()), allowed_networks: vec!["db".into()], ..Options::default() };
+        let options =
+            Options { network: Some("jobs".into()), allowed_networks: vec!["db".into()], ..Options::default() };
         for allowed in ["none", "bridge", "jobs", "db"] {
             assert!(options.allows_network(allowed));
         }

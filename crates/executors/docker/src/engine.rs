@@ -49,10 +49,7 @@ impl Engine {
     /// `host_unreachable`; nothing but the question for its version was sent then.
     pub(crate) async fn docker(&self) -> Result<&Docker, Failure> {
         let connect = async || self.connect()?.negotiate_version().await;
-        self.client
-            .get_or_try_init(connect)
-            .await
-            .map_err(|error| error::failure(&self.connection.endpoint, &error))
+        self.client.get_or_try_init(connect).await.map_err(|error| error::failure(&self.connection.endpoint, &error))
     }
 
     fn connect(&self) -> Result<Docker, Error> {

@@ -124,7 +124,10 @@ fn pull_failure(image: &str, error: &Error) -> Failure {
         // No answer at all: the engine itself is away.
         _ => return error::failure(&format!("pull {image}"), error),
     };
-    Failure::new(pull_failure_class(error::answer(error).map(|(status, _)| status), &text), format!("pull {image}: {text}"))
+    Failure::new(
+        pull_failure_class(error::answer(error).map(|(status, _)| status), &text),
+        format!("pull {image}: {text}"),
+    )
 }
 
 /// Registries are told apart by their text: the engine passes most of it on as it came, with its own status.
@@ -165,7 +168,10 @@ mod tests {
     #[test]
     fn registries_are_understood() {
         let class = |text| pull_failure_class(Some(500), text);
-        assert_eq!(class("manifest for a:1 not found: manifest unknown: manifest unknown"), FailureClass::ImageNotFound);
+        assert_eq!(
+            class("manifest for a:1 not found: manifest unknown: manifest unknown"),
+            FailureClass::ImageNotFound
+        );
         assert_eq!(class("manifest unknown"), FailureClass::ImageNotFound);
         assert_eq!(
             class("pull access denied for a, repository does not exist or may require 'docker login'"),

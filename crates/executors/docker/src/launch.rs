@@ -1,5 +1,7 @@
 //! Create, then start only what was never started.
 
+use std::time::Duration;
+
 use bollard::Docker;
 use bollard::errors::Error;
 use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum as Status};
@@ -11,6 +13,10 @@ use crate::config::Options;
 use crate::engine::Engine;
 use crate::{create, error, labels};
 
+/// How often a container is looked for whose name is taken, and how long between.
+const LOOKS: u32 = 20;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+
 /// Creates and starts the container, or adopts the one that has its name.
 ///
 /// One name is one container: the engine refuses a second one, and a container is started only from state
@@ -20,35 +26,37 @@ pub(crate) async fn launch(engine: &Engine, options: &Options, launch: &Launch) 
     options.validate(&launch.spec.container).map_err(LaunchError::NotLaunched)?;
     let docker = engine.docker().await.map_err(LaunchError::NotLaunched)?;
     let named = CreateContainerOptionsBuilder::new().name(&launch.name).build();
-    match docker.create_container(Some(named), create::body(options, launch)).await {
-        Ok(created) => start(docker, created.id).await,
-        Err(error) if matches!(error::answer(&error), Some((409, _))) => adopt(docker, launch).await,
-        Err(error) => {
-            if matches!(error::answer(&error), Some((404, _))) {
-                engine.images.forget(&launch.spec.container.image);
-            }
-            Err(not_created(&error))
+    let error = match docker.create_container(Some(named), create::body(options, launch)).await {
+        Ok(created) => return start(docker, created.id).await,
+        Err(error) => error,
+    };
+    match error::answer(&error) {
+        Some((409, _)) => adopt(docker, launch).await,
+        // The engine has failed on the way, and is done with it: what it left is what there is.
+        Some((500, _)) => match docker.inspect_container(&launch.name, None).await {
+            Err(absent) if error::no_such_container(&absent) => Err(not_created(&error, failed_class(&error))),
+            _ => adopt(docker, launch).await,
+        },
+        Some((400, _)) => Err(not_created(&error, FailureClass::InvalidSpec)),
+        Some((404, message)) if message.contains("No such image") => {
+            engine.images.forget(&launch.spec.container.image);
+            Err(not_created(&error, FailureClass::ImageNotFound))
         }
+        Some((429, _)) => Err(not_created(&error, FailureClass::Throttled)),
+        Some((401..=407, _)) => Err(not_created(&error, FailureClass::LaunchRejected)),
+        None if error::never_sent(&error) => Err(not_created(&error, FailureClass::HostUnreachable)),
+        // No answer, or one that is not the engine's own: the request may still arrive.
+        _ => Err(maybe("create", &error)),
     }
 }
 
-/// What a create request that failed has left behind.
-fn not_created(error: &Error) -> LaunchError {
-    let class = match error::answer(error) {
-        Some((400, _)) => FailureClass::InvalidSpec,
-        Some((404, message)) if message.contains("No such image") => FailureClass::ImageNotFound,
-        Some((429, _)) => FailureClass::Throttled,
-        Some((401..=407, _)) => FailureClass::LaunchRejected,
-        None if error::never_sent(error) => FailureClass::HostUnreachable,
-        // Also an error of the engine's own, which may come after the container was made.
-        _ => return LaunchError::MaybeLaunched(format!("create: {}", error::text(error))),
-    };
+fn not_created(error: &Error, class: FailureClass) -> LaunchError {
     LaunchError::NotLaunched(Failure::new(class, format!("create: {}", error::text(error))))
 }
 
 /// The name is taken: by this very attempt, unless somebody else uses our names.
 async fn adopt(docker: &Docker, launch: &Launch) -> Result<ExecutionId, LaunchError> {
-    let found = docker.inspect_container(&launch.name, None).await;
+    let found = by_name(docker, &launch.name).await;
     let found = found.map_err(|error| maybe("inspect the container that has the name", &error))?;
     let own = found.config.as_ref().and_then(|config| config.labels.as_ref());
     if !own.is_some_and(|own| labels::belong_to(own, launch)) {
@@ -62,6 +70,18 @@ async fn adopt(docker: &Docker, launch: &Launch) -> Result<ExecutionId, LaunchEr
         Some(Status::REMOVING) => Err(LaunchError::MaybeLaunched("the container is being removed".into())),
         _ => Ok(ExecutionId(id)),
     }
+}
+
+/// A name is taken a moment before its container can be seen. One that never comes to be seen was removed, and
+/// is not created again: it may have run.
+async fn by_name(docker: &Docker, name: &str) -> Result<ContainerInspectResponse, Error> {
+    for _ in 0..LOOKS {
+        match docker.inspect_container(name, None).await {
+            Err(error) if error::no_such_container(&error) => tokio::time::sleep(BETWEEN_LOOKS).await,
+            answer => return answer,
+        }
+    }
+    docker.inspect_container(name, None).await
 }
 
 async fn start(docker: &Docker, id: String) -> Result<ExecutionId, LaunchError> {
@@ -86,7 +106,7 @@ async fn start(docker: &Docker, id: String) -> Result<ExecutionId, LaunchError> 
 /// attempt, and the reaper finds it by its labels.
 async fn reject(docker: &Docker, id: &str, refused: &Error) -> Failure {
     let volumes_too = RemoveContainerOptionsBuilder::new().v(true).build();
-    let mut failure = Failure::new(start_failure_class(refused), format!("start: {}", error::text(refused)));
+    let mut failure = Failure::new(failed_class(refused), format!("start: {}", error::text(refused)));
     if let Err(kept) = docker.remove_container(id, Some(volumes_too)).await
         && !error::no_such_container(&kept)
     {
@@ -95,8 +115,8 @@ async fn reject(docker: &Docker, id: &str, refused: &Error) -> Failure {
     failure
 }
 
-/// Whose fault it is that a container does not start: the job's, if what it names cannot be run.
-fn start_failure_class(refused: &Error) -> FailureClass {
+/// Whose fault it is that the engine fails with a container: the job's, if what it names cannot be run.
+fn failed_class(refused: &Error) -> FailureClass {
     const JOBS_OWN: [&str; 7] = [
         "executable file not found",
         "no such file or directory",

@@ -1,17 +1,67 @@
-//! Runs jobs as containers of a Docker Engine.
+//! Runs jobs as containers of a Docker Engine, by its HTTP API (1.41, Docker 20.10, or later).
+//!
+//! # A host's configuration
+//! `connection_config` ([`Connection`]) says where the engine listens:
+//! ```json
+//! { "endpoint": "unix:///var/run/docker.sock" }
+//! ```
+//! or `tcp://host:port`. There is no TLS: who reaches the port is root on that machine, so it belongs on a
+//! private network or behind a tunnel.
+//!
+//! `executor_config` ([`Options`]) says what containers may have there. Every key is optional:
+//! ```json
+//! {
+//!   "capabilities": ["CHOWN"],
+//!   "pids_limit": 512,
+//!   "allowed_mounts": ["/srv/datasets"],
+//!   "writable_mounts": ["/srv/results"],
+//!   "network": "jobs",
+//!   "allowed_networks": ["database"],
+//!   "pull_policy": "missing"
+//! }
+//! ```
+//! Unknown keys are refused, and a mistake in either object shows in the host's health check.
+//!
+//! # What a container gets
+//! - Never privileged, `no-new-privileges`, no capability that the host does not grant, a limit of processes.
+//!   Without capabilities root in a container may not change a file's owner or read what only others may:
+//!   images that begin as root and give up their rights need `SETUID`, `SETGID` and `CHOWN` granted.
+//! - Exactly the CPUs and memory that the job names. Swap does not come on top of the memory.
+//! - Its words as they are, without an init process: a program that runs as the first process of a container
+//!   ends on SIGTERM only if it handles it, as everywhere in Docker.
+//! - Bind mounts and networks only as the host allows them. The `host` network and other containers' are not
+//!   among them, unless an operator names them.
+//! - The `local` log driver without rotation, whatever the engine's default: a job's log takes its full size on
+//!   the host's disk until the container is removed. `docker logs` reads it like any other.
+//!
+//! # What can be relied on
+//! - **One name is one container**, for as long as it exists: launching again adopts it, and starts it only if it
+//!   never ran. A worker that died between create and start leaves a container that is *found* and observed as
+//!   *starting*; it begins to run when somebody launches it again under its name.
+//! - The engine has no "start if never started". Between this process's look at the state and its request another
+//!   one could start the container and see it end, and the engine would run it again. Leases keep two workers
+//!   from launching one attempt; a request that was sent in time and arrives late is the residue.
+//! - An exit by a signal is 128 and its number. An end that came with the engine's own going down is a
+//!   `backend_error` without an exit code, as far as the engine can tell: it remembers 256 events, and a
+//!   container that handles SIGTERM and ends with another code than 143 cannot be told from one that was done.
+//! - The engine starts to watch the memory limit a moment after the container's start. A SIGKILL that came
+//!   sooner, to a container that has a limit, is taken for the limit's, and the message says so.
+//! - A log's bytes are exact, but for one: the newline of a last line longer than 16 KiB is left out.
+//! - Removing takes the container's anonymous volumes along. Images are never removed.
 
 mod changes;
 mod config;
 mod create;
+mod end;
 mod engine;
 mod error;
+mod history;
 mod image;
 mod labels;
 mod launch;
 mod lines;
 mod logs;
 mod observe;
-mod restart;
 mod stop;
 mod time;
 mod usage;
@@ -122,7 +172,8 @@ impl Executor for DockerExecutor {
         match removed {
             Ok(()) => {}
             Err(error) if error::no_such_container(&error) => {}
-            Err(error) if matches!(error::answer(&error), Some((409, text)) if text.contains("already in progress")) => {}
+            Err(error) if matches!(error::answer(&error), Some((409, text)) if text.contains("already in progress")) => {
+            }
             Err(error) => return Err(error::failure("remove", &error)),
         }
         engine.forget(&id.0);

@@ -64,7 +64,10 @@ mod tests {
     #[test]
     fn the_lost_end_of_a_long_line_comes_back() {
         assert_eq!(join(&[(Stdout, "1 aa"), (Stdout, "1 b"), (Stdout, "2 c\n")]), "aab\nc\n");
-        assert_eq!(join(&[(Stdout, "1 aa"), (Stdout, "1 "), (Stdout, "2 bb"), (Stdout, "2 c"), (Stdout, "3 d")]), "aa\nbbc\nd");
+        assert_eq!(
+            join(&[(Stdout, "1 aa"), (Stdout, "1 "), (Stdout, "2 bb"), (Stdout, "2 c"), (Stdout, "3 d")]),
+            "aa\nbbc\nd"
+        );
     }
 
     #[test]

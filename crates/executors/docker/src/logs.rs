@@ -186,19 +186,18 @@ impl Reader {
 
     /// Passes over one entry, or over its part before `at`.
     async fn pass(&mut self, mut at: Position) -> Result<(), Failure> {
-        let lost = |what| Failure::new(FailureClass::BackendError, format!("read the log: {what} {at:?}, read before"));
         let (stream, mut bytes) = match self.entry(STALLED).await? {
             Next::Bytes(stream, bytes) => (stream, bytes),
             Next::Quiet => return Err(stalled()),
-            Next::End => return Err(lost("it ends before")),
+            Next::End => return Err(another("it ends before", at)),
         };
-        let before = self.position.stream(stream);
-        let wanted = usize::try_from(at.stream(stream).saturating_sub(*before)).unwrap_or(usize::MAX);
+        let passed = self.position.stream(stream);
+        let wanted = usize::try_from(at.stream(stream).saturating_sub(*passed)).unwrap_or(usize::MAX);
         let rest = bytes.split_off(wanted.min(bytes.len()));
-        *before += bytes.len() as u64;
+        *passed += bytes.len() as u64;
         if !rest.is_empty() {
             if self.position != at {
-                return Err(lost("it does not pass by"));
+                return Err(another("it does not pass by", at));
             }
             self.rest = Some((stream, rest));
         }
@@ -236,6 +235,12 @@ impl Reader {
         };
         Ok(Next::Bytes(stream, self.lines.take(stream, message)?))
     }
+}
+
+/// Not the log that the cursor is of.
+fn another(what: &str, at: Position) -> Failure {
+    let place = format!("byte {} of stdout and {} of stderr, which were read before", at.out, at.err);
+    Failure::new(FailureClass::BackendError, format!("read the log: {what} {place}"))
 }
 
 fn stalled() -> Failure {

@@ -25,8 +25,9 @@ pub(crate) struct Stops(Mutex<HashMap<String, Progress>>);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Progress {
-    /// The engine has the request. Another one would be a second SIGTERM, which some programs take as "at once".
-    UnderWay,
+    /// The engine has the request, with this grace. The same again would be a second SIGTERM, which some
+    /// programs take as "at once".
+    UnderWay(Duration),
     /// The request is over, whatever became of it.
     Asked,
 }
@@ -41,8 +42,14 @@ impl Stops {
         self.lock().remove(id);
     }
 
-    fn begin(&self, id: &str) -> bool {
-        self.lock().insert(id.to_owned(), Progress::UnderWay) != Some(Progress::UnderWay)
+    /// Whether to send a request: not while one is under way that gives no more grace.
+    fn begin(&self, id: &str, grace: Duration) -> bool {
+        let mut stops = self.lock();
+        if matches!(stops.get(id), Some(Progress::UnderWay(before)) if *before <= grace) {
+            return false;
+        }
+        stops.insert(id.to_owned(), Progress::UnderWay(grace));
+        true
     }
 
     fn end(&self, id: &str) {
@@ -59,7 +66,7 @@ impl Stops {
 /// gone before.
 pub(crate) async fn stop(engine: &Arc<Engine>, id: &str, grace: Duration) -> Result<(), Failure> {
     let docker = engine.docker().await?.clone().with_timeout(grace + KILL);
-    if !engine.stops.begin(id) {
+    if !engine.stops.begin(id, grace) {
         return Ok(());
     }
     let request = send(Arc::clone(engine), docker, id.to_owned(), grace);

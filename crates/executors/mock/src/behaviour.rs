@@ -147,7 +147,8 @@ mod tests {
     #[test]
     fn labels_lie_over_the_hosts_defaults() {
         let config = json!({"duration": "2s", "exit_code": 3, "stop_ignores_term": true});
-        let behaviour = of(config, &[("mock.duration", "5ms"), ("team", "x"), ("mock.fail", "oom_killed")]).expect("valid");
+        let behaviour =
+            of(config, &[("mock.duration", "5ms"), ("team", "x"), ("mock.fail", "oom_killed")]).expect("valid");
         assert_eq!(behaviour.duration, Duration::from_millis(5));
         assert_eq!((behaviour.exit_code, behaviour.stop_ignores_term), (3, true));
         assert_eq!(behaviour.fail, Fault::OomKilled);

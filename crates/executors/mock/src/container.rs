@@ -117,7 +117,8 @@ impl Container {
     /// Its state at `now`.
     pub(crate) fn observed(&self, stop: Option<Stop>, now: u64) -> Observed {
         if self.boot != clock::boot() {
-            let failure = Failure::new(FailureClass::BackendError, "the machine was started anew, which ended the container");
+            let failure =
+                Failure::new(FailureClass::BackendError, "the machine was started anew, which ended the container");
             return Observed::Ended(self.end(Outcome::Failed(failure), None));
         }
         let end_ns = self.end_ns(stop);

@@ -4,6 +4,7 @@
 //! handing one to the blocking pool and back would cost more than the call. Only a listing of a whole directory
 //! is long enough to be handed over; the executor does that.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -14,11 +15,14 @@ use gantry_worker::executor::{ExecutionId, Found, Launch, LaunchError, LogCursor
 use tokio::sync::Notify;
 
 use crate::behaviour::{Behaviour, Fault};
-use crate::clock::now_ns;
+use crate::clock::{now_ns, ns};
 use crate::container::{Container, Stop, is_name};
 use crate::folder::Folder;
 use crate::ledger::Line;
 use crate::memory::Memory;
+
+/// How long the stop of a removed container stays. A process that polls at all does so far more often.
+const STOPS_STAY: Duration = Duration::from_secs(3600);
 
 /// An engine.
 #[derive(Debug)]
@@ -71,7 +75,8 @@ impl Engine {
         let fault = behaviour.fail;
         let container = Container::new(launch, behaviour, now_ns());
         // Until the file is in its place nothing was launched.
-        let is_new = self.folder.put_container(&container).map_err(|error| LaunchError::NotLaunched(unreachable(&error)))?;
+        let is_new =
+            self.folder.put_container(&container).map_err(|error| LaunchError::NotLaunched(unreachable(&error)))?;
         if !is_new {
             return self.adopt(launch);
         }
@@ -82,14 +87,17 @@ impl Engine {
         }
         written.map_err(|error| LaunchError::MaybeLaunched(format!("the ledger cannot be written: {error}")))?;
         match fault {
-            Fault::LostResponse => Err(LaunchError::MaybeLaunched("simulated: the answer to the launch was lost".into())),
+            Fault::LostResponse => {
+                Err(LaunchError::MaybeLaunched("simulated: the answer to the launch was lost".into()))
+            }
             _ => Ok(id),
         }
     }
 
     /// The container that has the name already. One that is lost keeps it: what cannot be found may yet run.
     fn adopt(&self, launch: &Launch) -> Result<ExecutionId, LaunchError> {
-        let there = self.folder.container(&launch.name).map_err(|error| LaunchError::MaybeLaunched(error.to_string()))?;
+        let there =
+            self.folder.container(&launch.name).map_err(|error| LaunchError::MaybeLaunched(error.to_string()))?;
         let Some(there) = there else {
             return Err(LaunchError::MaybeLaunched("the container under this name was removed just now".into()));
         };
@@ -131,14 +139,22 @@ impl Engine {
         }
     }
 
-    pub(crate) fn logs(&self, id: &ExecutionId, cursor: Option<&LogCursor>, max_bytes: usize) -> Result<LogPage, Failure> {
+    pub(crate) fn logs(
+        &self,
+        id: &ExecutionId,
+        cursor: Option<&LogCursor>,
+        max_bytes: usize,
+    ) -> Result<LogPage, Failure> {
         self.read_stop(id)?;
         let seen = self.seen(id)?.filter(|seen| seen.observed() != Observed::Gone);
         let Some(Seen { container, stop }) = seen else {
             return Err(Failure::new(FailureClass::Lost, format!("there is no container {id}")));
         };
         container.printed(stop, now_ns()).page(cursor, max_bytes).ok_or_else(|| {
-            Failure::new(FailureClass::BackendError, format!("{cursor:?} is not a place in the log of a simulated container"))
+            Failure::new(
+                FailureClass::BackendError,
+                format!("{cursor:?} is not a place in the log of a simulated container"),
+            )
         })
     }
 
@@ -172,7 +188,7 @@ impl Engine {
         // The line first: it has to say what this container was when nothing else does any more.
         let line = Line::Removed { run: container.run.clone(), removed_ns: container.end_ns(stop).min(now) };
         self.folder.append(&line).map_err(|error| unreachable(&error))?;
-        self.folder.remove_container(&container).map_err(|error| unreachable(&error))?;
+        self.folder.remove_container(name).map_err(|error| unreachable(&error))?;
         self.memory().forget(name);
         Ok(())
     }
@@ -195,7 +211,18 @@ impl Engine {
             }
         }
         self.memory().retain(&names);
+        self.sweep_stops(&names).map_err(|error| unreachable(&error))?;
         Ok(owned)
+    }
+
+    /// Removes the stops of containers that were removed, once every process has had the time to see them.
+    fn sweep_stops(&self, names: &[String]) -> io::Result<()> {
+        let names: HashSet<&str> = names.iter().map(String::as_str).collect();
+        let before = now_ns().saturating_sub(ns(STOPS_STAY));
+        let old = self.memory().stops_before(before);
+        old.iter()
+            .filter(|id| Container::name_in(id).is_none_or(|name| !names.contains(name)))
+            .try_for_each(|id| self.folder.remove_stop(&id.0))
     }
 
     /// The container of a name that was just listed: remembered if it runs, for then nobody can have removed it,
@@ -203,7 +230,9 @@ impl Engine {
     fn listed(&self, name: &str) -> Result<Option<Arc<Container>>, Failure> {
         let memory = self.memory();
         let known = memory.container(name);
-        let runs = |container: &Arc<Container>| container.observed(memory.stop(&container.run.id), now_ns()) == Observed::Running;
+        let runs = |container: &Arc<Container>| {
+            container.observed(memory.stop(&container.run.id), now_ns()) == Observed::Running
+        };
         if let Some(container) = known.filter(runs) {
             return Ok(Some(container));
         }

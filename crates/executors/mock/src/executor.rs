@@ -40,7 +40,8 @@ impl MockExecutor {
 
     fn engine(&self, host: &Host) -> Result<Arc<Engine>, Failure> {
         let Connection { dir } = Connection::deserialize(&host.connection_config).map_err(|error| {
-            let message = format!("connection_config of mock host {}: {error}; it is {{\"dir\": \"/path\"}}", host.name);
+            let message =
+                format!("connection_config of mock host {}: {error}; it is {{\"dir\": \"/path\"}}", host.name);
             Failure::new(FailureClass::HostUnreachable, message)
         })?;
         let mut engines = self.engines.lock().expect("nothing panics while it holds the engines");

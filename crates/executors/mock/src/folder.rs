@@ -54,7 +54,8 @@ impl Folder {
         let (containers, stops, scratch) = (folder(CONTAINERS)?, folder(STOPS)?, folder(SCRATCH)?);
         let ledger = OpenOptions::new().append(true).create(true).open(root.join(LEDGER))?;
         let identity = root.join(IDENTITY);
-        let folder = Self { identity, containers, stops, scratch, writer: Uuid::now_v7(), written: AtomicU64::new(0), ledger };
+        let folder =
+            Self { identity, containers, stops, scratch, writer: Uuid::now_v7(), written: AtomicU64::new(0), ledger };
         // Whoever comes second keeps what the first made.
         folder.put(&folder.identity, Uuid::now_v7().to_string().as_bytes())?;
         Ok(folder)
@@ -85,10 +86,15 @@ impl Folder {
         names(&self.containers)
     }
 
-    /// Forgets a container, then its stop: the other way round a stopped one would run again for a moment.
-    pub(crate) fn remove_container(&self, container: &Container) -> io::Result<()> {
-        remove(&self.containers.join(&container.run.name))?;
-        remove(&self.stops.join(&container.run.id))
+    /// Removes a container. Its stop stays: a process that remembers the container as running learns from the stop
+    /// to look again.
+    pub(crate) fn remove_container(&self, name: &str) -> io::Result<()> {
+        remove(&self.containers.join(name))
+    }
+
+    /// Removes the stop of a container that is long gone.
+    pub(crate) fn remove_stop(&self, id: &str) -> io::Result<()> {
+        remove(&self.stops.join(id))
     }
 
     /// Marks a container as stopped. A mark that is there is replaced only by a sooner end, as the caller saw it.

@@ -130,7 +130,11 @@ impl Ledger {
         for (job, interval) in self.intervals() {
             by_job.entry(job).or_default().push(interval);
         }
-        by_job.into_iter().filter(|(_, intervals)| most_at_once(intervals.iter().copied()) > 1).map(|(job, _)| job).collect()
+        by_job
+            .into_iter()
+            .filter(|(_, intervals)| most_at_once(intervals.iter().copied()) > 1)
+            .map(|(job, _)| job)
+            .collect()
     }
 
     /// From when to when each ran. One removed before its start never did; one of no duration ran for a moment.

@@ -1,8 +1,10 @@
 //! What a process remembers of a host, so that a poll of many containers reads no file per container.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+use gantry_worker::executor::ExecutionId;
 
 use crate::clock::ns;
 use crate::container::{Container, Stop};
@@ -51,6 +53,11 @@ impl Memory {
         self.stops.get(id).copied()
     }
 
+    /// The ids of the containers that were stopped before a time.
+    pub(crate) fn stops_before(&self, at_ns: u64) -> Vec<ExecutionId> {
+        self.stops.iter().filter(|(_, stop)| stop.at_ns < at_ns).map(|(id, _)| ExecutionId(id.clone())).collect()
+    }
+
     /// Keeps a container and sets its wake to its end. True if that is the next of all.
     pub(crate) fn remember(&mut self, container: Arc<Container>) -> bool {
         let name = container.run.name.clone();
@@ -84,7 +91,7 @@ impl Memory {
 
     /// Drops every container but these; a host lists them now and then.
     pub(crate) fn retain(&mut self, names: &[String]) {
-        let names: std::collections::HashSet<&str> = names.iter().map(String::as_str).collect();
+        let names: HashSet<&str> = names.iter().map(String::as_str).collect();
         let gone: Vec<String> = self.known.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
         gone.iter().for_each(|name| self.forget(name));
     }
@@ -106,7 +113,8 @@ impl Memory {
             due.push(name);
         }
         for name in &due {
-            let tries = self.known.get_mut(&**name).and_then(|known| known.wake.take()).map_or(WAKES, |wake| wake.tries + 1);
+            let tries =
+                self.known.get_mut(&**name).and_then(|known| known.wake.take()).map_or(WAKES, |wake| wake.tries + 1);
             if tries < WAKES {
                 self.set_wake(name, now + ns(FIRST_WAKE * (1 << tries) / 2), tries);
             }

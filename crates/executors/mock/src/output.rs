@@ -127,7 +127,10 @@ mod tests {
         assert_eq!(silent.page(None, 10), Some(LogPage { chunks: Vec::new(), cursor: None, more: false }));
         let printed = Printed { stdout: "abc", stderr: "", lines: 0 };
         let cursor = LogCursor("3".into());
-        assert_eq!(printed.page(Some(&cursor), 10), Some(LogPage { chunks: Vec::new(), cursor: Some(cursor), more: false }));
+        assert_eq!(
+            printed.page(Some(&cursor), 10),
+            Some(LogPage { chunks: Vec::new(), cursor: Some(cursor), more: false })
+        );
         assert_eq!(printed.page(Some(&LogCursor("x".into())), 10), None);
     }
 }

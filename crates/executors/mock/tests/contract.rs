@@ -35,7 +35,8 @@ fn host(dir: PathBuf) -> Host {
 }
 
 fn labelled(labels: &[(&str, String)]) -> ResolvedSpec {
-    let labels: serde_json::Map<_, _> = labels.iter().map(|(key, value)| (format!("mock.{key}"), json!(value))).collect();
+    let labels: serde_json::Map<_, _> =
+        labels.iter().map(|(key, value)| (format!("mock.{key}"), json!(value))).collect();
     serde_json::from_value(json!({"image": "any", "labels": labels})).expect("a spec")
 }
 

@@ -1,15 +1,23 @@
 //! `gantry-servers run` gives a command its servers and takes them away again.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use crate::common;
 
 #[test]
 fn the_command_gets_its_server_and_gives_its_exit_code() {
+    // Where the program makes its own folder, and where the server's account has to get in.
+    let temporary = common::folder();
+    fs::set_permissions(temporary.path(), fs::Permissions::from_mode(0o711)).expect("our own folder");
     let output = Command::new(env!("CARGO_BIN_EXE_gantry-servers"))
         .args(["run", "--with", "postgres", "--", "sh", "-c"])
-        .arg("echo $GANTRY_TEST_POSTGRES_URL; echo $GANTRY_TEST_AMQP_URL; pwd -P; exit 7")
+        .arg("echo $GANTRY_TEST_POSTGRES_URL; echo $GANTRY_TEST_AMQP_URL; exit 7")
+        .env("TMPDIR", temporary.path())
+        // Set where this suite runs.
+        .env_remove("GANTRY_TEST_AMQP_URL")
         .output()
         .expect("the program was built");
     assert_eq!(output.status.code(), Some(7));
@@ -17,6 +25,8 @@ fn the_command_gets_its_server_and_gives_its_exit_code() {
     let lines: Vec<&str> = text.lines().collect();
     assert!(lines[0].starts_with("postgres://postgres@127.0.0.1:"), "{text}");
     assert_eq!(lines[1], "", "no RabbitMQ was asked for");
+    assert_eq!(common::processes(temporary.path()), [""; 0]);
+    assert_eq!(fs::read_dir(temporary.path()).expect("it exists").count(), 0, "the folder was removed");
 }
 
 #[test]

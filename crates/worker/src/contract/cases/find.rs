@@ -17,7 +17,9 @@ pub async fn a_container_is_found_in_every_state(bench: &Bench<'_>) -> Verdict {
     bench.until_ended(&started.id).await;
     assert_eq!(executor.find(host, name).await, found, "ended");
     executor.remove(host, &started.id).await.expect("removes");
-    bench.until("a removed one is absent", async || (executor.find(host, name).await == Found::Absent).then_some(())).await;
+    bench
+        .until("a removed one is absent", async || (executor.find(host, name).await == Found::Absent).then_some(()))
+        .await;
     Ok(())
 }
 

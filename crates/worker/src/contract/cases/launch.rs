@@ -109,7 +109,8 @@ async fn dropped_at(bench: &Bench<'_>, launch: &Launch, after: Option<Duration>)
         None => {
             bench
                 .until("the container is found", async || {
-                    matches!(bench.executor().find(bench.subject.host(), &launch.name).await, Found::Found(_)).then_some(())
+                    matches!(bench.executor().find(bench.subject.host(), &launch.name).await, Found::Found(_))
+                        .then_some(())
                 })
                 .await;
         }

@@ -45,7 +45,7 @@ pub async fn reading_again_gives_the_same(bench: &Bench<'_>) -> Verdict {
     let started = bench.start(bench.subject.lines(20, Duration::ZERO)?).await;
     bench.until_ended(&started.id).await;
     let first = bench.page(&started.id, None, 40).await;
-    assert!(first.more && first.cursor.is_some(), "{first:?}");
+    assert!(!first.chunks.is_empty() && first.cursor.is_some(), "{first:?}");
     let rest = bench.page(&started.id, first.cursor.as_ref(), 64 * 1024).await;
     assert_eq!(bench.page(&started.id, first.cursor.as_ref(), 64 * 1024).await, rest);
     assert_eq!(bench.page(&started.id, None, 40).await, first);

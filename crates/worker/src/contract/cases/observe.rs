@@ -20,8 +20,13 @@ pub async fn many_are_observed_at_once(bench: &Bench<'_>) -> Verdict {
     let ids: Vec<ExecutionId> = codes.keys().chain([&sleeper, &nobody]).cloned().collect();
     let states = bench
         .until("all that should end have ended", async || {
-            let states: HashMap<_, _> =
-                bench.executor().observe(bench.subject.host(), &ids).await.expect("the host answers").into_iter().collect();
+            let states: HashMap<_, _> = bench
+                .executor()
+                .observe(bench.subject.host(), &ids)
+                .await
+                .expect("the host answers")
+                .into_iter()
+                .collect();
             let ended = states.values().filter(|state| matches!(state, Observed::Ended(_))).count();
             let running = states.get(&sleeper) == Some(&Observed::Running);
             (states.len() == ids.len() && ended == codes.len() && running).then_some(states)

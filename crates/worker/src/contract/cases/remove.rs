@@ -11,9 +11,7 @@ pub async fn what_ended_is_removed_for_good(bench: &Bench<'_>) -> Verdict {
     let started = bench.start(bench.subject.print("output\n", "")?).await;
     bench.until_ended(&started.id).await;
     executor.remove(host, &started.id).await.expect("removes");
-    bench
-        .until("it is gone", async || (bench.observe(&started.id).await == Observed::Gone).then_some(()))
-        .await;
+    bench.until("it is gone", async || (bench.observe(&started.id).await == Observed::Gone).then_some(())).await;
     assert_eq!(executor.find(host, &started.launch.name).await, Found::Absent);
     assert_eq!(bench.owned().await, []);
     executor.remove(host, &started.id).await.expect("removing it again succeeds");

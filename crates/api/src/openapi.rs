@@ -1,0 +1,78 @@
+//! The API's description of itself.
+
+use gantry_core::problem::Code;
+use gantry_core::spec::{ContainerSpec, Submission};
+use gantry_core::state::StopReason;
+use gantry_core::{ExecutorType, FailureClass, Status, WaitingReason};
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value};
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::{ArrayBuilder, OneOfBuilder, Ref, RefOr, Schema};
+use utoipa::{Modify, OpenApi, PartialSchema, ToSchema};
+
+use crate::routes::{hosts, jobs, logs, submit};
+use crate::wire::LogEnd;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Gantry", description = "Submit container jobs, watch them, and look at where they run. Every error is a `ProblemDetails`."),
+    paths(submit::submit, jobs::list, jobs::show, jobs::cancel, logs::logs, hosts::list, hosts::create),
+    components(schemas(LogEnd)),
+    tags(
+        (name = "jobs", description = "Jobs and their logs, of the tenant of the API key."),
+        (name = "hosts", description = "The places that run containers."),
+    ),
+    security(("api_key" = [])),
+    modifiers(&ApiKey),
+)]
+struct Document;
+
+struct ApiKey;
+
+impl Modify for ApiKey {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let mut scheme = Http::new(HttpAuthScheme::Bearer);
+        scheme.description = Some("An API key of a tenant.".into());
+        document.components.get_or_insert_default().add_security_scheme("api_key", SecurityScheme::Http(scheme));
+    }
+}
+
+/// The body of `POST /v1/jobs`, for the document alone: a [`Submission`], or an array of them.
+pub(crate) struct SubmitBody;
+
+impl ToSchema for SubmitBody {}
+
+impl PartialSchema for SubmitBody {
+    fn schema() -> RefOr<Schema> {
+        let one = || Ref::from_schema_name("Submission");
+        let many = ArrayBuilder::new()
+            .items(one())
+            .min_items(Some(1))
+            .max_items(Some(gantry_core::spec::limits::JOBS_PER_REQUEST));
+        OneOfBuilder::new().item(one()).item(many).into()
+    }
+}
+
+/// The document, as OpenAPI 3.1 in JSON: what `/openapi.json` serves.
+pub fn openapi() -> Value {
+    let mut document = serde_json::to_value(Document::openapi()).unwrap_or_default();
+    if let Some(schemas) = document.pointer_mut("/components/schemas").and_then(Value::as_object_mut) {
+        schemas.extend(contracts());
+    }
+    document
+}
+
+/// The schemas of `gantry-core`, as `docs/contracts/` has them.
+fn contracts() -> Map<String, Value> {
+    let settings = SchemaSettings::draft2020_12().with(|settings| settings.definitions_path = "/components/schemas".into());
+    let mut generator = settings.into_generator();
+    generator.subschema_for::<Submission>();
+    generator.subschema_for::<ContainerSpec>();
+    generator.subschema_for::<ExecutorType>();
+    generator.subschema_for::<Status>();
+    generator.subschema_for::<WaitingReason>();
+    generator.subschema_for::<FailureClass>();
+    generator.subschema_for::<StopReason>();
+    generator.subschema_for::<Code>();
+    generator.take_definitions(true)
+}

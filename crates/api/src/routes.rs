@@ -1,0 +1,46 @@
+//! What is where.
+
+pub(crate) mod hosts;
+pub(crate) mod jobs;
+pub(crate) mod logs;
+pub(crate) mod submit;
+
+use std::sync::Arc;
+
+use axum::extract::DefaultBodyLimit;
+use axum::http::{Method, Uri};
+use axum::middleware;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use gantry_core::problem::Code;
+use gantry_runtime::serve::{self, Readiness};
+
+use crate::error::Error;
+use crate::extract::BODY_BYTES;
+use crate::service::App;
+use crate::{openapi, trace};
+
+pub(crate) fn router(app: Arc<App>, readiness: Readiness) -> Router {
+    let document = Arc::new(openapi());
+    Router::new()
+        .route("/v1/jobs", get(jobs::list).post(submit::submit))
+        .route("/v1/jobs/{id}", get(jobs::show))
+        .route("/v1/jobs/{id}/logs", get(logs::logs))
+        .route("/v1/jobs/{id}/cancel", post(jobs::cancel))
+        .route("/v1/hosts", get(hosts::list).post(hosts::create))
+        .with_state(app)
+        .route("/openapi.json", get(move || async move { Json(document.as_ref().clone()) }))
+        .merge(serve::router(readiness))
+        .method_not_allowed_fallback(wrong_method)
+        .fallback(no_route)
+        .layer(DefaultBodyLimit::max(BODY_BYTES))
+        .layer(middleware::from_fn(trace::request))
+}
+
+async fn no_route(uri: Uri) -> Error {
+    Error::new(Code::NotFound, format!("there is nothing at `{}`; /openapi.json says what there is", uri.path()))
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Error {
+    Error::method_not_allowed(format!("`{}` does not take {method}; /openapi.json says what it takes", uri.path()))
+}

@@ -1,0 +1,16 @@
+//! What travels over HTTP, for the API and its clients alike: every request and response body.
+//!
+//! A job is submitted as a [`gantry_core::spec::Submission`], the same document as over RabbitMQ. Times are
+//! RFC 3339 in UTC, durations and sizes carry their unit in the field's name, money is a decimal in a string.
+//! Optional fields are left out while they have no value. A client must ignore fields that it does not know.
+
+mod hosts;
+mod jobs;
+mod logs;
+mod problem;
+pub(crate) mod schema;
+
+pub use hosts::{Host, HostCreated, HostList, NewHost};
+pub use jobs::{Accepted, Attempt, CancelReply, CancelResult, Job, JobDetail, JobList, SubmitReply, SubmitResult};
+pub use logs::{Cursor, Data, InvalidCursor, LogChunk, LogEnd, LogPage, STDERR_EVENT, STDOUT_EVENT, END_EVENT, ERROR_EVENT, Stream};
+pub use problem::{PROBLEM_JSON, ProblemDetails};

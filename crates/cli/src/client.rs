@@ -1,0 +1,208 @@
+//! Gantry's HTTP API, as its clients see it.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use gantry_api::wire::{
+    Accepted, CancelReply, Cursor, HostCreated, HostList, JobDetail, JobList, LogPage, NewHost, ProblemDetails,
+};
+use gantry_core::JobId;
+use gantry_core::spec::Submission;
+use reqwest::header::{ACCEPT, HeaderMap, HeaderValue, USER_AGENT};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Result};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// A stream that is silent for so long is dead: the API sends a comment far more often.
+const SILENCE: Duration = Duration::from_secs(60);
+/// How often a submission is sent again when its answer was lost; its key makes that harmless.
+const SUBMISSION_RETRIES: u32 = 3;
+
+/// A connection to the API. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    base: Url,
+}
+
+impl Client {
+    /// A client of the API at `base`, which speaks for the tenant of `key`.
+    pub(crate) fn new(base: &Url, key: Option<&str>) -> Result<Self> {
+        let key = key.filter(|key| !key.is_empty()).ok_or(Error::NoKey)?;
+        let mut authorization = HeaderValue::try_from(format!("Bearer {key}"))
+            .map_err(|_| Error::Usage("the API key has characters that no key has".into()))?;
+        authorization.set_sensitive(true);
+        let headers = HeaderMap::from_iter([
+            (reqwest::header::AUTHORIZATION, authorization),
+            (USER_AGENT, HeaderValue::from_static(concat!("gantry/", env!("CARGO_PKG_VERSION")))),
+        ]);
+        let http = reqwest::Client::builder()
+            .default_headers(headers)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(SILENCE)
+            .build()
+            .map_err(|error| Error::Lost { url: base.clone(), cause: root(&error) })?;
+        Ok(Self { http, base: base.clone() })
+    }
+
+    /// Submits a job, again if the answer was lost. It must carry an idempotency key.
+    pub(crate) async fn submit(&self, submission: &Submission) -> Result<Accepted> {
+        let mut retries = 0;
+        loop {
+            match self.json(self.request(Method::POST, "v1/jobs").json(submission)).await {
+                Err(error) if error.is_temporary() && !matches!(error, Error::Unreachable { .. }) && retries < SUBMISSION_RETRIES => {
+                    tokio::time::sleep(Duration::from_millis(200) * 2u32.pow(retries)).await;
+                    retries += 1;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// A page of jobs, newest first.
+    pub(crate) async fn jobs(&self, query: &impl Serialize) -> Result<JobList> {
+        self.json(self.request(Method::GET, "v1/jobs").query(query)).await
+    }
+
+    /// A job; with `wait`, when it has ended or that time is up.
+    pub(crate) async fn job(&self, id: JobId, wait: Option<Duration>) -> Result<JobDetail> {
+        let mut request = self.request(Method::GET, &format!("v1/jobs/{id}"));
+        if let Some(wait) = wait {
+            request = request.query(&[("wait", format!("{}ms", wait.as_millis()))]).timeout(wait + REQUEST_TIMEOUT);
+        }
+        self.json(request).await
+    }
+
+    /// Asks for a job's end.
+    pub(crate) async fn cancel(&self, id: JobId) -> Result<CancelReply> {
+        self.json(self.request(Method::POST, &format!("v1/jobs/{id}/cancel"))).await
+    }
+
+    /// A page of a job's log.
+    pub(crate) async fn logs(&self, id: JobId, after: Cursor) -> Result<LogPage> {
+        self.json(self.request(Method::GET, &format!("v1/jobs/{id}/logs")).query(&[("after", after.to_string())])).await
+    }
+
+    /// A job's log from behind `after` to its end, as a stream of server-sent events.
+    pub(crate) async fn follow(&self, id: JobId, after: Cursor) -> Result<Response> {
+        let request = self
+            .http
+            .get(self.url(&format!("v1/jobs/{id}/logs")))
+            .query(&[("follow", "true")])
+            .header(ACCEPT, "text/event-stream")
+            .header("Last-Event-ID", after.to_string());
+        self.send(request).await
+    }
+
+    /// The hosts that this tenant's jobs may run on.
+    pub(crate) async fn hosts(&self) -> Result<HostList> {
+        self.json(self.request(Method::GET, "v1/hosts")).await
+    }
+
+    /// Adds a host.
+    pub(crate) async fn add_host(&self, host: &NewHost) -> Result<HostCreated> {
+        self.json(self.request(Method::POST, "v1/hosts").json(host)).await
+    }
+
+    /// What became of a stream that broke.
+    pub(crate) fn lost(&self, error: &reqwest::Error) -> Error {
+        Error::Lost { url: self.base.clone(), cause: root(error) }
+    }
+
+    /// What became of a stream that ended too early.
+    pub(crate) fn closed(&self) -> Error {
+        Error::Lost { url: self.base.clone(), cause: "the stream ended before the log did".to_owned() }
+    }
+
+    /// An answer that cannot be understood.
+    pub(crate) fn not_gantry(&self, status: StatusCode, cause: impl ToString) -> Error {
+        Error::NotGantry { url: self.base.clone(), status, cause: cause.to_string() }
+    }
+
+    fn url(&self, path: &str) -> Url {
+        let mut url = self.base.clone();
+        // An API behind a proxy may have a path of its own.
+        url.set_path(&format!("{}/{path}", self.base.path().trim_end_matches('/')));
+        url
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, self.url(path)).timeout(REQUEST_TIMEOUT)
+    }
+
+    async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T> {
+        let response = self.send(request).await?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(|error| self.lost(&error))?;
+        serde_json::from_slice(&body).map_err(|error| self.not_gantry(status, error))
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response> {
+        let response = request.send().await.map_err(|error| match error.is_connect() {
+            true => Error::Unreachable { url: self.base.clone(), cause: root(&error) },
+            false => self.lost(&error),
+        })?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body = response.bytes().await.map_err(|error| self.lost(&error))?;
+        Err(match serde_json::from_slice::<ProblemDetails>(&body) {
+            Ok(problem) => Error::Refused(Box::new(problem)),
+            Err(_) => {
+                let text = String::from_utf8_lossy(&body);
+                self.not_gantry(status, text.chars().take(200).collect::<String>().trim())
+            }
+        })
+    }
+}
+
+/// The innermost cause: the outer ones only say that a request failed.
+fn root(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    if error.is_timeout() { "no answer in time".to_owned() } else { cause.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(base: &str) -> Client {
+        // Tests run in one process or in many: either way one of them is the first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Client::new(&base.parse().expect("an address"), Some("key")).expect("a client")
+    }
+
+    #[test]
+    fn an_api_may_have_a_path_of_its_own() {
+        assert_eq!(client("http://h:1").url("v1/jobs").as_str(), "http://h:1/v1/jobs");
+        assert_eq!(client("http://h:1/gantry/").url("v1/jobs").as_str(), "http://h:1/gantry/v1/jobs");
+    }
+
+    #[test]
+    fn a_key_is_needed_and_never_printed() {
+        let base = "http://h".parse().expect("an address");
+        assert!(matches!(Client::new(&base, None), Err(Error::NoKey)));
+        assert!(matches!(Client::new(&base, Some("")), Err(Error::NoKey)));
+        assert!(matches!(Client::new(&base, Some("a\nb")), Err(Error::Usage(_))));
+        assert!(!format!("{:?}", client("http://h")).contains("Bearer"));
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_names_the_address_and_the_remedy() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = format!("http://{}", listener.local_addr().expect("bound"));
+        drop(listener);
+        let error = client(&address).hosts().await.expect_err("nobody listens");
+        let text = error.to_string();
+        assert!(text.contains(&address) && text.contains("refused") && text.contains("gantry dev"), "{text}");
+        assert_eq!(error.code(), "unreachable");
+    }
+}

@@ -1,0 +1,114 @@
+//! The command line.
+
+mod db;
+mod host;
+mod job;
+mod tenant;
+mod values;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use reqwest::Url;
+
+use crate::client::Client;
+use crate::error::Result;
+use crate::output::Format;
+
+/// Gantry: one queue in front of every place a team can run a container.
+#[derive(Parser)]
+#[command(name = "gantry", version, arg_required_else_help = true, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Args)]
+pub(crate) struct Global {
+    /// The address of Gantry's API
+    #[arg(long, env = "GANTRY_URL", default_value = "http://127.0.0.1:8080", global = true, value_name = "URL")]
+    url: Url,
+    /// The API key to identify with
+    #[arg(long, env = "GANTRY_API_KEY", hide_env_values = true, global = true, value_name = "KEY")]
+    api_key: Option<String>,
+    /// The form of the output
+    #[arg(short, long, value_enum, default_value_t, global = true, value_name = "FORM")]
+    pub(crate) output: Format,
+}
+
+impl Global {
+    fn client(&self) -> Result<Client> {
+        Client::new(&self.url, self.api_key.as_deref())
+    }
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run jobs and look at them
+    #[command(subcommand)]
+    Job(job::Command),
+    /// Look at the hosts that run containers, and add some
+    #[command(subcommand)]
+    Host(host::Command),
+    /// Make, check and fill the database (directly, without the API)
+    #[command(subcommand)]
+    Db(db::Command),
+    /// Make tenants and their API keys (directly in the database)
+    #[command(subcommand)]
+    Tenant(tenant::Command),
+}
+
+impl Cli {
+    /// Does what the command line says.
+    pub(crate) async fn run(self) -> Result<ExitCode> {
+        let global = &self.global;
+        match self.command {
+            Command::Job(command) => command.run(&global.client()?, global.output).await,
+            Command::Host(command) => command.run(&global.client()?, global.output).await,
+            Command::Db(command) => command.run(global.output).await,
+            Command::Tenant(command) => command.run(global.output).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn secrets_of_the_environment_are_not_shown_in_help() {
+        fn check(command: &clap::Command) {
+            for argument in command.get_arguments() {
+                let secret = argument.get_env().is_some_and(|name| ["GANTRY_API_KEY", "GANTRY_DATABASE_URL"].iter().any(|s| name == *s));
+                assert!(!secret || argument.is_hide_env_values_set(), "{} {argument}", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
+    fn global_options_stand_anywhere_before_the_containers_command() {
+        let cli = |line: &str| Cli::try_parse_from(line.split(' ')).map_err(|error| error.to_string());
+        for line in [
+            "gantry -o json job run --image i -- sh -o x",
+            "gantry job -o json run --image i -- sh",
+            "gantry job run --image i -o json -- sh",
+            "gantry job list -o json",
+            "gantry db migrate -o json --database-url postgres://h",
+        ] {
+            assert_eq!(cli(line).expect(line).global.output, Format::Json, "{line}");
+        }
+        assert_eq!(cli("gantry job run --image i -- sh -o json").expect("parsed").global.output, Format::Table);
+        assert!(cli("gantry job list --url nowhere").is_err());
+    }
+}

@@ -1,0 +1,155 @@
+//! `gantry host`.
+
+use std::process::ExitCode;
+
+use chrono::{DateTime, Utc};
+use clap::{Args, Subcommand};
+use gantry_api::wire::{Host, NewHost};
+use gantry_core::ExecutorType;
+use gantry_core::clock::{Clock, SystemClock};
+use serde_json::{Map, Value, json};
+
+use super::values::{object, one_of};
+use crate::client::Client;
+use crate::error::{Error, Result};
+use crate::output::{Format, ago, table};
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// List the hosts that your jobs may run on
+    #[command(visible_alias = "ls")]
+    List,
+    /// Add a host (with an operator's key)
+    Add(Add),
+}
+
+#[derive(Args)]
+pub(crate) struct Add {
+    /// Its name
+    name: String,
+    /// The kind of backend
+    #[arg(long, value_parser = one_of::<ExecutorType>(), value_name = "TYPE")]
+    executor: ExecutorType,
+    /// How to reach it; the shape is the executor's, such as '{"dir": "/var/lib/mock"}' for mock
+    #[arg(long, value_parser = object, value_name = "JSON", conflicts_with = "endpoint")]
+    connection: Option<Map<String, Value>>,
+    /// Where a Docker Engine listens: unix:///var/run/docker.sock or tcp://host:port
+    #[arg(long, value_name = "ENDPOINT")]
+    endpoint: Option<String>,
+    /// How to run things there; the shape is the executor's
+    #[arg(long, value_parser = object, value_name = "JSON")]
+    executor_config: Option<Map<String, Value>>,
+    /// The most jobs that it runs at once
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+    slots: i32,
+    /// Serve every tenant, not only yours
+    #[arg(long)]
+    shared: bool,
+}
+
+impl Command {
+    pub(crate) async fn run(self, client: &Client, format: Format) -> Result<ExitCode> {
+        match self {
+            Self::List => {
+                let hosts = client.hosts().await?;
+                let now = SystemClock.now();
+                format.print(&hosts, |hosts| listing(&hosts.hosts, now))?;
+            }
+            Self::Add(add) => {
+                let created = client.add_host(&add.host()?).await?;
+                format.print(&created, |created| format!("host {} added ({})", created.name, created.id))?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Add {
+    fn host(self) -> Result<NewHost> {
+        let connection_config = match (self.endpoint, self.connection, self.executor) {
+            (Some(endpoint), _, ExecutorType::Docker) => Map::from_iter([("endpoint".to_owned(), json!(endpoint))]),
+            (Some(_), _, other) => {
+                return Err(Error::Usage(format!("--endpoint is for docker hosts; give --connection for a {other} host")));
+            }
+            (None, Some(connection), _) => connection,
+            (None, None, ExecutorType::Docker) => {
+                return Err(Error::Usage("a docker host needs --endpoint, such as unix:///var/run/docker.sock".into()));
+            }
+            (None, None, _) => Map::new(),
+        };
+        Ok(NewHost {
+            name: self.name,
+            executor_type: self.executor,
+            connection_config,
+            executor_config: self.executor_config.unwrap_or_default(),
+            max_concurrent_jobs: self.slots,
+            cost_per_job: Default::default(),
+            cost_per_hour: Default::default(),
+            shared: self.shared,
+        })
+    }
+}
+
+fn listing(hosts: &[Host], now: DateTime<Utc>) -> String {
+    let rows = hosts.iter().map(|host| {
+        [
+            host.name.clone(),
+            host.executor_type.to_string(),
+            if host.is_active { host.state.to_string() } else { "inactive".to_owned() },
+            format!("{}/{}", host.current_job_count, host.max_concurrent_jobs),
+            host.workers.to_string(),
+            match host.last_health_check {
+                Some(time) if host.health_check_failures > 0 => {
+                    format!("{} failed, last {}", host.health_check_failures, ago(now, time))
+                }
+                Some(time) => format!("ok {}", ago(now, time)),
+                None => "never".to_owned(),
+            },
+            if host.shared { "all tenants" } else { "this tenant" }.to_owned(),
+        ]
+    });
+    table(["NAME", "EXECUTOR", "STATE", "SLOTS", "WORKERS", "HEALTH", "FOR"], &[3, 4], rows.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(subcommand)]
+        command: Command,
+    }
+
+    fn add(line: &[&str]) -> Result<NewHost, String> {
+        let line = Line::try_parse_from(["host", "add", "h"].iter().chain(line)).map_err(|error| error.to_string())?;
+        match line.command {
+            Command::Add(add) => add.host().map_err(|error| error.to_string()),
+            Command::List => unreachable!("the line says add"),
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_the_short_form_for_docker() {
+        let host = add(&["--executor", "docker", "--endpoint", "unix:///d.sock", "--slots", "2", "--shared"]).expect("a host");
+        assert_eq!(Value::Object(host.connection_config), json!({"endpoint": "unix:///d.sock"}));
+        assert_eq!((host.max_concurrent_jobs, host.shared, host.name.as_str()), (2, true, "h"));
+        let host = add(&["--executor", "mock", "--connection", r#"{"dir":"/m"}"#]).expect("a host");
+        assert_eq!(Value::Object(host.connection_config), json!({"dir": "/m"}));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_what_would() {
+        for (line, says) in [
+            (&["--executor", "docker"][..], "--endpoint"),
+            (&["--executor", "mock", "--endpoint", "unix:///x"], "--connection"),
+            (&["--executor", "podman"], "docker"),
+            (&["--executor", "mock", "--connection", "[]"], "JSON object"),
+            (&["--executor", "mock", "--slots", "-1"], "--slots"),
+        ] {
+            let error = add(line).expect_err("refused");
+            assert!(error.contains(says), "{line:?}: {error}");
+        }
+    }
+}

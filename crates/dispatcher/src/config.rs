@@ -1,0 +1,61 @@
+//! What a dispatcher must be told.
+
+use std::time::Duration;
+
+use gantry_runtime::{process, serve, telemetry};
+use serde::Deserialize;
+
+/// The configuration of the process.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Postgres, as the role `gantry_fleet`.
+    pub database: gantry_store::Config,
+    /// RabbitMQ.
+    pub broker: gantry_broker::Config,
+    /// Logs, traces, metrics.
+    #[serde(default)]
+    pub telemetry: telemetry::Config,
+    /// Health and metrics over HTTP.
+    #[serde(default)]
+    pub serve: serve::Config,
+    /// The dispatcher itself.
+    #[serde(default)]
+    pub dispatcher: Settings,
+}
+
+impl process::Config for Config {
+    fn telemetry(&self) -> &telemetry::Config {
+        &self.telemetry
+    }
+}
+
+/// How a dispatcher works.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Submissions admitted in one transaction at most. Default 500.
+    pub intake_batch: usize,
+    /// Milliseconds after which the backlog is looked at even if nobody nudged. Default 500.
+    pub poll_millis: u64,
+    /// Milliseconds between two upkeep passes. Default 1,000.
+    pub upkeep_millis: u64,
+    /// Dispatched jobs per free slot. Default 1.
+    pub window_factor: f64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { intake_batch: 500, poll_millis: 500, upkeep_millis: 1_000, window_factor: 1.0 }
+    }
+}
+
+impl Settings {
+    pub(crate) fn poll(&self) -> Duration {
+        Duration::from_millis(self.poll_millis)
+    }
+
+    pub(crate) fn upkeep(&self) -> Duration {
+        Duration::from_millis(self.upkeep_millis)
+    }
+}

@@ -1,0 +1,160 @@
+//! Submissions over RabbitMQ: a batch is admitted in one transaction, answered, and only then acked.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use gantry_admission::{Admitted, Incoming, admit};
+use gantry_broker::consume::{self, Consumer};
+use gantry_broker::dead_letter::Reason;
+use gantry_broker::{Delivery, Outgoing, ack_all, dead_letter};
+use gantry_core::Problem;
+use gantry_core::message::Reply;
+use gantry_runtime::Shutdown;
+use gantry_store::Scope;
+use gantry_store::tenants::Principal;
+
+use crate::Parts;
+use crate::auth::{API_KEY_HEADER, Keys};
+
+/// How long to wait before Postgres is asked again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
+    let batch = parts.settings.intake_batch;
+    let options = consume::Options {
+        max_batch: batch,
+        prefetch: u16::try_from(batch * 2).unwrap_or(u16::MAX),
+        ..consume::Options::default()
+    };
+    let mut consumer = Consumer::new(&parts.broker, parts.broker.topology().submissions_queue(), options);
+    let mut keys = Keys::default();
+    loop {
+        let deliveries = tokio::select! {
+            deliveries = consumer.next_batch() => deliveries,
+            () = shutdown.requested() => return,
+        };
+        take_in(parts, shutdown, &mut keys, deliveries).await;
+    }
+}
+
+/// Takes a batch in. While Postgres is away it waits with the batch in hand; on shutdown the batch goes back.
+async fn take_in(parts: &Parts, shutdown: &Shutdown, keys: &mut Keys, deliveries: Vec<Delivery>) {
+    let verdicts = loop {
+        match judge(parts, keys, &deliveries).await {
+            Ok(verdicts) => break verdicts,
+            Err(error) => {
+                tracing::warn!(%error, batch = deliveries.len(), "cannot admit now, trying again");
+                tokio::select! {
+                    () = tokio::time::sleep(PAUSE) => {}
+                    () = shutdown.requested() => {
+                        join_all(deliveries.into_iter().map(Delivery::requeue)).await;
+                        return;
+                    }
+                }
+            }
+        }
+    };
+    parts.nudge.notify_one();
+    answer(parts, &deliveries, &verdicts).await;
+    let mut admitted = Vec::with_capacity(deliveries.len());
+    let mut rejected = Vec::new();
+    for (delivery, verdict) in deliveries.into_iter().zip(verdicts) {
+        match verdict {
+            Verdict { outcome: Ok(_), .. } => admitted.push(delivery),
+            Verdict { outcome: Err(problem), principal } => rejected.push((delivery, problem, principal)),
+        }
+    }
+    ack_all(admitted).await;
+    join_all(rejected.into_iter().map(|(delivery, problem, principal)| put_aside(parts, delivery, problem, principal))).await;
+}
+
+struct Verdict {
+    outcome: Result<Admitted, Problem>,
+    principal: Option<Principal>,
+}
+
+/// Decides for each delivery, in their order.
+async fn judge(parts: &Parts, keys: &mut Keys, deliveries: &[Delivery]) -> Result<Vec<Verdict>, gantry_store::Error> {
+    let mut verdicts: Vec<Option<Verdict>> = Vec::with_capacity(deliveries.len());
+    let mut incoming = Vec::with_capacity(deliveries.len());
+    for delivery in deliveries {
+        let refused = match keys.principal(&parts.store, delivery.headers().get(API_KEY_HEADER)).await? {
+            Err(problem) => Verdict { outcome: Err(problem), principal: None },
+            Ok(principal) => {
+                let message_id = delivery.properties().message_id.as_deref();
+                match Incoming::over_amqp(principal, delivery.body(), message_id) {
+                    Ok(submission) => {
+                        incoming.push((principal, submission.traced(delivery.headers().get("traceparent"))));
+                        verdicts.push(None);
+                        continue;
+                    }
+                    Err(problem) => Verdict { outcome: Err(problem), principal: Some(principal) },
+                }
+            }
+        };
+        verdicts.push(Some(refused));
+    }
+    let (principals, submissions): (Vec<_>, Vec<_>) = incoming.into_iter().unzip();
+    let outcomes = admit(&parts.store, Scope::Fleet, &submissions).await?;
+    let mut admitted =
+        principals.into_iter().zip(outcomes).map(|(principal, outcome)| Verdict { outcome, principal: Some(principal) });
+    Ok(verdicts.into_iter().filter_map(|refused| refused.or_else(|| admitted.next())).collect())
+}
+
+/// Tells those who asked. A reply that cannot be delivered is its reader's loss: the job is durable anyway, and
+/// the same submission again gets the same answer.
+async fn answer(parts: &Parts, deliveries: &[Delivery], verdicts: &[Verdict]) {
+    let replies: Vec<Outgoing> = deliveries
+        .iter()
+        .zip(verdicts)
+        .filter_map(|(delivery, verdict)| {
+            let properties = delivery.properties();
+            let reply = match &verdict.outcome {
+                Ok(admitted) => Reply::Accepted { job_id: admitted.job, existing: admitted.existing },
+                Err(problem) => Reply::Rejected(problem.clone()),
+            };
+            let body = serde_json::to_vec(&reply).ok()?;
+            let mut reply = Outgoing::reply(properties.reply_to.as_deref()?, properties.correlation_id.as_deref(), body);
+            reply.properties.content_type = Some("application/json".to_owned());
+            Some(reply)
+        })
+        .collect();
+    if replies.is_empty() {
+        return;
+    }
+    for error in parts.publisher.publish_all(replies).await.into_iter().filter_map(Result::err) {
+        tracing::warn!(%error, "a reply was not delivered");
+    }
+}
+
+async fn put_aside(parts: &Parts, delivery: Delivery, problem: Problem, principal: Option<Principal>) {
+    let tenant = principal.map(|principal| principal.tenant.to_string());
+    let code: &'static str = problem.code.into();
+    let message = problem.to_string();
+    tracing::info!(problem.code = code, tenant.id = tenant, %message, "a submission was refused");
+    let reason = Reason { code, message: &message, origin: "dispatcher", tenant: tenant.as_deref() };
+    if let Err(error) = dead_letter(&parts.publisher, delivery, reason).await {
+        tracing::warn!(%error, "a refused submission could not be dead-lettered and went back to its queue");
+    }
+}
+
+/// Submissions past their delivery limit arrive with the producer's key still on them: it is taken off here, on
+/// the way to the dead letters.
+pub(crate) async fn strip_expired(parts: &Parts, shutdown: &Shutdown) {
+    let queue = parts.broker.topology().expired_queue();
+    let options = consume::Options { max_batch: 50, prefetch: 100, ..consume::Options::default() };
+    let mut consumer = Consumer::new(&parts.broker, queue, options);
+    loop {
+        let deliveries = tokio::select! {
+            deliveries = consumer.next_batch() => deliveries,
+            () = shutdown.requested() => return,
+        };
+        for delivery in deliveries {
+            let message = "the submission was delivered too often without being settled";
+            let reason = Reason { code: "delivery_limit", message, origin: "dispatcher", tenant: None };
+            if let Err(error) = dead_letter(&parts.publisher, delivery, reason).await {
+                tracing::warn!(%error, "an expired submission could not be dead-lettered and went back");
+            }
+        }
+    }
+}

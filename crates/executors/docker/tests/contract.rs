@@ -1,0 +1,135 @@
+//! The suite that every executor passes, on a real engine.
+
+mod common;
+mod lossy;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bollard::models::ContainerCreateBody;
+use bollard::query_parameters::CreateContainerOptionsBuilder;
+use bollard::{API_DEFAULT_VERSION, Docker};
+use common::{endpoint, host_at, sh, words};
+use gantry_core::FailureClass;
+use gantry_core::host::Host;
+use gantry_core::spec::{Mount, ResolvedSpec};
+use gantry_executor_docker::DockerExecutor;
+use gantry_worker::contract::{Need, NotApplicable, Subject};
+use gantry_worker::executor::{ExecutionId, Executor, Launch};
+use lossy::{LOSE_ANSWER, Lossy};
+use serde_json::json;
+
+struct OnDocker {
+    executor: DockerExecutor,
+    host: Host,
+    _way: Lossy,
+}
+
+async fn subject() -> OnDocker {
+    let way = Lossy::to(&endpoint());
+    // Never pulled: that an image is missing must not depend on a registry far away.
+    let host = host_at(&way.endpoint, json!({ "pull_policy": "never" }));
+    OnDocker { executor: DockerExecutor::new(), host, _way: way }
+}
+
+#[async_trait]
+impl Subject for OnDocker {
+    fn executor(&self) -> &dyn Executor {
+        &self.executor
+    }
+
+    fn another(&self) -> Box<dyn Executor> {
+        Box::new(DockerExecutor::new())
+    }
+
+    fn host(&self) -> &Host {
+        &self.host
+    }
+
+    fn unreachable_host(&self) -> Host {
+        host_at("unix:///nowhere/docker.sock", json!({}))
+    }
+
+    fn unknown_id(&self) -> ExecutionId {
+        ExecutionId("0123456789abcdef".repeat(4))
+    }
+
+    fn print(&self, stdout: &str, stderr: &str) -> Need {
+        let script = r#"printf %s "$OUT"; printf %s "$ERR" >&2"#;
+        let mut spec = sh(script);
+        spec.container.environment = [("OUT", stdout), ("ERR", stderr)].map(|(k, v)| (k.into(), v.into())).into();
+        Ok(spec)
+    }
+
+    fn exit(&self, code: i32) -> Need {
+        Ok(sh(&format!("exit {code}")))
+    }
+
+    fn sleep(&self, time: Duration) -> Need {
+        Ok(sh(&format!("trap 'exit 143' TERM; sleep {} & wait", time.as_secs_f64())))
+    }
+
+    fn lines(&self, count: u32, time: Duration) -> Need {
+        let pause = time.as_secs_f64() / f64::from(count.max(1));
+        Ok(sh(&format!("for n in $(seq 1 {count}); do echo line $n; sleep {pause}; done")))
+    }
+
+    fn ignore_term(&self, time: Duration) -> Need {
+        // The first process of a container has no default action for SIGTERM.
+        Ok(words(&["sleep", &time.as_secs().to_string()]))
+    }
+
+    fn killed(&self, signal: i32) -> Need {
+        // By a shell of its own, because the first process of a container cannot be killed from inside.
+        Ok(sh(&format!("sh -c 'kill -{signal} $$'; exit $?")))
+    }
+
+    fn oom(&self) -> Need {
+        let mut spec = words(&["awk", r#"BEGIN { s = "x"; while (1) s = s s }"#]);
+        spec.container.memory_limit_mb = Some(16);
+        Ok(spec)
+    }
+
+    fn missing_image(&self) -> Need {
+        let mut spec = words(&["true"]);
+        spec.container.image = "gantry/no-such-image:1".into();
+        Ok(spec)
+    }
+
+    fn refused_launch(&self) -> Result<(ResolvedSpec, FailureClass), NotApplicable> {
+        Ok((words(&["/no/such/program"]), FailureClass::LaunchRejected))
+    }
+
+    fn invalid(&self) -> Need {
+        let mut spec = words(&["true"]);
+        spec.container.mounts = vec![Mount { source: "/etc".into(), target: "/mnt".into(), writable: false }];
+        Ok(spec)
+    }
+
+    fn lost_response(&self) -> Need {
+        let mut spec = self.sleep(Duration::from_secs(120))?;
+        spec.container.environment.insert(LOSE_ANSWER.into(), "1".into());
+        Ok(spec)
+    }
+
+    async fn leave_created(&self, launch: &Launch) -> Result<ExecutionId, NotApplicable> {
+        let docker = Docker::connect_with_unix(&endpoint(), 10, API_DEFAULT_VERSION).expect("the socket is there");
+        let docker = docker.negotiate_version().await.expect("the engine answers");
+        let labels = [
+            ("gantry.fleet", launch.fleet.to_string()),
+            ("gantry.job", launch.job.to_string()),
+            ("gantry.attempt", launch.attempt.to_string()),
+        ];
+        let body = ContainerCreateBody {
+            image: Some(launch.spec.container.image.clone()),
+            cmd: launch.spec.container.command.clone(),
+            labels: Some(labels.map(|(key, value)| (key.into(), value)).into()),
+            ..Default::default()
+        };
+        let named = CreateContainerOptionsBuilder::new().name(&launch.name).build();
+        let created = docker.create_container(Some(named), body).await.expect("creates");
+        Ok(ExecutionId(created.id))
+    }
+}
+
+gantry_worker::contract_tests!(subject);

@@ -1,0 +1,87 @@
+//! Pulling: once for all who wait, and with the right name for what goes wrong.
+
+use futures::future::join_all;
+use gantry_core::FailureClass;
+use gantry_core::spec::ResolvedSpec;
+use gantry_core::state::Outcome;
+use gantry_worker::executor::Executor;
+use serde_json::json;
+
+use crate::common::words;
+use crate::lab::Lab;
+use crate::registry::{Registry, free_address, untag};
+
+fn of_image(image: &str) -> ResolvedSpec {
+    let mut spec = words(&["true"]);
+    spec.container.image = image.into();
+    spec
+}
+
+#[tokio::test]
+async fn fifty_jobs_pull_an_image_once() {
+    let (lab, registry) = (Lab::new(), Registry::start().await);
+    let docker = lab.docker().await;
+    let image = registry.push(&docker, "shared").await;
+    let spec = of_image(&image);
+    let before = registry.pulls("shared");
+    let said = join_all((0..50).map(|_| lab.executor.prepare(&lab.host, &spec))).await;
+    for said in said {
+        assert!(said.expect("pulls").contains("Downloaded newer image"), "what the engine said is passed on");
+    }
+    let pulls = registry.pulls("shared") - before;
+    assert!(pulls <= 1, "asked for {pulls} times");
+    assert_eq!(lab.run(spec.clone()).await.1.outcome, Outcome::Exited(0));
+    assert_eq!(lab.executor.prepare(&lab.host, &spec).await, Ok(String::new()), "nothing is pulled that is there");
+
+    // The image goes away while it is remembered: the launch says so, and the next prepare pulls again.
+    lab.executor.list_owned(&lab.host, lab.fleet).await.expect("lists");
+    untag(&docker, &image).await;
+    lab.executor.launch(&lab.host, &lab.launch_of(spec.clone())).await.expect_err("the image is gone");
+    lab.executor.prepare(&lab.host, &spec).await.expect("pulls again");
+    assert_eq!(lab.run(spec).await.1.outcome, Outcome::Exited(0));
+    untag(&docker, &image).await;
+}
+
+#[tokio::test]
+async fn always_means_every_time() {
+    let (lab, registry) = (Lab::with(json!({ "pull_policy": "always" })), Registry::start().await);
+    let docker = lab.docker().await;
+    let image = registry.push(&docker, "moving").await;
+    for _ in 0..2 {
+        assert_ne!(lab.executor.prepare(&lab.host, &of_image(&image)).await, Ok(String::new()));
+    }
+    untag(&docker, &image).await;
+}
+
+#[tokio::test]
+async fn an_aborted_pull_is_taken_up_again() {
+    let (lab, registry) = (Lab::new(), Registry::start().await);
+    let docker = lab.docker().await;
+    let image = registry.push(&docker, "again").await;
+    let spec = of_image(&image);
+    {
+        let prepare = lab.executor.prepare(&lab.host, &spec);
+        assert!(futures::poll!(prepare).is_pending());
+    }
+    lab.executor.prepare(&lab.host, &spec).await.expect("pulls");
+    untag(&docker, &image).await;
+}
+
+#[tokio::test]
+async fn what_goes_wrong_has_its_class() {
+    let (lab, registry, locked) = (Lab::new(), Registry::start().await, Registry::locked().await);
+    let cases = [
+        (format!("{}/nothing/here:1", registry.address), FailureClass::ImageNotFound),
+        (format!("{}/nothing/here:1", locked.address), FailureClass::ImagePullDenied),
+        (format!("{}/nobody/listens:1", free_address().await), FailureClass::BackendError),
+        ("Not/A/Reference:::".to_owned(), FailureClass::InvalidSpec),
+    ];
+    for (image, class) in cases {
+        let failure = lab.executor.prepare(&lab.host, &of_image(&image)).await.expect_err("cannot be pulled");
+        assert_eq!(failure.class, class, "{failure}");
+    }
+    let never = Lab::with(json!({ "pull_policy": "never" }));
+    let image = format!("{}/nothing/here:1", registry.address);
+    let failure = never.executor.prepare(&never.host, &of_image(&image)).await.expect_err("is not pulled");
+    assert_eq!(failure.class, FailureClass::ImageNotFound, "{failure}");
+}

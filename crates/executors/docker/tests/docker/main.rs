@@ -1,0 +1,11 @@
+//! What the Docker executor promises beyond the contract, on a real engine.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod image;
+mod lab;
+mod launch;
+mod logs;
+mod observe;
+mod registry;
+mod restart;

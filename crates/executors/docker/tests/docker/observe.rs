@@ -1,0 +1,88 @@
+//! How containers end, what they used, and how soon it is known.
+
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use gantry_core::FailureClass;
+use gantry_core::state::Outcome;
+use gantry_worker::executor::{Executor, Observed};
+
+use crate::common::{sh, words};
+use crate::lab::Lab;
+
+#[tokio::test]
+async fn a_memory_limit_is_told_every_time() {
+    let lab = Lab::new();
+    // The engine learns of the kill and of the end by two ways: often enough to see one overtake the other.
+    let ends = futures::stream::iter(0..24).map(async |n| {
+        // At once, and after a while: the engine does not watch the limit from the first moment on.
+        let script = r#"exec awk 'BEGIN { s = "x"; while (1) s = s s }'"#;
+        let mut spec = sh(&format!("sleep {}; {script}", if n % 2 == 0 { "0" } else { "1.2" }));
+        spec.container.memory_limit_mb = Some(16);
+        lab.run(spec).await.1
+    });
+    for end in ends.buffer_unordered(6).collect::<Vec<_>>().await {
+        let Outcome::Failed(failure) = &end.outcome else { panic!("killed at its limit, and seen as {end:?}") };
+        assert_eq!((failure.class, failure.exit_code), (FailureClass::OomKilled, Some(137)));
+        assert!(failure.message.contains("16 MiB"), "{failure}");
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_copes_with_a_kill_has_not_failed() {
+    let lab = Lab::new();
+    let mut spec = sh(r#"awk 'BEGIN { s = "x"; while (1) s = s s }'; exit 0"#);
+    spec.container.memory_limit_mb = Some(16);
+    assert_eq!(lab.run(spec).await.1.outcome, Outcome::Exited(0));
+}
+
+#[tokio::test]
+async fn use_of_memory_and_cpu_is_sampled() {
+    let lab = Lab::new();
+    // 30 MB held and one CPU busy, for long enough to be sampled.
+    let script = r#"awk 'BEGIN { s = "x"; while (length(s) < 30000000) s = s s; while (1) n++ }'"#;
+    let mut spec = sh(&format!("timeout 4 {script}; exit 0"));
+    spec.container.memory_limit_mb = Some(256);
+    let (_, end) = lab.run(spec).await;
+    let memory = end.max_memory_usage.expect("a sample");
+    assert!((30_000_000..260_000_000).contains(&memory), "{memory}");
+    let cpu = end.cpu_usage_percent.expect("a sample");
+    assert!((5.0..220.0).contains(&cpu), "{cpu}");
+    let run = end.run.expect("the engine's times");
+    assert!((Duration::from_millis(3500)..Duration::from_secs(20)).contains(&run), "{run:?}");
+}
+
+#[tokio::test]
+async fn a_short_container_has_no_sample() {
+    let lab = Lab::new();
+    let (_, end) = lab.run(words(&["true"])).await;
+    assert_eq!((end.max_memory_usage, end.cpu_usage_percent), (None, None));
+    assert_eq!(end.message, "");
+}
+
+#[tokio::test]
+async fn an_end_wakes_a_waiter_at_once() {
+    let lab = Lab::new();
+    let id = lab.start(sh("sleep 1")).await;
+    let at_most = Duration::from_secs(30);
+    let began = Instant::now();
+    loop {
+        if let Observed::Ended(_) = lab.observe(&id).await {
+            break;
+        }
+        // Other tests' containers end too, so it may wake more often than for this one.
+        lab.executor.changed(&lab.host, at_most).await;
+    }
+    assert!(began.elapsed() < Duration::from_secs(10), "woken only after {:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn what_happens_between_two_waits_is_not_missed() {
+    let lab = Lab::new();
+    lab.executor.changed(&lab.host, Duration::from_millis(500)).await;
+    // It ends while nobody waits; the end is seen by other means.
+    lab.run_unwatched(sh("exit 0")).await;
+    let began = Instant::now();
+    lab.executor.changed(&lab.host, Duration::from_secs(30)).await;
+    assert!(began.elapsed() < Duration::from_secs(10), "it had ended before: {:?}", began.elapsed());
+}

@@ -1,0 +1,139 @@
+//! Reports come in batches of lists. A delivery is acked once everything in it is recorded or put aside.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use gantry_broker::consume::{self, Consumer};
+use gantry_broker::dead_letter::Reason;
+use gantry_broker::{Delivery, Outgoing, ack_all, dead_letter};
+use gantry_core::ExecutorType;
+use gantry_core::message::{Control, Nudge, Report, Reports};
+use gantry_core::text::sanitize_json;
+use gantry_runtime::Shutdown;
+use gantry_store::events::Committed;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use crate::Parts;
+use crate::apply::{self, Poison};
+
+/// Lists taken at once at most, and reports applied in one transaction at most.
+const LISTS: usize = 50;
+const REPORTS: usize = 500;
+/// How long to wait before Postgres is asked again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown, committed: mpsc::Sender<Vec<Committed>>) {
+    let options = consume::Options { max_batch: LISTS, prefetch: 4 * LISTS as u16, ..consume::Options::default() };
+    let mut consumer = Consumer::new(&parts.broker, parts.broker.topology().reports_queue(), options);
+    loop {
+        let deliveries = tokio::select! {
+            deliveries = consumer.next_batch() => deliveries,
+            () = shutdown.requested() => return,
+        };
+        if record(parts, shutdown, &committed, deliveries).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// Records a batch; none if the process is ending before it could.
+async fn record(
+    parts: &Parts,
+    shutdown: &Shutdown,
+    committed: &mpsc::Sender<Vec<Committed>>,
+    deliveries: Vec<Delivery>,
+) -> Option<()> {
+    let mut reports = Vec::new();
+    let mut good = Vec::with_capacity(deliveries.len());
+    let mut poison = Vec::new();
+    for delivery in deliveries {
+        match delivery.json::<Reports>() {
+            Ok(Reports::V1 { reports: list }) => {
+                for value in list {
+                    match decode(value) {
+                        Ok(report) => reports.push(report),
+                        Err(broken) => poison.push(broken),
+                    }
+                }
+                good.push(delivery);
+            }
+            Err(error) => put_aside(parts, delivery, &error.to_string()).await,
+        }
+    }
+    let mut freed: Vec<ExecutorType> = Vec::new();
+    for chunk in reports.chunks(REPORTS) {
+        let Some(applied) = apply_or_wait(parts, shutdown, chunk, &mut poison).await else {
+            join_all(good.into_iter().map(Delivery::requeue)).await;
+            return None;
+        };
+        freed.extend(applied.freed);
+        // The receiver ends only after this sender.
+        let _ = committed.send(applied.events).await;
+    }
+    for item in &poison {
+        put_report_aside(parts, item).await;
+    }
+    ack_all(good).await;
+    nudge(parts, freed);
+    Some(())
+}
+
+fn decode(mut value: Value) -> Result<Report, Poison> {
+    sanitize_json(&mut value);
+    Report::deserialize(&value).map_err(|error| Poison { report: value, reason: error.to_string() })
+}
+
+/// Applies a chunk, waiting with it in hand while Postgres is away.
+async fn apply_or_wait(
+    parts: &Parts,
+    shutdown: &Shutdown,
+    chunk: &[Report],
+    poison: &mut Vec<Poison>,
+) -> Option<gantry_store::reports::Applied> {
+    loop {
+        match apply::apply(&parts.store, chunk, poison).await {
+            Ok(applied) => return Some(applied),
+            Err(error) => tracing::warn!(%error, reports = chunk.len(), "cannot record now, trying again"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE) => {}
+            () = shutdown.requested() => return None,
+        }
+    }
+}
+
+async fn put_aside(parts: &Parts, delivery: Delivery, message: &str) {
+    tracing::error!(%message, "a list of reports could not be decoded");
+    let reason = Reason { code: "invalid_message", message, origin: "recorder", tenant: None };
+    if let Err(error) = dead_letter(&parts.publisher, delivery, reason).await {
+        tracing::warn!(%error, "a broken list of reports could not be dead-lettered and went back to its queue");
+    }
+}
+
+/// One report of a list goes to the dead letters by itself; its neighbours were recorded.
+async fn put_report_aside(parts: &Parts, poison: &Poison) {
+    tracing::error!(reason = %poison.reason, "a report could not be recorded as it is");
+    let list = Reports::V1 { reports: vec![poison.report.clone()] };
+    let Ok(mut letter) = Outgoing::json(parts.broker.topology().dead(), &list) else { return };
+    letter.headers.insert("x-gantry-reason", "poison_report");
+    letter.headers.insert("x-gantry-message", poison.reason.as_str());
+    letter.headers.insert("x-gantry-origin", "recorder");
+    // Recorded or not, the row tells: an attempt whose end is not recorded is reported again by its worker.
+    if let Err(error) = parts.publisher.publish(letter).await {
+        tracing::error!(%error, report = %poison.report, "a report could not be dead-lettered");
+    }
+}
+
+fn nudge(parts: &Parts, mut freed: Vec<ExecutorType>) {
+    freed.sort_unstable();
+    freed.dedup();
+    if freed.is_empty() {
+        return;
+    }
+    let control = Control::V1(Nudge::Dispatch { executors: freed });
+    if let Ok(body) = serde_json::to_vec(&control) {
+        parts.publisher.publish_unconfirmed(Outgoing::transient(parts.broker.topology().control(), body));
+    }
+}

@@ -1,0 +1,141 @@
+//! Many small writes as few large ones: callers submit one item each and wait for its answer; a single task
+//! takes whatever has gathered while it was busy. Idle, an item is a batch of one and goes at once.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+/// Why an item was not done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Trouble {
+    /// Waiting may help; the batcher does the waiting.
+    #[error("{0}")]
+    Transient(String),
+    /// This very item cannot be done.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl From<gantry_store::Error> for Trouble {
+    fn from(error: gantry_store::Error) -> Self {
+        if error.is_transient() { Self::Transient(error.to_string()) } else { Self::Refused(error.to_string()) }
+    }
+}
+
+const PAUSE: Duration = Duration::from_millis(500);
+/// Items that may wait; beyond it [`Batcher::submit`] itself waits.
+const QUEUED: usize = 4_096;
+
+type Request<T, R> = (T, oneshot::Sender<Result<R, Trouble>>);
+
+/// A place to submit items of one kind. Clones share it; its task ends with the last of them.
+pub(crate) struct Batcher<T, R> {
+    requests: mpsc::Sender<Request<T, R>>,
+}
+
+impl<T, R> Clone for Batcher<T, R> {
+    fn clone(&self) -> Self {
+        Self { requests: self.requests.clone() }
+    }
+}
+
+impl<T, R> Batcher<T, R>
+where
+    T: Clone + Send + Sync + 'static,
+    R: Send + 'static,
+{
+    /// `operation` does a batch whole or not at all, and answers for each item in its order.
+    pub(crate) fn spawn<F, Fut>(name: &'static str, max: usize, operation: F) -> Self
+    where
+        F: Fn(Vec<T>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<R>, Trouble>> + Send,
+    {
+        let (requests, mut queue) = mpsc::channel::<Request<T, R>>(QUEUED);
+        tokio::spawn(async move {
+            let mut batch = Vec::with_capacity(max);
+            while queue.recv_many(&mut batch, max).await > 0 {
+                let (items, answers): (Vec<T>, Vec<_>) = batch.drain(..).unzip();
+                run(name, &operation, items, answers).await;
+            }
+        });
+        Self { requests }
+    }
+
+    /// Waits until the item is done, however long what it needs is away. Refused items are the caller's to handle.
+    pub(crate) async fn submit(&self, item: T) -> Result<R, Trouble> {
+        let ended = || Trouble::Refused("the worker is ending".to_owned());
+        let (answer, answered) = oneshot::channel();
+        self.requests.send((item, answer)).await.map_err(|_| ended())?;
+        answered.await.map_err(|_| ended())?
+    }
+}
+
+/// Halves a refused batch until the one bad item stands alone.
+async fn run<T, R, F, Fut>(name: &'static str, operation: &F, items: Vec<T>, answers: Vec<oneshot::Sender<Result<R, Trouble>>>)
+where
+    T: Clone + Send + Sync,
+    R: Send,
+    F: Fn(Vec<T>) -> Fut + Sync,
+    Fut: Future<Output = Result<Vec<R>, Trouble>> + Send,
+{
+    let mut work = vec![(items, answers)];
+    while let Some((items, mut answers)) = work.pop() {
+        match operation(items.clone()).await {
+            Ok(results) => {
+                for (answer, result) in answers.into_iter().zip(results) {
+                    // A caller that went away needs no answer.
+                    let _ = answer.send(Ok(result));
+                }
+            }
+            Err(Trouble::Transient(cause)) => {
+                tracing::warn!(operation = name, items = items.len(), %cause, "cannot be done now, trying again");
+                tokio::time::sleep(PAUSE).await;
+                work.push((items, answers));
+            }
+            Err(refused) if items.len() == 1 => {
+                for answer in answers {
+                    let _ = answer.send(Err(refused.clone()));
+                }
+            }
+            Err(_) => {
+                let mut left = items;
+                let right = left.split_off(left.len() / 2);
+                let right_answers = answers.split_off(left.len());
+                work.push((right, right_answers));
+                work.push((left, answers));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::future::join_all;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[tokio::test]
+    async fn one_bad_item_hurts_only_itself() {
+        let batcher = Batcher::spawn("test", 100, |items: Vec<u32>| async move {
+            if items.contains(&42) { Err(Trouble::Refused("42".into())) } else { Ok(items.iter().map(|n| n * 2).collect()) }
+        });
+        let results = join_all((0..100).map(|n| batcher.submit(n))).await;
+        for (n, result) in results.into_iter().enumerate() {
+            let expected = if n == 42 { Err(Trouble::Refused("42".into())) } else { Ok(n as u32 * 2) };
+            assert_eq!(result, expected);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_away_is_waited_for() {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = calls.clone();
+        let batcher = Batcher::spawn("test", 100, move |items: Vec<()>| {
+            let call = counted.fetch_add(1, Ordering::SeqCst);
+            async move { if call < 3 { Err(Trouble::Transient("away".into())) } else { Ok(items) } }
+        });
+        assert_eq!(batcher.submit(()).await, Ok(()));
+        assert_eq!(calls.load(Ordering::SeqCst), 4);
+    }
+}

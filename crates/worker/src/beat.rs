@@ -1,0 +1,114 @@
+//! The beat: renews the lease, compares what the database says this worker owns with what the process knows,
+//! declares overdue workers dead and takes their attempts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use gantry_core::message::Token;
+use gantry_store::{Error, attempts, workers};
+
+use crate::attempt;
+use crate::engine::Engine;
+use crate::registry::Run;
+
+/// Attempts adopted in one pass at most.
+const ADOPTIONS: i64 = 500;
+/// Containers removed at once.
+const REMOVALS: usize = 8;
+
+/// Beats until the worker is declared dead, which is its result.
+pub(crate) async fn run(engine: &Arc<Engine>) -> Error {
+    let mut beat = tokio::time::interval(engine.settings.beat());
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let result = tokio::select! {
+            _ = beat.tick() => renew(engine).await,
+            () = engine.look.notified() => look(engine, engine.lease.now()).await,
+        };
+        match result {
+            Ok(()) => {}
+            Err(error @ Error::NotAlive(_)) => return error,
+            Err(error) => {
+                let quiet = !engine.lease.allows_request();
+                tracing::warn!(%error, quiet, "the beat failed, trying again");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                beat.reset_immediately();
+            }
+        }
+    }
+}
+
+async fn renew(engine: &Arc<Engine>) -> Result<(), Error> {
+    let began = engine.lease.now();
+    workers::beat(&engine.store, engine.id).await?;
+    engine.lease.renew(began);
+    if engine.lease.may_judge() {
+        for dead in workers::mark_overdue_dead(&engine.store).await? {
+            tracing::warn!(worker.id = %dead, "a worker missed its beats and is declared dead");
+        }
+    }
+    look(engine, began).await?;
+    adopt(engine).await
+}
+
+/// Reads what is ours and acts on the differences.
+async fn look(engine: &Arc<Engine>, began: Duration) -> Result<(), Error> {
+    let owned = attempts::owned(&engine.store, engine.id).await?;
+    // While reports wait in their queue, sending them again would only make it longer.
+    let backlog = engine.broker.ready_messages(&engine.broker.topology().reports_queue()).await;
+    let decisions = engine.registry.reconcile(&owned, began, engine.lease.now(), matches!(backlog, Ok(0)));
+    resume(engine, &decisions.resume).await?;
+    for report in decisions.report_again {
+        tracing::info!(job.id = %report.token.job, attempt = report.token.attempt, "the end was not recorded yet, reporting it again");
+        let engine = engine.clone();
+        tokio::spawn(async move { engine.writes.report.submit(report).await });
+    }
+    if !decisions.remove.is_empty() {
+        let engine = engine.clone();
+        tokio::spawn(async move { remove(&engine, decisions.remove).await });
+    }
+    Ok(())
+}
+
+/// Takes the attempts of workers that are not alive, on hosts that this worker serves.
+async fn adopt(engine: &Arc<Engine>) -> Result<(), Error> {
+    if engine.draining.is_cancelled() {
+        return Ok(());
+    }
+    let hosts = engine.hosts.healthy();
+    let adopted = attempts::adopt(&engine.store, engine.id, &hosts, ADOPTIONS).await?;
+    if !adopted.is_empty() {
+        tracing::info!(attempts = adopted.len(), "adopting attempts of workers that are gone");
+    }
+    resume(engine, &adopted).await
+}
+
+async fn resume(engine: &Arc<Engine>, tokens: &[Token]) -> Result<(), Error> {
+    if tokens.is_empty() || engine.draining.is_cancelled() {
+        return Ok(());
+    }
+    for stand in attempts::read(&engine.store, engine.id, tokens).await? {
+        // Not reached yet: the next beat finds it again.
+        let Some(host) = engine.hosts.get(stand.claimed.host) else { continue };
+        let run = Run::new(stand.claimed.clone(), host);
+        if engine.registry.resumed(&run, engine.lease.now()) {
+            attempt::resume(engine, run, stand);
+        }
+    }
+    Ok(())
+}
+
+async fn remove(engine: &Engine, containers: Vec<(Arc<Run>, crate::executor::ExecutionId)>) {
+    futures::stream::iter(containers)
+        .for_each_concurrent(REMOVALS, |(run, id)| async move {
+            match engine.executor.remove(&run.host, &id).await {
+                Ok(()) => engine.registry.forget(run.token),
+                Err(failure) => {
+                    tracing::warn!(job.id = %run.token.job, %failure, "a container could not be removed, trying again");
+                    engine.registry.keep(run.token);
+                }
+            }
+        })
+        .await;
+}

@@ -1,0 +1,100 @@
+//! What a worker must be told.
+
+use std::time::Duration;
+
+use gantry_runtime::{process, serve, telemetry};
+use serde::Deserialize;
+
+/// The configuration of a worker process.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Postgres, as the role `gantry_fleet`.
+    pub database: gantry_store::Config,
+    /// RabbitMQ.
+    pub broker: gantry_broker::Config,
+    /// Logs, traces, metrics.
+    #[serde(default)]
+    pub telemetry: telemetry::Config,
+    /// Health and metrics over HTTP.
+    #[serde(default)]
+    pub serve: serve::Config,
+    /// The worker itself.
+    #[serde(default)]
+    pub worker: Settings,
+}
+
+impl process::Config for Config {
+    fn telemetry(&self) -> &telemetry::Config {
+        &self.telemetry
+    }
+}
+
+/// How a worker works. Times are in the unit that the name says.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// How long after a beat others may declare this worker dead. Default 18, at least 15: transactions and
+    /// requests to a backend are bounded by a third of it.
+    pub lease_seconds: u32,
+    /// Time between two beats. Default 3,000.
+    pub beat_millis: u64,
+    /// How often the hosts are read and checked. Default 10.
+    pub host_check_seconds: u64,
+    /// How long a claimed job may take to start: pull and provisioning. Default 600.
+    pub launch_timeout_seconds: u64,
+    /// Time between SIGTERM and SIGKILL of a container that is stopped. Default 10.
+    pub stop_grace_seconds: u64,
+    /// Launches in flight on one host at most. Default 16.
+    pub launches_per_host: usize,
+    /// Messages in hand at most. Default 64; each is a list of up to 100 jobs.
+    pub prefetch: u16,
+    /// Bytes of one stream that are stored from its beginning. Default 16 MiB.
+    pub log_head_bytes: u64,
+    /// Bytes of one stream that are stored from its end, when the beginning is full. Default 1 MiB.
+    pub log_tail_bytes: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            lease_seconds: 18,
+            beat_millis: 3_000,
+            host_check_seconds: 10,
+            launch_timeout_seconds: 600,
+            stop_grace_seconds: 10,
+            launches_per_host: 16,
+            prefetch: 64,
+            log_head_bytes: 16 << 20,
+            log_tail_bytes: 1 << 20,
+        }
+    }
+}
+
+impl Settings {
+    /// The lease's time to live.
+    pub(crate) fn lease(&self) -> Duration {
+        Duration::from_secs(self.lease_seconds.into())
+    }
+
+    /// The longest that a mutating request may take: a third of the lease.
+    pub(crate) fn request_timeout(&self) -> Duration {
+        self.lease() / 3
+    }
+
+    pub(crate) fn beat(&self) -> Duration {
+        Duration::from_millis(self.beat_millis)
+    }
+
+    pub(crate) fn host_check(&self) -> Duration {
+        Duration::from_secs(self.host_check_seconds)
+    }
+
+    pub(crate) fn launch_timeout(&self) -> Duration {
+        Duration::from_secs(self.launch_timeout_seconds)
+    }
+
+    pub(crate) fn stop_grace(&self) -> Duration {
+        Duration::from_secs(self.stop_grace_seconds)
+    }
+}

@@ -1,0 +1,151 @@
+//! What every task of a worker shares, and the batched writes that they submit.
+
+use std::sync::Arc;
+
+use gantry_broker::{Broker, Outgoing, Publisher};
+use gantry_core::message::{Report, Reports, Token};
+use gantry_core::state::StopReason;
+use gantry_core::{FleetId, WorkerId};
+use gantry_store::attempts::{self, Output, Started};
+use gantry_store::logs::{self, Append};
+use gantry_store::{Error, Store};
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::batch::{Batcher, Trouble};
+use crate::config::Settings;
+use crate::guard::Guarded;
+use crate::hosts::Hosts;
+use crate::lease::Lease;
+use crate::registry::Registry;
+
+/// Bytes of one page of log.
+pub(crate) const LOG_PAGE: usize = 256 << 10;
+/// Pages in memory at most, in the whole process. When they are all in use nothing is read: the backend buffers.
+const LOG_PAGES: usize = 128;
+/// Items in one batched write at most; log pages are larger, and fewer.
+const WRITES: usize = 256;
+const LOG_WRITES: usize = 32;
+/// Reports in one message at most, and in one round of publishing.
+const REPORT_LIST: usize = 100;
+const REPORTS: usize = 1_000;
+
+/// The shared parts of a worker.
+pub(crate) struct Engine {
+    pub(crate) id: WorkerId,
+    pub(crate) fleet: FleetId,
+    pub(crate) settings: Settings,
+    pub(crate) store: Store,
+    pub(crate) broker: Broker,
+    pub(crate) executor: Guarded,
+    pub(crate) lease: Lease,
+    pub(crate) registry: Registry,
+    pub(crate) hosts: Hosts,
+    pub(crate) writes: Writes,
+    /// Bounds the log pages in memory.
+    pub(crate) log_pages: Arc<Semaphore>,
+    /// Asks for a read of what the database says at once, not at the next beat.
+    pub(crate) look: Notify,
+    /// No new work: the worker is about to hand over.
+    pub(crate) draining: CancellationToken,
+    /// Requests to backends that must be answered before the worker hands over.
+    pub(crate) requests: TaskTracker,
+    /// Ended attempts whose logs and reports are on their way.
+    pub(crate) finishing: TaskTracker,
+}
+
+/// The writes of single attempts, gathered into batches.
+pub(crate) struct Writes {
+    /// True if the token still held: only then may the launch be sent.
+    pub(crate) launch_sent: Batcher<Token, bool>,
+    pub(crate) started: Batcher<Started, ()>,
+    /// True if the token still held: only then may the stop be asked for.
+    pub(crate) stop_reason: Batcher<(Token, StopReason), bool>,
+    pub(crate) log: Batcher<Arc<Append>, ()>,
+    pub(crate) output: Batcher<Arc<Output>, ()>,
+    /// Done once RabbitMQ confirmed the report.
+    pub(crate) report: Batcher<Report, ()>,
+}
+
+impl Writes {
+    /// `dead` is cancelled by the first write that says so: the worker must end.
+    pub(crate) fn new(store: &Store, worker: WorkerId, broker: &Broker, dead: &CancellationToken) -> Self {
+        let checked = |dead: &CancellationToken| {
+            let dead = dead.clone();
+            move |error: Error| {
+                if matches!(error, Error::NotAlive(_)) {
+                    dead.cancel();
+                }
+                Trouble::from(error)
+            }
+        };
+        let (s, check) = (store.clone(), checked(dead));
+        let launch_sent = Batcher::spawn("store launch_sent_at", WRITES, move |tokens: Vec<Token>| {
+            let (s, check) = (s.clone(), check.clone());
+            async move {
+                let held = attempts::put_launch_sent(&s, worker, &tokens).await.map_err(check)?;
+                Ok(tokens.iter().map(|token| held.contains(token)).collect())
+            }
+        });
+        let (s, check) = (store.clone(), checked(dead));
+        let started = Batcher::spawn("store started_at", WRITES, move |started: Vec<Started>| {
+            let (s, check) = (s.clone(), check.clone());
+            async move {
+                attempts::put_started(&s, worker, &started).await.map_err(check)?;
+                Ok(vec![(); started.len()])
+            }
+        });
+        let (s, check) = (store.clone(), checked(dead));
+        let stop_reason = Batcher::spawn("store stop_reason", WRITES, move |stops: Vec<(Token, StopReason)>| {
+            let (s, check) = (s.clone(), check.clone());
+            async move {
+                let held = attempts::put_stop_reason(&s, worker, &stops).await.map_err(check)?;
+                Ok(stops.iter().map(|(token, _)| held.contains(token)).collect())
+            }
+        });
+        let (s, check) = (store.clone(), checked(dead));
+        let log = Batcher::spawn("store logs", LOG_WRITES, move |appends: Vec<Arc<Append>>| {
+            let (s, check) = (s.clone(), check.clone());
+            async move {
+                logs::append(&s, worker, &appends).await.map_err(check)?;
+                Ok(vec![(); appends.len()])
+            }
+        });
+        let (s, check) = (store.clone(), checked(dead));
+        let output = Batcher::spawn("store outputs", WRITES, move |outputs: Vec<Arc<Output>>| {
+            let (s, check) = (s.clone(), check.clone());
+            async move {
+                attempts::put_outputs(&s, worker, &outputs).await.map_err(check)?;
+                Ok(vec![(); outputs.len()])
+            }
+        });
+        let (publisher, topology) = (Publisher::new(broker), broker.topology().clone());
+        let report = Batcher::spawn("publish reports", REPORTS, move |reports: Vec<Report>| {
+            let (publisher, route) = (publisher.clone(), topology.reports());
+            async move {
+                let lists: Vec<Outgoing> = reports
+                    .chunks(REPORT_LIST)
+                    .map(|list| {
+                        let reports = list.iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
+                        Outgoing::json(route.clone(), &Reports::V1 { reports })
+                    })
+                    .collect::<Result<_, serde_json::Error>>()
+                    .map_err(|error| Trouble::Refused(error.to_string()))?;
+                for result in publisher.publish_all(lists).await {
+                    // Twice is harmless; a report that is too large is told apart by halving.
+                    result.map_err(|error| {
+                        if error.is_transient() { Trouble::Transient(error.to_string()) } else { Trouble::Refused(error.to_string()) }
+                    })?;
+                }
+                Ok(vec![(); reports.len()])
+            }
+        });
+        Self { launch_sent, started, stop_reason, log, output, report }
+    }
+}
+
+/// The pages of log that may be in memory at once.
+pub(crate) fn log_pages() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(LOG_PAGES))
+}

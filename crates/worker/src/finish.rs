@@ -1,0 +1,203 @@
+//! The end of an attempt: the log complete, the outputs stored, and only then the report.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gantry_core::message::{Ended, Report, ReportKind};
+use gantry_core::output::{EXCERPT_BYTES, Outputs};
+use gantry_core::state::Outcome;
+use gantry_core::text;
+use gantry_core::Failure;
+use gantry_store::attempts::{Output, Started};
+use gantry_store::logs as stored_logs;
+use tracing::Instrument;
+
+use crate::batch::Trouble;
+use crate::engine::Engine;
+use crate::executor::{End, ExecutionId, Stream};
+use crate::log::LogTail;
+use crate::logs;
+use crate::registry::Run;
+use crate::watch::Watched;
+
+/// How long an ended container's log is asked for before its end is reported without the rest.
+const LOGS_COMPLETE_WITHIN: Duration = Duration::from_secs(30);
+const READ_AGAIN: Duration = Duration::from_millis(200);
+/// A container that ended this soon needs no `started_at` of its own: the report says it all.
+const COALESCE: Duration = Duration::from_millis(500);
+/// What is kept of a backend's own words, in bytes.
+const BACKEND_LOG_BYTES: usize = 16 << 10;
+/// How much of each stream is kept in memory for the excerpts.
+const KEPT: usize = 4 * EXCERPT_BYTES;
+
+/// Stores the start of a container, and reports it, unless it ends right away.
+pub(crate) fn started(engine: &Arc<Engine>, container: &Watched) {
+    let (engine, run, id) = (engine.clone(), container.run.clone(), container.id.clone());
+    let (seen, startup) = (engine.lease.now(), container.startup);
+    let ago = container.running_for(seen);
+    tokio::spawn(async move {
+        tokio::time::sleep(COALESCE.saturating_sub(ago)).await;
+        if !engine.registry.is_active(&run) {
+            return;
+        }
+        let ago = ago + engine.lease.now().saturating_sub(seen);
+        let start = Started { token: run.token, execution_id: id.0.clone(), ago, startup };
+        if let Err(trouble) = engine.writes.started.submit(start).await {
+            tracing::warn!(job.id = %run.token.job, %trouble, "a start could not be stored");
+            return;
+        }
+        let kind = ReportKind::Started { execution_id: id.0 };
+        let report = Report { token: run.token, traceparent: run.spec.traceparent.clone(), kind };
+        if let Err(trouble) = engine.writes.report.submit(report).await {
+            tracing::warn!(job.id = %run.token.job, %trouble, "a start could not be reported");
+        }
+    });
+}
+
+/// Finishes a container that has ended.
+pub(crate) fn spawn(engine: &Arc<Engine>, container: Watched) {
+    let span = tracing::info_span!("finish", job.id = %container.run.token.job, attempt = container.run.token.attempt);
+    let shared = engine.clone();
+    engine.finishing.spawn(async move { finish(&shared, container).await }.instrument(span));
+}
+
+async fn finish(engine: &Arc<Engine>, mut container: Watched) {
+    let (Some(end), Some(mut log)) = (container.end.take(), container.log.take()) else { return };
+    let run = container.run.clone();
+    // If anything was stored before, the excerpts are made from what is stored.
+    let all_in_memory = log.is_empty();
+    let mut kept = Kept::default();
+    let complete = match tokio::time::timeout(LOGS_COMPLETE_WITHIN, drain(engine, &run, &container.id, &mut log, &mut kept)).await {
+        Ok(complete) => complete,
+        Err(_) => {
+            tracing::warn!("the log could not be completed, the end is reported without the rest");
+            false
+        }
+    };
+    if !all_in_memory {
+        kept = Kept::stored(engine, &run).await.unwrap_or(kept);
+    }
+    let said = format!("{}{}", container.said, end.message);
+    store_outputs(engine, &run, &kept, &said).await;
+    let startup = container.startup;
+    let id = container.id.clone();
+    let mut ended = from_end(end, &id);
+    ended.logs_incomplete = !complete;
+    ended.startup_millis = startup.map(|startup| u64::try_from(startup.as_millis()).unwrap_or(u64::MAX));
+    report(engine, &run, Some(id), ended).await;
+}
+
+/// Reads and stores the rest of the log. True if it is complete.
+async fn drain(engine: &Engine, run: &Arc<Run>, id: &ExecutionId, log: &mut LogTail, kept: &mut Kept) -> bool {
+    loop {
+        match logs::read_page(engine, run, id, log).await {
+            Ok(page) => {
+                for (stream, bytes) in &page.pieces {
+                    kept.push(*stream, bytes);
+                }
+                if !page.more {
+                    break;
+                }
+            }
+            Err(Trouble::Transient(cause)) => {
+                tracing::warn!(%cause, "the log could not be read, trying again");
+                tokio::time::sleep(READ_AGAIN).await;
+            }
+            Err(Trouble::Refused(cause)) => {
+                tracing::error!(%cause, "the log could not be stored");
+                return false;
+            }
+        }
+    }
+    match log.take_tails() {
+        Some(addition) => logs::store(engine, run, log, addition).await.is_ok(),
+        None => true,
+    }
+}
+
+/// What is kept of the streams for the excerpts: the beginning and the end of each.
+#[derive(Debug, Default)]
+struct Kept {
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+impl Kept {
+    fn push(&mut self, stream: Stream, bytes: &Bytes) {
+        let kept = match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        };
+        kept.extend_from_slice(bytes);
+        // The excerpt cuts the middle out anyway; here it only must not grow without bound.
+        if kept.len() > 2 * KEPT {
+            let end = kept.len() - KEPT / 2;
+            kept.drain(KEPT / 2..end);
+        }
+    }
+
+    async fn stored(engine: &Engine, run: &Run) -> Option<Self> {
+        let bytes = i64::try_from(KEPT).unwrap_or(i64::MAX);
+        match stored_logs::ends(&engine.store, run.token, bytes).await {
+            Ok((stdout, stderr)) => Some(Self { stdout, stderr }),
+            Err(error) => {
+                tracing::warn!(%error, "the stored log could not be read for the excerpts");
+                None
+            }
+        }
+    }
+}
+
+async fn store_outputs(engine: &Engine, run: &Run, kept: &Kept, said: &str) {
+    let outputs = Outputs::from_streams(&kept.stdout, &kept.stderr);
+    if outputs.is_empty() && said.is_empty() {
+        return;
+    }
+    let backend_log = text::sanitize(&text::excerpt(said, BACKEND_LOG_BYTES)).into_owned();
+    let output = Arc::new(Output { token: run.token, outputs, backend_log });
+    if let Err(trouble) = engine.writes.output.submit(output).await {
+        tracing::error!(%trouble, "the outputs could not be stored");
+    }
+}
+
+/// Ends an attempt that has no container.
+pub(crate) async fn never_ran(engine: &Arc<Engine>, run: &Arc<Run>, failure: Failure, said: String) {
+    tracing::info!(%failure, "the attempt was not launched");
+    store_outputs(engine, run, &Kept::default(), &said).await;
+    report(engine, run, None, ended(Outcome::Failed(failure))).await;
+}
+
+/// An end without any numbers.
+pub(crate) fn ended(outcome: Outcome) -> Ended {
+    Ended {
+        outcome: outcome.into(),
+        execution_id: None,
+        run_millis: None,
+        startup_millis: None,
+        max_memory_usage: None,
+        cpu_usage_percent: None,
+        logs_incomplete: false,
+        metadata: serde_json::Value::Null,
+    }
+}
+
+fn from_end(end: End, id: &ExecutionId) -> Ended {
+    Ended {
+        execution_id: Some(id.0.clone()),
+        run_millis: end.run.map(|run| u64::try_from(run.as_millis()).unwrap_or(u64::MAX)),
+        max_memory_usage: end.max_memory_usage,
+        cpu_usage_percent: end.cpu_usage_percent,
+        ..ended(end.outcome)
+    }
+}
+
+/// Reports an end until RabbitMQ has it. From then on the beat sees to it that it is recorded.
+pub(crate) async fn report(engine: &Arc<Engine>, run: &Arc<Run>, container: Option<ExecutionId>, ended: Ended) {
+    let traceparent = run.spec.traceparent.clone();
+    let report = Report { token: run.token, traceparent, kind: ReportKind::Ended(ended) };
+    match engine.writes.report.submit(report.clone()).await {
+        Ok(()) => engine.registry.reported(run, container, report, engine.lease.now()),
+        Err(trouble) => tracing::error!(%trouble, "an end could not be reported"),
+    }
+}

@@ -1,0 +1,98 @@
+//! The only way to a backend: mutating requests wait for the lease and are bounded by it, reads are bounded too.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_core::host::Host;
+use gantry_core::spec::ResolvedSpec;
+use gantry_core::{ExecutorType, Failure, FailureClass};
+use tokio::time::timeout;
+
+use crate::executor::{
+    ExecutionId, Executor, Found, Health, Idempotence, Launch, LaunchError, LogCursor, LogPage, Observed,
+};
+use crate::lease::Lease;
+
+/// How long a read may take: no lease is at stake, but nothing may hang.
+const READ_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// An executor behind the lease.
+#[derive(Clone)]
+pub(crate) struct Guarded {
+    executor: Arc<dyn Executor>,
+    lease: Lease,
+}
+
+impl Guarded {
+    pub(crate) fn new(executor: Arc<dyn Executor>, lease: Lease) -> Self {
+        Self { executor, lease }
+    }
+
+    pub(crate) fn executor_type(&self) -> ExecutorType {
+        self.executor.executor_type()
+    }
+
+    pub(crate) fn idempotence(&self) -> Idempotence {
+        self.executor.idempotence()
+    }
+
+    pub(crate) fn validate(&self, host: &Host, spec: &ResolvedSpec) -> Result<(), Failure> {
+        self.executor.validate(host, spec)
+    }
+
+    /// Not bounded: the launch deadline is, and no lease is needed.
+    pub(crate) async fn prepare(&self, host: &Host, spec: &ResolvedSpec) -> Result<String, Failure> {
+        self.executor.prepare(host, spec).await
+    }
+
+    pub(crate) async fn launch(&self, host: &Host, launch: &Launch) -> Result<ExecutionId, LaunchError> {
+        let limit = self.lease.permit().await;
+        timeout(limit, self.executor.launch(host, launch)).await.unwrap_or_else(|_| {
+            Err(LaunchError::MaybeLaunched(format!("the backend did not answer the launch within {limit:?}")))
+        })
+    }
+
+    pub(crate) async fn stop(&self, host: &Host, id: &ExecutionId, grace: Duration) -> Result<(), Failure> {
+        let limit = self.lease.permit().await;
+        bounded(limit, self.executor.stop(host, id, grace)).await
+    }
+
+    pub(crate) async fn remove(&self, host: &Host, id: &ExecutionId) -> Result<(), Failure> {
+        let limit = self.lease.permit().await;
+        bounded(limit, self.executor.remove(host, id)).await
+    }
+
+    pub(crate) async fn check(&self, host: &Host) -> Result<Health, Failure> {
+        bounded(READ_TIMEOUT, self.executor.check(host)).await
+    }
+
+    pub(crate) async fn observe(&self, host: &Host, ids: &[ExecutionId]) -> Result<Vec<(ExecutionId, Observed)>, Failure> {
+        bounded(READ_TIMEOUT, self.executor.observe(host, ids)).await
+    }
+
+    pub(crate) async fn find(&self, host: &Host, name: &str) -> Found {
+        timeout(READ_TIMEOUT, self.executor.find(host, name))
+            .await
+            .unwrap_or_else(|_| Found::Unknown(format!("the backend did not answer within {READ_TIMEOUT:?}")))
+    }
+
+    pub(crate) async fn logs(
+        &self,
+        host: &Host,
+        id: &ExecutionId,
+        cursor: Option<&LogCursor>,
+        max_bytes: usize,
+    ) -> Result<LogPage, Failure> {
+        bounded(READ_TIMEOUT, self.executor.logs(host, id, cursor, max_bytes)).await
+    }
+
+    pub(crate) async fn changed(&self, host: &Host, at_most: Duration) {
+        self.executor.changed(host, at_most).await;
+    }
+}
+
+async fn bounded<T>(limit: Duration, request: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    timeout(limit, request).await.unwrap_or_else(|_| {
+        Err(Failure::new(FailureClass::HostUnreachable, format!("the backend did not answer within {limit:?}")))
+    })
+}

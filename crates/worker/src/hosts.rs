@@ -1,0 +1,156 @@
+//! The hosts of this worker: read from the database, reached, identified, watched over. Health is a property of
+//! the pair (worker, host); a host that fails is no longer claimed for, but its attempts are still watched.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::future::join_all;
+use gantry_core::HostId;
+use gantry_core::host::Host;
+use gantry_store::hosts::{self, ServedHost};
+use gantry_store::workers::{self, HostCheck};
+use gantry_store::{Error, Store};
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::engine::Engine;
+use crate::watch::{self, Watched};
+
+/// Failed checks in a row that take a host out.
+const FAILURES: u32 = 3;
+/// How often the list of hosts is read: a new one is served soon.
+pub(crate) const REFRESH: Duration = Duration::from_secs(2);
+
+/// The hosts of a worker. Clones share them.
+#[derive(Clone, Default)]
+pub(crate) struct Hosts {
+    served: Arc<Mutex<HashMap<HostId, Served>>>,
+}
+
+/// One host.
+struct Served {
+    host: Arc<Host>,
+    healthy: bool,
+    failures: u32,
+    checked: Option<Duration>,
+    launches: Arc<Semaphore>,
+    watch: mpsc::UnboundedSender<Box<Watched>>,
+}
+
+impl Hosts {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<HostId, Served>> {
+        self.served.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// The hosts that may be claimed for.
+    pub(crate) fn healthy(&self) -> Vec<HostId> {
+        self.lock().values().filter(|served| served.healthy).map(|served| served.host.id).collect()
+    }
+
+    /// A host that was reached at least once.
+    pub(crate) fn get(&self, id: HostId) -> Option<Arc<Host>> {
+        self.lock().get(&id).map(|served| served.host.clone())
+    }
+
+    /// The places for launches in flight on a host.
+    pub(crate) fn launches(&self, id: HostId) -> Option<Arc<Semaphore>> {
+        self.lock().get(&id).map(|served| served.launches.clone())
+    }
+
+    /// Hands a container to its host's watcher.
+    pub(crate) fn watch(&self, id: HostId, watched: Box<Watched>) {
+        let watch = self.lock().get(&id).map(|served| served.watch.clone());
+        match watch {
+            // The watcher ends only with the worker.
+            Some(watch) => drop(watch.send(watched)),
+            None => tracing::error!(host.id = %id, "a container runs on a host that this worker does not know"),
+        }
+    }
+}
+
+/// Reads the hosts and checks those that are new or due.
+pub(crate) async fn refresh(engine: &Arc<Engine>) -> Result<(), Error> {
+    let listed = hosts::of_type(&engine.store, engine.executor.executor_type()).await?;
+    let due: Vec<ServedHost> = listed.into_iter().filter(|listed| is_due(engine, listed)).collect();
+    let checks = join_all(due.iter().map(|listed| check(engine, listed))).await;
+    let checks: Vec<HostCheck> =
+        due.into_iter().zip(checks).map(|(listed, checked)| settle(engine, listed.host, checked)).collect();
+    if checks.is_empty() {
+        return Ok(());
+    }
+    workers::put_checks(&engine.store, engine.id, &checks).await
+}
+
+fn is_due(engine: &Engine, listed: &ServedHost) -> bool {
+    match engine.hosts.lock().get(&listed.host.id) {
+        Some(served) => {
+            *served.host != listed.host
+                || served.checked.is_none_or(|at| engine.lease.now().saturating_sub(at) >= engine.settings.host_check())
+        }
+        None => true,
+    }
+}
+
+/// Reaches a host: what it says of itself if it is the engine that it always was.
+async fn check(engine: &Engine, listed: &ServedHost) -> Result<String, String> {
+    let health = engine.executor.check(&listed.host).await.map_err(|failure| failure.message)?;
+    let known = match &listed.engine_identity {
+        Some(known) => known.clone(),
+        None => identify(&engine.store, listed.host.id, &health.identity).await?,
+    };
+    if known != health.identity {
+        return Err(format!(
+            "another engine answers here ({}, not {known}): this worker does not serve the host",
+            health.identity
+        ));
+    }
+    Ok(health.detail)
+}
+
+async fn identify(store: &Store, host: HostId, identity: &str) -> Result<String, String> {
+    hosts::identify(store, host, identity).await.map_err(|error| error.to_string())
+}
+
+/// Keeps the result of a check; the first one that succeeds makes the host one of ours.
+fn settle(engine: &Arc<Engine>, host: Host, checked: Result<String, String>) -> HostCheck {
+    let now = engine.lease.now();
+    let mut served = engine.hosts.lock();
+    let (answered, detail) = match checked {
+        Ok(detail) => (true, detail),
+        Err(cause) => (false, cause),
+    };
+    let healthy = match served.get_mut(&host.id) {
+        Some(entry) => {
+            entry.failures = if answered { 0 } else { entry.failures + 1 };
+            let healthy = answered || entry.healthy && entry.failures < FAILURES;
+            if healthy != entry.healthy {
+                tracing::warn!(host.name = %host.name, healthy, detail, "a host's health changed");
+            }
+            entry.healthy = healthy;
+            entry.checked = Some(now);
+            if *entry.host != host {
+                entry.host = Arc::new(host.clone());
+            }
+            healthy
+        }
+        None if answered => {
+            tracing::info!(host.name = %host.name, detail, "serving a host");
+            let host = Arc::new(host.clone());
+            let entry = Served {
+                watch: watch::spawn(engine.clone(), host.clone()),
+                host,
+                healthy: true,
+                failures: 0,
+                checked: Some(now),
+                launches: Arc::new(Semaphore::new(engine.settings.launches_per_host)),
+            };
+            served.insert(entry.host.id, entry);
+            true
+        }
+        None => {
+            tracing::debug!(host.name = %host.name, detail, "a host cannot be served");
+            false
+        }
+    };
+    HostCheck { host: host.id, answered, healthy, detail }
+}

@@ -1,0 +1,170 @@
+//! Work arrives as lists: claimed in one transaction, acked, started. A message is always acked: its jobs were
+//! claimed, released, or belong to somebody else by now.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_broker::consume::{self, Consumer};
+use gantry_broker::dead_letter::Reason;
+use gantry_broker::{Delivery, Publisher, ack_all, dead_letter};
+use gantry_core::JobId;
+use gantry_core::message::{Control, Nudge, Work, WorkItem};
+use gantry_store::claims::{self, Claimed, Outcome, Request};
+use gantry_store::{Error, queue};
+
+use crate::attempt;
+use crate::engine::Engine;
+use crate::executor::Idempotence;
+use crate::registry::Run;
+
+/// Lists taken at once, and jobs claimed in one transaction.
+const LISTS: usize = 16;
+const CLAIM: usize = 500;
+/// How often dispatched rows are looked for whose message came to nothing.
+const SWEEP: Duration = Duration::from_secs(2);
+/// How long to wait before Postgres is asked again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Receives until the worker drains. Its error is [`Error::NotAlive`].
+pub(crate) async fn run(engine: &Arc<Engine>) -> Result<(), Error> {
+    let executor = engine.executor.executor_type();
+    let options = consume::Options { max_batch: LISTS, prefetch: engine.settings.prefetch, ..consume::Options::default() };
+    let queue = engine.broker.topology().jobs_queue(executor.as_str());
+    let mut consumer = Consumer::new(&engine.broker, queue, options);
+    let publisher = Publisher::new(&engine.broker);
+    let mut sweep = tokio::time::interval(SWEEP);
+    loop {
+        tokio::select! {
+            biased;
+            () = engine.draining.cancelled() => return Ok(()),
+            deliveries = consumer.next_batch() => take(engine, &publisher, deliveries).await?,
+            _ = sweep.tick() => sweep_stranded(engine).await?,
+        }
+    }
+}
+
+async fn take(engine: &Arc<Engine>, publisher: &Publisher, deliveries: Vec<Delivery>) -> Result<(), Error> {
+    let mut items: Vec<WorkItem> = Vec::new();
+    let mut good = Vec::with_capacity(deliveries.len());
+    for delivery in deliveries {
+        match delivery.json::<Work>() {
+            Ok(Work::V1 { jobs }) => {
+                items.extend(jobs);
+                good.push(delivery);
+            }
+            Err(error) => {
+                let message = error.to_string();
+                tracing::error!(%message, "a list of work could not be decoded");
+                let reason = Reason { code: "invalid_message", message: &message, origin: "worker", tenant: None };
+                if let Err(error) = dead_letter(publisher, delivery, reason).await {
+                    tracing::warn!(%error, "a broken list of work could not be dead-lettered and went back to its queue");
+                }
+            }
+        }
+    }
+    let mut claimed = Vec::new();
+    for items in items.chunks(CLAIM) {
+        claimed.extend(claim(engine, items).await?);
+    }
+    // Only now: a crash before the commit brings the message back.
+    ack_all(good).await;
+    launch(engine, claimed);
+    Ok(())
+}
+
+async fn sweep_stranded(engine: &Arc<Engine>) -> Result<(), Error> {
+    if engine.hosts.healthy().is_empty() {
+        return Ok(());
+    }
+    let limit = i64::try_from(CLAIM).unwrap_or(i64::MAX);
+    let stranded = match queue::stranded(&engine.store, engine.executor.executor_type(), limit).await {
+        Ok(stranded) => stranded,
+        Err(error) => {
+            tracing::warn!(%error, "cannot look for stranded jobs now, trying again");
+            return Ok(());
+        }
+    };
+    if !stranded.is_empty() {
+        let claimed = claim(engine, &stranded).await?;
+        tracing::debug!(found = stranded.len(), claimed = claimed.len(), "looked for stranded jobs");
+        launch(engine, claimed);
+    }
+    Ok(())
+}
+
+/// Claims, waiting with the items in hand while Postgres is away.
+async fn claim(engine: &Arc<Engine>, items: &[WorkItem]) -> Result<Vec<Claimed>, Error> {
+    let keys = || items.iter().map(|item| (item.job, item.attempt));
+    engine.registry.claiming(keys(), engine.lease.now());
+    let mut answer_was_lost = false;
+    loop {
+        let hosts = engine.hosts.healthy();
+        let request = Request {
+            worker: engine.id,
+            fleet: engine.fleet,
+            executor: engine.executor.executor_type(),
+            hosts: &hosts,
+            items,
+            launch_follows: engine.executor.idempotence() == Idempotence::Forever,
+        };
+        match claims::claim(&engine.store, &request).await {
+            Ok(Outcome { claimed, unplaced, stale }) => {
+                if unplaced + stale > 0 {
+                    tracing::debug!(claimed = claimed.len(), unplaced, stale, "claimed a part of what came");
+                }
+                let ours: HashSet<JobId> = claimed.iter().map(|claimed| claimed.token.job).collect();
+                engine.registry.not_claimed(keys().filter(|(job, _)| !ours.contains(job)), answer_was_lost);
+                return Ok(claimed);
+            }
+            Err(error @ Error::NotAlive(_)) => return Err(error),
+            Err(error) => {
+                tracing::warn!(%error, jobs = items.len(), "cannot claim now, trying again");
+                // It may have been committed all the same.
+                answer_was_lost = true;
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+        if engine.draining.is_cancelled() {
+            engine.registry.not_claimed(keys(), true);
+            return Ok(Vec::new());
+        }
+    }
+}
+
+fn launch(engine: &Arc<Engine>, claimed: Vec<Claimed>) {
+    for claimed in claimed {
+        let token = claimed.token;
+        let Some(host) = engine.hosts.get(claimed.host) else {
+            // Claimed only for hosts that were reached; the next beat finds the attempt again.
+            tracing::error!(host.id = %claimed.host, "claimed for a host that is not known");
+            engine.registry.forget(token);
+            continue;
+        };
+        let run = Run::new(claimed, host);
+        engine.registry.claimed(&run);
+        attempt::start(engine, run);
+    }
+}
+
+/// Listens for requests to end jobs, so that they need not wait for the next beat.
+pub(crate) async fn listen(engine: &Arc<Engine>) {
+    let options = consume::Options { prefetch: 1_000, ..consume::Options::default() };
+    let exchange = engine.broker.topology().control_exchange();
+    let mut consumer = Consumer::subscribe(&engine.broker, exchange, &[""], options);
+    loop {
+        let deliveries = consumer.next_batch().await;
+        let cancelled: Vec<JobId> = deliveries
+            .iter()
+            .filter_map(|delivery| match delivery.json() {
+                Ok(Control::V1(Nudge::Cancel { jobs })) => Some(jobs),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        if !cancelled.is_empty() && engine.registry.knows_any(&cancelled) {
+            engine.look.notify_one();
+        }
+        ack_all(deliveries).await;
+    }
+}

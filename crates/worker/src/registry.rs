@@ -1,0 +1,344 @@
+//! What this process knows of its attempts, and the comparison with what the database says it owns.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use gantry_core::host::Host;
+use gantry_core::message::{Report, Token};
+use gantry_core::spec::ResolvedSpec;
+use gantry_core::{JobId, TenantId};
+use gantry_store::attempts::Owned;
+use gantry_store::claims::Claimed;
+use tokio_util::sync::CancellationToken;
+
+use crate::executor::ExecutionId;
+
+/// An attempt that this worker runs.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) token: Token,
+    pub(crate) tenant: TenantId,
+    pub(crate) host: Arc<Host>,
+    pub(crate) external_name: String,
+    pub(crate) spec: ResolvedSpec,
+    /// Cancelled when somebody asks for the job's end.
+    pub(crate) cancel: CancellationToken,
+}
+
+impl Run {
+    pub(crate) fn new(claimed: Claimed, host: Arc<Host>) -> Arc<Self> {
+        Arc::new(Self {
+            token: claimed.token,
+            tenant: claimed.tenant,
+            host,
+            external_name: claimed.external_name,
+            spec: claimed.spec,
+            cancel: CancellationToken::new(),
+        })
+    }
+
+    fn key(&self) -> Key {
+        (self.token.job, self.token.attempt)
+    }
+}
+
+type Key = (JobId, i32);
+
+/// Where an attempt is in this process.
+#[derive(Debug)]
+enum Phase {
+    /// A claim names it and has not been answered yet.
+    Claiming,
+    /// The claim's answer was lost: the next read of the database tells whether it is ours.
+    Uncertain,
+    /// Being launched, watched or finished.
+    Active(Arc<Run>),
+    /// Its end is reported and confirmed by the broker; the container stays until the row has left the attempt.
+    Reported(Reported),
+}
+
+#[derive(Debug)]
+struct Reported {
+    run: Arc<Run>,
+    container: Option<ExecutionId>,
+    report: Report,
+    sent: Duration,
+    times: u32,
+    removing: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    registered: Duration,
+    phase: Phase,
+}
+
+/// What a read of the database calls for.
+#[derive(Debug, Default)]
+pub(crate) struct Decisions {
+    /// Attempts that are ours and that nobody here runs.
+    pub(crate) resume: Vec<Token>,
+    /// Reports whose effect has not been seen.
+    pub(crate) report_again: Vec<Report>,
+    /// Containers whose attempt is over.
+    pub(crate) remove: Vec<(Arc<Run>, ExecutionId)>,
+}
+
+/// How long a report may take to be recorded before it is sent again; doubled each time.
+const REPORT_PATIENCE: Duration = Duration::from_secs(10);
+const REPORT_PATIENCE_DOUBLINGS: u32 = 5;
+
+/// The attempts of this process. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Registry {
+    entries: Arc<Mutex<HashMap<Key, Entry>>>,
+}
+
+impl Registry {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Entry>> {
+        self.entries.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Announces attempts before their claim is sent.
+    pub(crate) fn claiming(&self, keys: impl IntoIterator<Item = Key>, now: Duration) {
+        let mut entries = self.lock();
+        for key in keys {
+            entries.entry(key).or_insert(Entry { registered: now, phase: Phase::Claiming });
+        }
+    }
+
+    /// The claim was answered. Of the attempts that it did not give, some may be ours all the same, if an earlier
+    /// answer was lost.
+    pub(crate) fn not_claimed(&self, keys: impl IntoIterator<Item = Key>, answer_was_lost: bool) {
+        let mut entries = self.lock();
+        for key in keys {
+            if let Some(entry) = entries.get_mut(&key)
+                && matches!(entry.phase, Phase::Claiming)
+            {
+                if answer_was_lost {
+                    entry.phase = Phase::Uncertain;
+                } else {
+                    entries.remove(&key);
+                }
+            }
+        }
+    }
+
+    /// The claim gave it to us.
+    pub(crate) fn claimed(&self, run: &Arc<Run>) {
+        if let Some(entry) = self.lock().get_mut(&run.key()) {
+            entry.phase = Phase::Active(run.clone());
+        }
+    }
+
+    /// An attempt that was adopted, or found to be ours. False if it is being run here already.
+    pub(crate) fn resumed(&self, run: &Arc<Run>, now: Duration) -> bool {
+        let mut entries = self.lock();
+        match entries.get(&run.key()) {
+            Some(Entry { phase: Phase::Claiming | Phase::Uncertain, .. }) | None => {
+                entries.insert(run.key(), Entry { registered: now, phase: Phase::Active(run.clone()) });
+                true
+            }
+            Some(Entry { phase: Phase::Active(_) | Phase::Reported(_), .. }) => false,
+        }
+    }
+
+    /// Whether it is still being run here.
+    pub(crate) fn is_active(&self, run: &Arc<Run>) -> bool {
+        matches!(self.lock().get(&run.key()), Some(Entry { phase: Phase::Active(active), .. }) if Arc::ptr_eq(active, run))
+    }
+
+    /// The end was reported and confirmed.
+    pub(crate) fn reported(&self, run: &Arc<Run>, container: Option<ExecutionId>, report: Report, now: Duration) {
+        if let Some(entry) = self.lock().get_mut(&run.key()) {
+            let reported = Reported { run: run.clone(), container, report, sent: now, times: 1, removing: false };
+            entry.phase = Phase::Reported(reported);
+        }
+    }
+
+    /// Somebody else owns it, or nothing of it is left.
+    pub(crate) fn forget(&self, token: Token) {
+        self.lock().remove(&(token.job, token.attempt));
+    }
+
+    /// The container could not be removed: the next pass tries again.
+    pub(crate) fn keep(&self, token: Token) {
+        if let Some(Entry { phase: Phase::Reported(reported), .. }) = self.lock().get_mut(&(token.job, token.attempt)) {
+            reported.removing = false;
+        }
+    }
+
+    /// Whether one of these jobs runs here.
+    pub(crate) fn knows_any(&self, jobs: &[JobId]) -> bool {
+        let entries = self.lock();
+        entries.keys().any(|(job, _)| jobs.contains(job))
+    }
+
+    /// How many attempts are here, in whatever phase.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Compares with `owned`, read from the database after `began`. Entries registered since are left alone:
+    /// their claim may have been committed after the read.
+    pub(crate) fn reconcile(&self, owned: &[Owned], began: Duration, now: Duration, may_report_again: bool) -> Decisions {
+        let mut decisions = Decisions::default();
+        let mut entries = self.lock();
+        let by_key: HashMap<Key, &Owned> = owned.iter().map(|o| ((o.token.job, o.token.attempt), o)).collect();
+        for owned in owned {
+            match entries.get(&(owned.token.job, owned.token.attempt)) {
+                None => decisions.resume.push(owned.token),
+                Some(Entry { phase: Phase::Uncertain, registered }) if *registered < began => {
+                    decisions.resume.push(owned.token);
+                }
+                Some(_) => {}
+            }
+        }
+        entries.retain(|key, entry| {
+            if entry.registered >= began {
+                return true;
+            }
+            match (&mut entry.phase, by_key.get(key)) {
+                (Phase::Claiming, _) | (Phase::Uncertain, Some(_)) => true,
+                (Phase::Uncertain, None) => false,
+                (Phase::Active(run), Some(owned)) if owned.token == run.token => {
+                    if owned.cancel_requested {
+                        run.cancel.cancel();
+                    }
+                    true
+                }
+                // Another epoch, or over without our report: not ours to touch any more.
+                (Phase::Active(run), _) => {
+                    tracing::info!(job.id = %key.0, attempt = key.1, epoch = run.token.epoch, "the attempt left this worker");
+                    false
+                }
+                (Phase::Reported(reported), Some(owned)) if owned.token == reported.run.token => {
+                    let patience = REPORT_PATIENCE * 2_u32.pow(reported.times.min(REPORT_PATIENCE_DOUBLINGS) - 1);
+                    if may_report_again && now.saturating_sub(reported.sent) > patience {
+                        reported.sent = now;
+                        reported.times += 1;
+                        decisions.report_again.push(reported.report.clone());
+                    }
+                    true
+                }
+                (Phase::Reported(reported), _) => {
+                    let Some(container) = reported.container.clone() else { return false };
+                    // Reported after the read began: the read may be older than the report.
+                    if !reported.removing && reported.sent < began {
+                        reported.removing = true;
+                        decisions.remove.push((reported.run.clone(), container));
+                    }
+                    true
+                }
+            }
+        });
+        decisions
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gantry_core::message::{Ended, ReportKind, ReportedOutcome};
+    use gantry_core::spec::Submission;
+    use gantry_core::{ExecutorType, HostId};
+
+    const T: fn(u64) -> Duration = Duration::from_secs;
+
+    fn run(epoch: i32) -> Arc<Run> {
+        let spec = Submission::decode(br#"{"spec": {"image": "i"}}"#).expect("valid").spec.expect("inline");
+        let host = Host {
+            id: HostId::new(),
+            name: "h".into(),
+            executor_type: ExecutorType::Mock,
+            connection_config: serde_json::json!({}),
+            executor_config: serde_json::json!({}),
+        };
+        let claimed = Claimed {
+            token: Token { job: JobId::new(), attempt: 1, epoch },
+            tenant: TenantId::new(),
+            host: host.id,
+            external_name: "g-1".into(),
+            spec: ResolvedSpec { container: spec, labels: Default::default(), traceparent: None },
+        };
+        Run::new(claimed, Arc::new(host))
+    }
+
+    fn owned(run: &Run, cancel_requested: bool) -> Owned {
+        Owned { token: run.token, cancel_requested }
+    }
+
+    fn report(run: &Run) -> Report {
+        let ended = Ended {
+            outcome: ReportedOutcome::Exited { exit_code: 0 },
+            execution_id: None,
+            run_millis: None,
+            startup_millis: None,
+            max_memory_usage: None,
+            cpu_usage_percent: None,
+            logs_incomplete: false,
+            metadata: serde_json::Value::Null,
+        };
+        Report { token: run.token, traceparent: None, kind: ReportKind::Ended(ended) }
+    }
+
+    #[test]
+    fn a_claim_whose_answer_was_lost_is_resumed_or_forgotten() {
+        let (registry, ours, not_ours) = (Registry::default(), run(1), run(1));
+        registry.claiming([ours.key(), not_ours.key()], T(1));
+        registry.not_claimed([ours.key(), not_ours.key()], true);
+        let decisions = registry.reconcile(&[owned(&ours, false)], T(2), T(2), true);
+        assert_eq!(decisions.resume, [ours.token]);
+        assert_eq!(registry.len(), 1);
+        assert!(registry.resumed(&ours, T(3)));
+        assert!(!registry.resumed(&ours, T(3)), "only once");
+    }
+
+    #[test]
+    fn a_claim_in_flight_is_left_alone() {
+        let (registry, ours) = (Registry::default(), run(1));
+        registry.claiming([ours.key()], T(1));
+        let decisions = registry.reconcile(&[owned(&ours, false)], T(2), T(2), true);
+        assert!(decisions.resume.is_empty() && registry.len() == 1);
+        registry.claimed(&ours);
+        let decisions = registry.reconcile(&[], T(0), T(2), true);
+        assert!(decisions.remove.is_empty() && registry.len() == 1, "registered after the read began");
+    }
+
+    #[test]
+    fn a_cancel_reaches_the_run_and_another_epoch_ends_it_here() {
+        let (registry, ours) = (Registry::default(), run(1));
+        assert!(registry.resumed(&ours, T(1)));
+        registry.reconcile(&[owned(&ours, true)], T(2), T(2), true);
+        assert!(ours.cancel.is_cancelled());
+        let mut stolen = owned(&ours, false);
+        stolen.token.epoch = 2;
+        registry.reconcile(&[stolen], T(3), T(3), true);
+        assert_eq!(registry.len(), 0);
+    }
+
+    #[test]
+    fn a_container_goes_only_after_a_read_that_began_after_its_report() {
+        let (registry, ours) = (Registry::default(), run(1));
+        registry.resumed(&ours, T(1));
+        registry.reported(&ours, Some(ExecutionId("c".into())), report(&ours), T(5));
+        assert!(registry.reconcile(&[], T(4), T(6), true).remove.is_empty());
+        assert_eq!(registry.reconcile(&[], T(6), T(6), true).remove.len(), 1);
+        assert!(registry.reconcile(&[], T(7), T(7), true).remove.is_empty(), "one removal at a time");
+        registry.keep(ours.token);
+        assert_eq!(registry.reconcile(&[], T(8), T(8), true).remove.len(), 1);
+        registry.forget(ours.token);
+        assert_eq!(registry.len(), 0);
+    }
+
+    #[test]
+    fn an_unrecorded_end_is_reported_again_with_growing_patience() {
+        let (registry, ours) = (Registry::default(), run(1));
+        registry.resumed(&ours, T(0));
+        registry.reported(&ours, None, report(&ours), T(1));
+        let again = |now, may| registry.reconcile(&[owned(&ours, false)], T(now), T(now), may).report_again.len();
+        assert_eq!((again(10, true), again(12, false), again(12, true)), (0, 0, 1));
+        assert_eq!((again(23, true), again(33, true)), (0, 1));
+    }
+}

@@ -1,0 +1,219 @@
+//! One task per host watches all of its containers: states in bulk, logs a page at a time, deadlines, stops.
+
+mod watched;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use gantry_core::host::Host;
+use gantry_core::state::{Outcome, StopReason};
+use gantry_core::{Failure, FailureClass};
+use tokio::sync::mpsc;
+
+use crate::engine::Engine;
+use crate::executor::{End, ExecutionId, Observed};
+use crate::finish;
+use crate::log::LogTail;
+use crate::{logs, stop};
+
+pub(crate) use watched::Watched;
+
+/// The longest time between two looks at a host's containers; an executor's hints shorten it.
+const LOOK: Duration = Duration::from_secs(1);
+/// How soon a container that was just launched is looked at, so that its start is stored within a second.
+const FIRST_LOOK: Duration = Duration::from_millis(250);
+/// The shortest time between two looks, for one container and for each more of them.
+const GAP: Duration = Duration::from_millis(1);
+const GAP_EACH: Duration = Duration::from_micros(5);
+/// Log pages read at once from one host.
+const LOG_READS: usize = 8;
+/// How soon a container's log is read again after it gave something, and after it gave nothing.
+const LOG_BUSY: Duration = Duration::from_millis(200);
+const LOG_IDLE: Duration = Duration::from_millis(1_000);
+
+/// Starts the watcher of a host; it ends with the sender.
+pub(crate) fn spawn(engine: Arc<Engine>, host: Arc<Host>) -> mpsc::UnboundedSender<Box<Watched>> {
+    let (sender, added) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let mut watcher = Watcher { engine, host, containers: HashMap::new(), reads: FuturesUnordered::new() };
+        watcher.run(added).await;
+    });
+    sender
+}
+
+struct Watcher {
+    engine: Arc<Engine>,
+    host: Arc<Host>,
+    containers: HashMap<ExecutionId, Box<Watched>>,
+    /// Log pages on their way; each brings the container's log back.
+    reads: FuturesUnordered<BoxFuture<'static, LogRead>>,
+}
+
+/// A log that came back from a read.
+struct LogRead {
+    id: ExecutionId,
+    log: LogTail,
+    /// Whether it gave something.
+    new: bool,
+}
+
+impl Watcher {
+    async fn run(&mut self, mut added: mpsc::UnboundedReceiver<Box<Watched>>) {
+        let mut looked = self.engine.lease.now();
+        loop {
+            let now = self.engine.lease.now();
+            let gap = GAP + GAP_EACH * u32::try_from(self.containers.len()).unwrap_or(u32::MAX);
+            let not_before = (looked + gap).saturating_sub(now);
+            let at_most = self.next_deadline(now).saturating_sub(now).min(LOOK);
+            let idle = self.containers.is_empty();
+            let (engine, host) = (self.engine.clone(), self.host.clone());
+            let look = tokio::select! {
+                biased;
+                more = added.recv() => {
+                    let Some(more) = more else { return };
+                    self.add(more);
+                    while let Ok(more) = added.try_recv() {
+                        self.add(more);
+                    }
+                    false
+                }
+                Some(read) = self.reads.next(), if !self.reads.is_empty() => {
+                    self.give_back(read);
+                    false
+                }
+                () = async {
+                    // First the gap, so that a flood of hints is one look.
+                    tokio::time::sleep(not_before).await;
+                    engine.executor.changed(&host, at_most).await;
+                }, if !idle => true,
+            };
+            if look {
+                looked = self.engine.lease.now();
+                self.look().await;
+            }
+            self.read_logs();
+        }
+    }
+
+    fn add(&mut self, watched: Box<Watched>) {
+        self.containers.insert(watched.id.clone(), watched);
+    }
+
+    /// When something is due on its own account.
+    fn next_deadline(&self, now: Duration) -> Duration {
+        let unseen = self.containers.values().any(|c| c.running_since.is_none() || !c.start_stored);
+        let earliest = self.containers.values().filter_map(|c| c.due()).min();
+        let soonest = if unseen { now + FIRST_LOOK } else { now + LOOK };
+        earliest.map_or(soonest, |due| due.min(soonest))
+    }
+
+    async fn look(&mut self) {
+        let ids: Vec<ExecutionId> = self.containers.keys().cloned().collect();
+        match self.engine.executor.observe(&self.host, &ids).await {
+            Ok(states) => {
+                for (id, state) in states {
+                    self.observed(&id, state);
+                }
+            }
+            // About the poll, not about any job.
+            Err(failure) => {
+                tracing::warn!(host.name = %self.host.name, %failure, "containers could not be observed, trying again");
+                tokio::time::sleep(FIRST_LOOK).await;
+            }
+        }
+        self.enforce();
+    }
+
+    fn observed(&mut self, id: &ExecutionId, state: Observed) {
+        let now = self.engine.lease.now();
+        let Some(container) = self.containers.get_mut(id) else { return };
+        match state {
+            Observed::Starting => {}
+            Observed::Running => {
+                container.seen_running(now);
+                if !container.start_stored {
+                    container.start_stored = true;
+                    finish::started(&self.engine, container);
+                }
+            }
+            Observed::Ended(end) => self.ended(id, end),
+            Observed::Gone => {
+                let message = "the container is gone from its host, and nobody knows how it ended";
+                let end = End {
+                    outcome: Outcome::Failed(Failure::new(FailureClass::Lost, message)),
+                    run: None,
+                    max_memory_usage: None,
+                    cpu_usage_percent: None,
+                    message: String::new(),
+                };
+                self.ended(id, end);
+            }
+        }
+    }
+
+    /// Over: its log is read to the end, and then it is reported.
+    fn ended(&mut self, id: &ExecutionId, end: End) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        container.end = Some(end);
+        if container.log.is_some()
+            && let Some(container) = self.containers.remove(id)
+        {
+            finish::spawn(&self.engine, *container);
+        }
+        // Else its log is with a read that is on its way: `give_back` goes on.
+    }
+
+    fn give_back(&mut self, read: LogRead) {
+        let now = self.engine.lease.now();
+        let Some(container) = self.containers.get_mut(&read.id) else { return };
+        container.log = Some(read.log);
+        container.log_due = now + if read.new { LOG_BUSY } else { LOG_IDLE };
+        if container.end.is_some()
+            && let Some(container) = self.containers.remove(&read.id)
+        {
+            finish::spawn(&self.engine, *container);
+        }
+    }
+
+    /// Begins the stops that are due.
+    fn enforce(&mut self) {
+        let now = self.engine.lease.now();
+        for container in self.containers.values_mut().filter(|container| container.end.is_none()) {
+            let reason = container.stop.or_else(|| {
+                if container.run.cancel.is_cancelled() {
+                    Some(StopReason::Cancel)
+                } else {
+                    container.overdue(now)
+                }
+            });
+            if let Some(reason) = reason
+                && container.stopping.is_none()
+            {
+                container.stopping = Some(stop::spawn(&self.engine, &container.run, &container.id, reason));
+            }
+        }
+    }
+
+    fn read_logs(&mut self) {
+        let now = self.engine.lease.now();
+        for container in self.containers.values_mut() {
+            if self.reads.len() >= LOG_READS {
+                return;
+            }
+            if container.running_since.is_none() || container.log_due > now {
+                continue;
+            }
+            let Some(mut log) = container.log.take() else { continue };
+            let (engine, run, id) = (self.engine.clone(), container.run.clone(), container.id.clone());
+            self.reads.push(Box::pin(async move {
+                // A failed read is tried again when it is due: only the end waits for completeness.
+                let new = logs::read_page(&engine, &run, &id, &mut log).await.is_ok_and(|page| page.new);
+                LogRead { id, log, new }
+            }));
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! A container that is being watched.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_core::state::StopReason;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::executor::{End, ExecutionId};
+use crate::log::LogTail;
+use crate::registry::Run;
+
+/// A container and what is known of it. Times are on the lease's clock.
+pub(crate) struct Watched {
+    pub(crate) run: Arc<Run>,
+    pub(crate) id: ExecutionId,
+    /// None while a read has it.
+    pub(crate) log: Option<LogTail>,
+    pub(super) log_due: Duration,
+    /// What the backend said while it was launched.
+    pub(crate) said: String,
+    /// When the launch was sent, if this worker did it.
+    launch_sent: Option<Duration>,
+    launch_deadline: Duration,
+    pub(super) running_since: Option<Duration>,
+    /// Whether `started_at` is stored, or on its way.
+    pub(super) start_stored: bool,
+    /// From the launch request to running.
+    pub(crate) startup: Option<Duration>,
+    /// A stop that was committed before this worker took the attempt over.
+    pub(super) stop: Option<StopReason>,
+    /// The task that stops it; ends with this value.
+    pub(super) stopping: Option<AbortOnDropHandle<()>>,
+    pub(crate) end: Option<End>,
+}
+
+impl Watched {
+    pub(crate) fn new(run: Arc<Run>, id: ExecutionId, log: LogTail, said: String) -> Self {
+        Self {
+            run,
+            id,
+            log: Some(log),
+            log_due: Duration::ZERO,
+            said,
+            launch_sent: None,
+            launch_deadline: Duration::MAX,
+            running_since: None,
+            start_stored: false,
+            startup: None,
+            stop: None,
+            stopping: None,
+            end: None,
+        }
+    }
+
+    pub(crate) fn launched(self, sent: Option<Duration>, deadline: Duration) -> Self {
+        Self { launch_sent: sent, launch_deadline: deadline, ..self }
+    }
+
+    pub(crate) fn running_since(self, since: Option<Duration>, stored: bool) -> Self {
+        Self { running_since: since, start_stored: stored, ..self }
+    }
+
+    pub(crate) fn stopping(self, reason: Option<StopReason>) -> Self {
+        Self { stop: reason, ..self }
+    }
+
+    /// It runs; the first sight counts.
+    pub(super) fn seen_running(&mut self, now: Duration) {
+        if self.running_since.is_none() {
+            self.running_since = Some(now);
+            self.startup = self.launch_sent.map(|sent| now.saturating_sub(sent));
+        }
+    }
+
+    /// How long it has run by this worker's clock.
+    pub(crate) fn running_for(&self, now: Duration) -> Duration {
+        self.running_since.map_or(Duration::ZERO, |since| now.saturating_sub(since))
+    }
+
+    fn run_deadline(&self) -> Option<Duration> {
+        Some(self.running_since? + Duration::from_secs(self.run.spec.timeout_seconds().into()))
+    }
+
+    /// The deadline that it has passed.
+    pub(super) fn overdue(&self, now: Duration) -> Option<StopReason> {
+        match self.run_deadline() {
+            Some(deadline) => (now >= deadline).then_some(StopReason::Timeout),
+            None => (now >= self.launch_deadline).then_some(StopReason::LaunchDeadline),
+        }
+    }
+
+    /// When it is to be looked at on its own account.
+    pub(super) fn due(&self) -> Option<Duration> {
+        if self.stopping.is_some() || self.end.is_some() {
+            return None;
+        }
+        Some(self.run_deadline().unwrap_or(self.launch_deadline))
+    }
+}
