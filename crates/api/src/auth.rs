@@ -36,7 +36,8 @@ impl FromRequestParts<Arc<App>> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self> {
         let refused = |message| Error::field(Code::Unauthorized, "Authorization", message);
-        let header = parts.headers.get(AUTHORIZATION).ok_or_else(|| refused("send `Authorization: Bearer <API key>`"))?;
+        let header =
+            parts.headers.get(AUTHORIZATION).ok_or_else(|| refused("send `Authorization: Bearer <API key>`"))?;
         let key = header
             .to_str()
             .ok()
@@ -63,7 +64,8 @@ impl Keys {
         let hash = tenants::hash_key(key);
         // The time before the query: the answer is at least that fresh.
         let asked = Instant::now();
-        let known = self.lock().get(&hash).filter(|(_, seen)| asked - *seen < REMEMBERED).map(|(principal, _)| *principal);
+        let known =
+            self.lock().get(&hash).filter(|(_, seen)| asked - *seen < REMEMBERED).map(|(principal, _)| *principal);
         if known.is_some() {
             return Ok(known);
         }

@@ -47,7 +47,13 @@ enum Look {
 }
 
 impl Follower {
-    pub(crate) fn new(app: Arc<App>, caller: Caller, job: JobId, cursor: Cursor, progress: watch::Receiver<Seen>) -> Self {
+    pub(crate) fn new(
+        app: Arc<App>,
+        caller: Caller,
+        job: JobId,
+        cursor: Cursor,
+        progress: watch::Receiver<Seen>,
+    ) -> Self {
         Self { app, caller, job, cursor, read: VecDeque::new(), progress, over: false }
     }
 

@@ -64,7 +64,8 @@ pub fn openapi() -> Value {
 
 /// The schemas of `gantry-core`, as `docs/contracts/` has them.
 fn contracts() -> Map<String, Value> {
-    let settings = SchemaSettings::draft2020_12().with(|settings| settings.definitions_path = "/components/schemas".into());
+    let settings =
+        SchemaSettings::draft2020_12().with(|settings| settings.definitions_path = "/components/schemas".into());
     let mut generator = settings.into_generator();
     generator.subschema_for::<Submission>();
     generator.subschema_for::<ContainerSpec>();

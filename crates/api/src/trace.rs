@@ -51,6 +51,13 @@ pub(crate) async fn request(request: Request, next: Next) -> Response {
     response
 }
 
+/// The `traceparent` of the span that this runs in; none where spans are off.
+pub(crate) fn parent() -> Option<String> {
+    let mut headers = gantry_broker::Headers::default();
+    gantry_broker::trace::inject(&mut headers);
+    headers.get("traceparent").map(str::to_owned)
+}
+
 fn extract(headers: &HeaderMap) -> Context {
     global::get_text_map_propagator(|propagator| propagator.extract_with_context(&Context::new(), &Headers(headers)))
 }

@@ -12,5 +12,7 @@ pub(crate) mod schema;
 
 pub use hosts::{Host, HostCreated, HostList, NewHost};
 pub use jobs::{Accepted, Attempt, CancelReply, CancelResult, Job, JobDetail, JobList, SubmitReply, SubmitResult};
-pub use logs::{Cursor, Data, InvalidCursor, LogChunk, LogEnd, LogPage, STDERR_EVENT, STDOUT_EVENT, END_EVENT, ERROR_EVENT, Stream};
+pub use logs::{
+    Cursor, Data, END_EVENT, ERROR_EVENT, InvalidCursor, LogChunk, LogEnd, LogPage, STDERR_EVENT, STDOUT_EVENT, Stream,
+};
 pub use problem::{PROBLEM_JSON, ProblemDetails};

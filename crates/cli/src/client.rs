@@ -1,6 +1,5 @@
 //! Gantry's HTTP API, as its clients see it.
 
-use std::error::Error as _;
 use std::time::Duration;
 
 use gantry_api::wire::{

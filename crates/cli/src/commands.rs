@@ -3,7 +3,7 @@
 mod db;
 mod host;
 mod job;
-mod tenant;
+pub(crate) mod tenant;
 mod values;
 
 use std::process::ExitCode;
@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use reqwest::Url;
 
 use crate::client::Client;
+use crate::dev::Dev;
 use crate::error::Result;
 use crate::output::Format;
 
@@ -22,7 +23,7 @@ pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
     #[command(subcommand)]
-    command: Command,
+    pub(crate) command: Command,
 }
 
 /// What every command takes.
@@ -46,7 +47,9 @@ impl Global {
 }
 
 #[derive(Subcommand)]
-enum Command {
+pub(crate) enum Command {
+    /// Run everything on this machine: private servers, every part, no setup
+    Dev(Dev),
     /// Run jobs and look at them
     #[command(subcommand)]
     Job(job::Command),
@@ -62,7 +65,7 @@ enum Command {
 }
 
 impl Cli {
-    /// Does what the command line says.
+    /// Does what the command line says; `dev` is a process of its own kind and not done here.
     pub(crate) async fn run(self) -> Result<ExitCode> {
         let global = &self.global;
         match self.command {
@@ -70,6 +73,7 @@ impl Cli {
             Command::Host(command) => command.run(&global.client()?, global.output).await,
             Command::Db(command) => command.run(global.output).await,
             Command::Tenant(command) => command.run(global.output).await,
+            Command::Dev(dev) => Ok(dev.main()),
         }
     }
 }

@@ -40,7 +40,10 @@ pub(crate) enum Error {
     /// A command that makes no sense as it was given.
     #[error("{0}")]
     Usage(String),
-    /// Postgres.
+    /// No connection to Postgres.
+    #[error("{place} does not answer ({source}); is Postgres running there?")]
+    NoDatabase { place: String, source: gantry_store::Error },
+    /// Postgres refused.
     #[error("{place}: {source}")]
     Database { place: String, source: gantry_store::Error },
     /// Postgres, while its schema was compared.
@@ -62,7 +65,7 @@ impl Error {
             Self::NoKey => "no_api_key",
             Self::NotEnded(_) => "not_ended",
             Self::Usage(_) => "usage",
-            Self::Database { .. } | Self::Validate { .. } => "database",
+            Self::NoDatabase { .. } | Self::Database { .. } | Self::Validate { .. } => "database",
             Self::Io(_) => "io",
         }
     }

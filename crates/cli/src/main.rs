@@ -2,6 +2,7 @@
 
 mod client;
 mod commands;
+mod dev;
 mod error;
 mod exit;
 mod output;
@@ -13,13 +14,18 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use crate::commands::Cli;
+use crate::commands::{Cli, Command};
 use crate::output::Format;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return misused(&error),
+    };
+    // It has a runtime with telemetry and signals of its own, as every part does.
+    let cli = match cli {
+        Cli { command: Command::Dev(dev), .. } => return dev.main(),
+        cli => cli,
     };
     // Only one provider is linked, and reqwest asks for it by this default.
     rustls::crypto::ring::default_provider().install_default().expect("nothing else has installed a provider");

@@ -50,7 +50,11 @@ pub(crate) async fn list(State(app): State<Arc<App>>, caller: Caller) -> Result<
         (status = 503, body = ProblemDetails, content_type = "application/problem+json", description = "Not available now."),
     )
 )]
-pub(crate) async fn create(State(app): State<Arc<App>>, caller: Caller, body: Body) -> Result<(StatusCode, Json<HostCreated>)> {
+pub(crate) async fn create(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    body: Body,
+) -> Result<(StatusCode, Json<HostCreated>)> {
     if !caller.0.operator {
         return Err(Error::new(Code::Forbidden, "only an operator's key may add hosts"));
     }
@@ -90,7 +94,8 @@ fn validate(host: &NewHost) -> Result<()> {
             return invalid(field, format!("a price is not negative, unlike {cost}"));
         }
     }
-    for (field, config) in [("connection_config", &host.connection_config), ("executor_config", &host.executor_config)] {
+    for (field, config) in [("connection_config", &host.connection_config), ("executor_config", &host.executor_config)]
+    {
         // Postgres takes no NUL.
         if object_has_nul(config) {
             return invalid(field, "text cannot contain NUL".into());

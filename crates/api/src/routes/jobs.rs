@@ -39,7 +39,11 @@ const MAX_WAIT: Duration = Duration::from_secs(300);
         (status = 503, body = ProblemDetails, content_type = "application/problem+json", description = "Not available now."),
     )
 )]
-pub(crate) async fn list(State(app): State<Arc<App>>, caller: Caller, mut parameters: Parameters) -> Result<Json<JobList>> {
+pub(crate) async fn list(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    mut parameters: Parameters,
+) -> Result<Json<JobList>> {
     let limit = parameters.limit(PAGE, MAX_PAGE)?;
     let filter = Filter {
         statuses: parameters.all("status")?,
@@ -49,7 +53,8 @@ pub(crate) async fn list(State(app): State<Arc<App>>, caller: Caller, mut parame
         limit: limit + 1,
     };
     parameters.finish()?;
-    let mut jobs: Vec<Job> = jobs::list(&app.store, caller.scope(), &filter).await?.into_iter().map(Into::into).collect();
+    let mut jobs: Vec<Job> =
+        jobs::list(&app.store, caller.scope(), &filter).await?.into_iter().map(Into::into).collect();
     let page = usize::try_from(limit).unwrap_or(usize::MAX);
     let more = jobs.len() > page;
     jobs.truncate(page);
@@ -106,8 +111,11 @@ async fn ended(app: &App, caller: &Caller, id: JobId, wait: Duration) -> Result<
 
 async fn detail(app: &App, caller: &Caller, id: JobId) -> Result<JobDetail> {
     let scope = caller.scope();
-    let (job, spec, attempts) =
-        tokio::try_join!(jobs::get(&app.store, scope, id), jobs::spec(&app.store, scope, id), jobs::attempts(&app.store, scope, id))?;
+    let (job, spec, attempts) = tokio::try_join!(
+        jobs::get(&app.store, scope, id),
+        jobs::spec(&app.store, scope, id),
+        jobs::attempts(&app.store, scope, id)
+    )?;
     let (Some(job), Some(spec)) = (job, spec) else { return Err(no_job(id)) };
     Ok(JobDetail {
         job: job.into(),

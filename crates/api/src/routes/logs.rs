@@ -83,7 +83,11 @@ pub(crate) async fn logs(
 }
 
 fn accepts_events(headers: &HeaderMap) -> bool {
-    headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).any(|value| value.contains("text/event-stream"))
+    headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| value.contains("text/event-stream"))
 }
 
 fn last_event_id(headers: &HeaderMap) -> Result<Option<Cursor>> {

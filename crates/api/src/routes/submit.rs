@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::extract::{Body, not_json};
 use crate::openapi::SubmitBody;
 use crate::service::App;
+use crate::trace;
 use crate::wire::{Accepted, ProblemDetails, SubmitReply, SubmitResult};
 
 /// The producer's own key for a single submission.
@@ -45,7 +46,12 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
         (status = 503, body = ProblemDetails, content_type = "application/problem+json", description = "Not available now; nothing was accepted."),
     )
 )]
-pub(crate) async fn submit(State(app): State<Arc<App>>, caller: Caller, headers: HeaderMap, Body(body): Body) -> Result<Response> {
+pub(crate) async fn submit(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    headers: HeaderMap,
+    Body(body): Body,
+) -> Result<Response> {
     let key = idempotency_key(&headers)?;
     if body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
         if key.is_some() {
@@ -55,10 +61,11 @@ pub(crate) async fn submit(State(app): State<Arc<App>>, caller: Caller, headers:
         let results = many(&app, &caller, &body).await?;
         return Ok(Json(SubmitReply::Many(results)).into_response());
     }
-    let incoming = read(&caller, &body, key)?;
-    let admitted = admit_all(&app, &caller, &[incoming]).await?.pop().ok_or_else(|| {
-        Error::new(Code::Internal, "admission gave no verdict")
-    })??;
+    let incoming = read(&caller, &body, key, trace::parent().as_deref())?;
+    let admitted = admit_all(&app, &caller, &[incoming])
+        .await?
+        .pop()
+        .ok_or_else(|| Error::new(Code::Internal, "admission gave no verdict"))??;
     Ok(if admitted.existing {
         Json(SubmitReply::One(admitted)).into_response()
     } else {
@@ -76,7 +83,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
 }
 
 /// One submission; `key` counts as if it stood in a body that has none.
-fn read(caller: &Caller, body: &[u8], key: Option<String>) -> Result<Incoming, Problem> {
+fn read(caller: &Caller, body: &[u8], key: Option<String>, traceparent: Option<&str>) -> Result<Incoming, Problem> {
     if body.len() > limits::SUBMISSION_BYTES {
         let message = format!("a submission has at most {} bytes, this one {}", limits::SUBMISSION_BYTES, body.len());
         return Err(Problem::new(Code::TooLarge, message));
@@ -89,7 +96,7 @@ fn read(caller: &Caller, body: &[u8], key: Option<String>) -> Result<Incoming, P
             *own = Value::String(key);
         }
     }
-    Incoming::over_http(caller.0, value)
+    Ok(Incoming::over_http(caller.0, value)?.traced(traceparent))
 }
 
 async fn many(app: &App, caller: &Caller, body: &[u8]) -> Result<Vec<SubmitResult>> {
@@ -100,10 +107,13 @@ async fn many(app: &App, caller: &Caller, body: &[u8]) -> Result<Vec<SubmitResul
         let code = if items.is_empty() { Code::InvalidField } else { Code::TooLarge };
         return Err(Error::new(code, message));
     }
+    let traceparent = trace::parent();
     let mut readable = Vec::with_capacity(items.len());
     let read: Vec<Result<(), Problem>> = items
         .into_iter()
-        .map(|item| read(caller, item.get().as_bytes(), None).map(|incoming| readable.push(incoming)))
+        .map(|item| {
+            read(caller, item.get().as_bytes(), None, traceparent.as_deref()).map(|incoming| readable.push(incoming))
+        })
         .collect();
     let mut admitted = admit_all(app, caller, &readable).await?.into_iter();
     let results = read.into_iter().map(|read| {
@@ -126,7 +136,8 @@ async fn admit_all(app: &App, caller: &Caller, batch: &[Incoming]) -> Result<Vec
     }
     let verdicts = admit(&app.store, caller.scope(), batch).await?;
     let admitted = || verdicts.iter().filter_map(|verdict| verdict.as_ref().ok());
-    let executors: BTreeSet<_> = admitted().filter(|admitted| !admitted.existing).map(|admitted| admitted.executor).collect();
+    let executors: BTreeSet<_> =
+        admitted().filter(|admitted| !admitted.existing).map(|admitted| admitted.executor).collect();
     app.nudges.dispatch(executors.into_iter().collect());
     let existing: Vec<JobId> = admitted().filter(|admitted| admitted.existing).map(|admitted| admitted.job).collect();
     let known = if existing.is_empty() {

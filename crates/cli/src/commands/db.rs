@@ -43,7 +43,7 @@ pub(crate) enum Command {
     /// What is there already stays; each time the tenants get new API keys, which are printed.
     Seed {
         #[command(flatten)]
-        seed: seed::Seed,
+        seed: seed::Options,
         #[command(flatten)]
         database: Database,
     },
@@ -88,7 +88,7 @@ impl Command {
             }
             Self::Seed { seed, database } => {
                 let store = database.open().await?;
-                let seeded = seed.plant(&store, &database).await?;
+                let seeded = seed.plant(&store).await.map_err(|error| database.failed(error))?;
                 store.close().await;
                 format.print(&seeded, |seeded| seeded.to_string())?;
             }
@@ -129,7 +129,8 @@ impl Database {
     }
 
     pub(super) fn failed(&self, source: gantry_store::Error) -> Error {
-        Error::Database { place: self.place(), source }
+        let place = self.place();
+        if source.is_transient() { Error::NoDatabase { place, source } } else { Error::Database { place, source } }
     }
 }
 

@@ -146,7 +146,7 @@ mod tests {
             (&["--executor", "mock", "--endpoint", "unix:///x"], "--connection"),
             (&["--executor", "podman"], "docker"),
             (&["--executor", "mock", "--connection", "[]"], "JSON object"),
-            (&["--executor", "mock", "--slots", "-1"], "--slots"),
+            (&["--executor", "mock", "--slots=-1"], "--slots"),
         ] {
             let error = add(line).expect_err("refused");
             assert!(error.contains(says), "{line:?}: {error}");

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Subcommand;
+use clap::builder::NonEmptyStringValueParser;
 use gantry_core::TenantId;
 use gantry_store::{Store, tenants};
 use rand::TryRngCore as _;
@@ -18,6 +19,7 @@ pub(crate) enum Command {
     /// Make a tenant, if there is none of this name, and give it a new API key
     Add {
         /// Its name
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
         /// Let the key also manage hosts
         #[arg(long)]
@@ -30,8 +32,8 @@ pub(crate) enum Command {
 /// A tenant and a key that is shown this once.
 #[derive(Debug, Serialize)]
 pub(super) struct NewKey {
-    tenant: String,
-    tenant_id: TenantId,
+    pub(super) tenant: String,
+    pub(super) tenant_id: TenantId,
     pub(super) api_key: String,
     operator: bool,
 }
@@ -63,7 +65,7 @@ pub(super) async fn put(store: &Store, tenant: &str, purpose: &str, operator: bo
 }
 
 /// 256 random bits; the prefix tells people and secret scanners what it is.
-fn secret() -> String {
+pub(crate) fn secret() -> String {
     let mut bytes = [0; 32];
     OsRng.try_fill_bytes(&mut bytes).expect("the operating system has random bytes");
     bytes.iter().fold("gantry_".to_owned(), |text, byte| format!("{text}{byte:02x}"))

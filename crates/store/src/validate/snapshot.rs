@@ -171,8 +171,8 @@ const CATALOGS: &[(Kind, Kind, &str)] = &[
                 concat_ws(' ', case when p.polpermissive then 'permissive' else 'restrictive' end,
                     case p.polcmd when 'r' then 'for select' when 'a' then 'for insert' when 'w' then 'for update' when 'd' then 'for delete' else 'for all' end,
                     'to ' || (select string_agg(case r when 0 then 'PUBLIC' else r::regrole::text end, ', ' order by r::regrole::text) from unnest(p.polroles) r),
-                    'using (' || pg_get_expr(p.polqual, p.polrelid) || ')',
-                    'with check (' || pg_get_expr(p.polwithcheck, p.polrelid) || ')')
+                    'using ' || pg_get_expr(p.polqual, p.polrelid),
+                    'with check ' || pg_get_expr(p.polwithcheck, p.polrelid))
              from", relations!(), "join pg_policy p on p.polrelid = c.oid"
         ),
     ),

@@ -1,0 +1,16 @@
+//! The API over real HTTP, on a real Postgres as the role that row-level security holds.
+
+mod config;
+mod events;
+mod hosts;
+mod idempotency;
+mod jobs;
+mod logs;
+mod nudges;
+mod openapi;
+mod problems;
+mod submit;
+mod support;
+mod tenants;
+mod trace;
+mod worker;
