@@ -18,6 +18,8 @@ static DURATION: LazyLock<Histogram<f64>> = LazyLock::new(|| {
     global::meter("gantry-api")
         .f64_histogram("http.server.request.duration")
         .with_unit("s")
+        // Those of OpenTelemetry's conventions for this metric; the defaults are for milliseconds.
+        .with_boundaries(vec![0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0])
         .with_description("Time from a request to the head of its response.")
         .build()
 });

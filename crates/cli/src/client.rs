@@ -53,7 +53,11 @@ impl Client {
         let mut retries = 0;
         loop {
             match self.json(self.request(Method::POST, "v1/jobs").json(submission)).await {
-                Err(error) if error.is_temporary() && !matches!(error, Error::Unreachable { .. }) && retries < SUBMISSION_RETRIES => {
+                Err(error)
+                    if error.is_temporary()
+                        && !matches!(error, Error::Unreachable { .. })
+                        && retries < SUBMISSION_RETRIES =>
+                {
                     tokio::time::sleep(Duration::from_millis(200) * 2u32.pow(retries)).await;
                     retries += 1;
                 }

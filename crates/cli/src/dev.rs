@@ -30,6 +30,10 @@ pub(crate) struct Dev {
     /// Jobs that may run at once on the Docker host, when it is first added
     #[arg(long, value_name = "N", default_value_t = 8)]
     docker_slots: u16,
+    /// A directory that containers on the Docker host may see, read-only, when it is first added; may be given more
+    /// than once
+    #[arg(long, value_name = "DIR")]
+    allow_mount: Vec<PathBuf>,
     /// Jobs that may run at once on the mock host, when it is first added
     #[arg(long, value_name = "N", default_value_t = 1000)]
     mock_slots: u16,
@@ -38,7 +42,7 @@ pub(crate) struct Dev {
 impl Dev {
     /// Runs until Ctrl-C or SIGTERM.
     pub(crate) fn main(self) -> ExitCode {
-        let telemetry = telemetry::Config { filter: "warn,gantry=info".to_owned(), ..telemetry::Config::default() };
+        let telemetry = telemetry::Config { filter: "warn,gantry=info,lapin=off".to_owned(), ..telemetry::Config::default() };
         process::run("gantry dev", &telemetry, |shutdown| self.run(shutdown))
     }
 

@@ -30,7 +30,12 @@ pub(crate) struct End<'a> {
 impl<'a> From<&'a LogEnd> for End<'a> {
     fn from(end: &'a LogEnd) -> Self {
         let LogEnd { status, exit_code, failure_class, error_message } = end;
-        Self { status: *status, exit_code: *exit_code, failure_class: *failure_class, error_message: error_message.as_deref() }
+        Self {
+            status: *status,
+            exit_code: *exit_code,
+            failure_class: *failure_class,
+            error_message: error_message.as_deref(),
+        }
     }
 }
 
@@ -101,7 +106,8 @@ mod tests {
 
     #[test]
     fn the_reason_is_told_unless_the_exit_code_is_the_reason() {
-        let failed = |class, message| End { failure_class: Some(class), error_message: message, ..end(Status::Failed, None) };
+        let failed =
+            |class, message| End { failure_class: Some(class), error_message: message, ..end(Status::Failed, None) };
         assert_eq!(failed(FailureClass::ExitNonzero, Some("code 3")).reason(), None);
         assert_eq!(failed(FailureClass::Lost, Some("gone")).reason().as_deref(), Some("lost: gone"));
         assert_eq!(failed(FailureClass::OomKilled, None).reason().as_deref(), Some("oom_killed"));

@@ -83,7 +83,8 @@ pub(crate) fn table<const N: usize>(header: [&str; N], numbers: &[usize], rows: 
 /// Names and their values, aligned; those without a value left out.
 pub(crate) fn fields(rows: &[(&str, Option<String>)]) -> String {
     let width = rows.iter().filter(|(_, value)| value.is_some()).map(|(name, _)| name.len()).max().unwrap_or(0);
-    let lines = rows.iter().filter_map(|(name, value)| value.as_ref().map(|value| format!("{name:width$}  {}", plain(value))));
+    let lines =
+        rows.iter().filter_map(|(name, value)| value.as_ref().map(|value| format!("{name:width$}  {}", plain(value))));
     lines.collect::<Vec<_>>().join("\n")
 }
 

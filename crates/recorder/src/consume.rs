@@ -68,6 +68,7 @@ async fn record(
             join_all(good.into_iter().map(Delivery::requeue)).await;
             return None;
         };
+        chunk.iter().for_each(trace);
         freed.extend(applied.freed);
         // The receiver ends only after this sender.
         let _ = committed.send(applied.events).await;
@@ -78,6 +79,16 @@ async fn record(
     ack_all(good).await;
     nudge(parts, freed);
     Some(())
+}
+
+/// The last span of a job's trace, which began with its producer.
+fn trace(report: &Report) {
+    let Some(context) = &report.traceparent else { return };
+    let mut headers = gantry_broker::Headers::default();
+    headers.insert("traceparent", context.as_str());
+    let span = tracing::info_span!("recorded", job.id = %report.token.job, attempt = report.token.attempt);
+    gantry_broker::trace::set_parent(&span, &headers);
+    span.in_scope(|| tracing::trace!("committed"));
 }
 
 fn decode(mut value: Value) -> Result<Report, Poison> {

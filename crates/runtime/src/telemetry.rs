@@ -7,6 +7,8 @@
 
 use std::sync::OnceLock;
 
+use std::io::IsTerminal as _;
+
 use opentelemetry::{KeyValue, global, trace::TracerProvider as _};
 use opentelemetry_otlp::{MetricExporter, SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::{
@@ -121,7 +123,7 @@ pub fn init(service_name: &'static str, config: &Config) -> Result<Guard, Error>
         return Err(Error::AlreadyStarted);
     }
 
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
     let lines = match config.log_format {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),

@@ -143,7 +143,11 @@ async fn a_schema_made_anew_has_no_drift() {
 async fn a_database_without_the_schema_lacks_each_table_and_each_of_their_parts_is_told_with_them() {
     let drifts = drift_after("drop schema public cascade; create schema public").await;
     let lacks = |kind, name: &str| drifts.iter().any(|d| d.kind == kind && d.name == name && d.found.is_none());
-    assert!(lacks(Kind::Table, "container_jobs") && lacks(Kind::Type, "job_status") && lacks(Kind::Function, "gantry_tenant()"));
+    assert!(
+        lacks(Kind::Table, "container_jobs")
+            && lacks(Kind::Type, "job_status")
+            && lacks(Kind::Function, "gantry_tenant()")
+    );
     assert!(drifts.iter().all(|drift| !matches!(drift.kind, Kind::Column | Kind::Index | Kind::Policy)), "{drifts:#?}");
 }
 

@@ -47,8 +47,8 @@ pub(crate) fn start(engine: &Arc<Engine>, run: Arc<Run>) {
         log: Position::default(),
     };
     let span = span(&run);
-    let engine = engine.clone();
-    tokio::spawn(async move { prepare_and_launch(&engine, run, stand, String::new()).await }.instrument(span));
+    let shared = engine.clone();
+    engine.spawn(async move { prepare_and_launch(&shared, run, stand, String::new()).await }.instrument(span));
 }
 
 /// Goes on with an attempt that was adopted, or whose claim's answer was lost.
@@ -66,13 +66,13 @@ pub(crate) fn resume(engine: &Arc<Engine>, run: Arc<Run>, attempt: Attempt) {
         run.cancel.cancel();
     }
     let span = span(&run);
-    let engine = engine.clone();
-    tokio::spawn(
+    let shared = engine.clone();
+    engine.spawn(
         async move {
             match stand.launch_sent {
-                None if stand.stop.is_some() => give_up(&engine, &run, stand.stop).await,
-                None => prepare_and_launch(&engine, run, stand, String::new()).await,
-                Some(_) => find(&engine, run, stand, String::new()).await,
+                None if stand.stop.is_some() => give_up(&shared, &run, stand.stop).await,
+                None => prepare_and_launch(&shared, run, stand, String::new()).await,
+                Some(_) => find(&shared, run, stand, String::new()).await,
             }
         }
         .instrument(span),

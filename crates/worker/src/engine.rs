@@ -10,6 +10,7 @@ use gantry_store::attempts::{self, Output, Started};
 use gantry_store::logs::{self, Append};
 use gantry_store::{Error, Store};
 use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -49,10 +50,22 @@ pub(crate) struct Engine {
     pub(crate) look: Notify,
     /// No new work: the worker is about to hand over.
     pub(crate) draining: CancellationToken,
+    /// The worker has ended: whatever its tasks wait for, they wait no longer.
+    pub(crate) ended: CancellationToken,
     /// Requests to backends that must be answered before the worker hands over.
     pub(crate) requests: TaskTracker,
     /// Ended attempts whose logs and reports are on their way.
     pub(crate) finishing: TaskTracker,
+}
+
+impl Engine {
+    /// Runs a task of this worker: at most until the worker has ended.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        let ended = self.ended.clone();
+        tokio::spawn(async move {
+            ended.run_until_cancelled(task).await;
+        })
+    }
 }
 
 /// The writes of single attempts, gathered into batches.

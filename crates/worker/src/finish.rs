@@ -33,23 +33,23 @@ const KEPT: usize = 4 * EXCERPT_BYTES;
 
 /// Stores the start of a container, and reports it, unless it ends right away.
 pub(crate) fn started(engine: &Arc<Engine>, container: &Watched) {
-    let (engine, run, id) = (engine.clone(), container.run.clone(), container.id.clone());
+    let (shared, run, id) = (engine.clone(), container.run.clone(), container.id.clone());
     let (seen, startup) = (engine.lease.now(), container.startup);
     let ago = container.running_for(seen);
-    tokio::spawn(async move {
+    engine.spawn(async move {
         tokio::time::sleep(COALESCE.saturating_sub(ago)).await;
-        if !engine.registry.is_active(&run) {
+        if !shared.registry.is_active(&run) {
             return;
         }
-        let ago = ago + engine.lease.now().saturating_sub(seen);
+        let ago = ago + shared.lease.now().saturating_sub(seen);
         let start = Started { token: run.token, execution_id: id.0.clone(), ago, startup };
-        if let Err(trouble) = engine.writes.started.submit(start).await {
+        if let Err(trouble) = shared.writes.started.submit(start).await {
             tracing::warn!(job.id = %run.token.job, %trouble, "a start could not be stored");
             return;
         }
         let kind = ReportKind::Started { execution_id: id.0 };
         let report = Report { token: run.token, traceparent: run.spec.traceparent.clone(), kind };
-        if let Err(trouble) = engine.writes.report.submit(report).await {
+        if let Err(trouble) = shared.writes.report.submit(report).await {
             tracing::warn!(job.id = %run.token.job, %trouble, "a start could not be reported");
         }
     });
@@ -59,7 +59,8 @@ pub(crate) fn started(engine: &Arc<Engine>, container: &Watched) {
 pub(crate) fn spawn(engine: &Arc<Engine>, container: Watched) {
     let span = tracing::info_span!("finish", job.id = %container.run.token.job, attempt = container.run.token.attempt);
     let shared = engine.clone();
-    engine.finishing.spawn(async move { finish(&shared, container).await }.instrument(span));
+    let ended = engine.ended.clone();
+    engine.finishing.spawn(async move { ended.run_until_cancelled(finish(&shared, container)).await }.instrument(span));
 }
 
 async fn finish(engine: &Arc<Engine>, mut container: Watched) {

@@ -57,13 +57,18 @@ impl Hosts {
         self.lock().get(&id).map(|served| served.launches.clone())
     }
 
+    /// Ends the watchers: nothing is watched any more.
+    pub(crate) fn close(&self) {
+        self.lock().clear();
+    }
+
     /// Hands a container to its host's watcher.
     pub(crate) fn watch(&self, id: HostId, watched: Box<Watched>) {
         let watch = self.lock().get(&id).map(|served| served.watch.clone());
         match watch {
             // The watcher ends only with the worker.
             Some(watch) => drop(watch.send(watched)),
-            None => tracing::error!(host.id = %id, "a container runs on a host that this worker does not know"),
+            None => tracing::debug!(host.id = %id, "the worker is ending: its successor watches the container"),
         }
     }
 }

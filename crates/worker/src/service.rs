@@ -66,6 +66,8 @@ impl Service {
         };
         // Even when declared dead: no task may start anything new.
         engine.draining.cancel();
+        engine.hosts.close();
+        engine.ended.cancel();
         result?;
         workers::hand_over(&engine.store, engine.id).await?;
         tracing::info!(worker.id = %engine.id, "handed over");
@@ -104,6 +106,7 @@ impl Service {
             log_pages: engine::log_pages(),
             look: Notify::new(),
             draining: CancellationToken::new(),
+            ended: CancellationToken::new(),
             requests: TaskTracker::new(),
             finishing: TaskTracker::new(),
             settings: self.settings,

@@ -17,9 +17,9 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Starts stopping; dropping the handle ends the asking.
 pub(crate) fn spawn(engine: &Arc<Engine>, run: &Arc<Run>, id: &ExecutionId, reason: StopReason) -> AbortOnDropHandle<()> {
-    let (engine, run, id) = (engine.clone(), run.clone(), id.clone());
+    let (shared, run, id) = (engine.clone(), run.clone(), id.clone());
     let span = tracing::info_span!("stop", job.id = %run.token.job, attempt = run.token.attempt, %reason);
-    AbortOnDropHandle::new(tokio::spawn(async move { stop(&engine, &run, &id, reason).await }.instrument(span)))
+    AbortOnDropHandle::new(engine.spawn(async move { stop(&shared, &run, &id, reason).await }.instrument(span)))
 }
 
 async fn stop(engine: &Engine, run: &Run, id: &ExecutionId, reason: StopReason) {

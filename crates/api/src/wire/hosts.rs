@@ -19,7 +19,7 @@ pub struct Host {
     /// The name, unique per owner.
     pub name: String,
     /// The kind of backend.
-    #[schema(schema_with = schema::executor_type)]
+    #[schema(value_type = schema::ExecutorType)]
     pub executor_type: ExecutorType,
     /// Whether it serves every tenant; else it is the tenant's own.
     pub shared: bool,
@@ -65,7 +65,7 @@ pub struct NewHost {
     #[schema(min_length = 1, max_length = 255)]
     pub name: String,
     /// The kind of backend.
-    #[schema(schema_with = schema::executor_type)]
+    #[schema(value_type = schema::ExecutorType)]
     pub executor_type: ExecutorType,
     /// How to reach it, such as `{"endpoint": "unix:///var/run/docker.sock"}` for docker; its shape is the executor's own.
     /// Credentials are named here and resolved by the worker, never written down.

@@ -23,7 +23,7 @@ pub struct Accepted {
     pub existing: bool,
     /// Where the job stands. Absent if it ended so long ago that only its key is still known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(schema_with = schema::status, required = false)]
+    #[schema(value_type = Option<schema::Status>)]
     pub status: Option<Status>,
 }
 
@@ -56,11 +56,11 @@ pub struct Job {
     /// A name for people.
     pub name: String,
     /// Where it stands. `completed`, `failed`, `timeout` and `cancelled` are final.
-    #[schema(schema_with = schema::status)]
+    #[schema(value_type = schema::Status)]
     pub status: Status,
     /// What a pending job waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(schema_with = schema::waiting_reason, required = false)]
+    #[schema(value_type = Option<schema::WaitingReason>)]
     pub waiting_reason: Option<WaitingReason>,
     /// Until when it waits at most before it is looked at again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -73,11 +73,11 @@ pub struct Job {
     #[schema(value_type = Option<Uuid>)]
     pub template_id: Option<TemplateId>,
     /// Where it was routed.
-    #[schema(schema_with = schema::executor_type)]
+    #[schema(value_type = schema::ExecutorType)]
     pub executor_type: ExecutorType,
     /// What the producer asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(schema_with = schema::executor_type, required = false)]
+    #[schema(value_type = Option<schema::ExecutorType>)]
     pub preferred_executor: Option<ExecutorType>,
     /// Why it went to its executor type, in words.
     pub routing_reason: String,
@@ -100,7 +100,7 @@ pub struct Job {
     pub exit_code: Option<i32>,
     /// Why it did not complete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(schema_with = schema::failure_class, required = false)]
+    #[schema(value_type = Option<schema::FailureClass>)]
     pub failure_class: Option<FailureClass>,
     /// The same in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -141,7 +141,7 @@ pub struct JobDetail {
     #[serde(flatten)]
     pub job: Job,
     /// What it runs: template, overrides and defaults resolved.
-    #[schema(schema_with = schema::container_spec)]
+    #[schema(value_type = schema::ContainerSpec)]
     pub spec: ContainerSpec,
     /// Its labels.
     #[serde(default)]
@@ -172,14 +172,14 @@ pub struct Attempt {
     pub ended_at: Option<DateTime<Utc>>,
     /// Why Gantry stopped it, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(schema_with = schema::stop_reason, required = false)]
+    #[schema(value_type = Option<schema::StopReason>)]
     pub stop_reason: Option<StopReason>,
     /// The exit code; a signal is 128 + its number. Absent for a failure of the infrastructure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(schema_with = schema::failure_class, required = false)]
+    #[schema(value_type = Option<schema::FailureClass>)]
     pub failure_class: Option<FailureClass>,
     /// The same in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -230,7 +230,7 @@ pub struct CancelReply {
     /// What the request did.
     pub result: CancelResult,
     /// Where the job stands now.
-    #[schema(schema_with = schema::status)]
+    #[schema(value_type = schema::Status)]
     pub status: Status,
 }
 

@@ -142,14 +142,14 @@ pub struct LogPage {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LogEnd {
     /// How it ended.
-    #[schema(schema_with = schema::status)]
+    #[schema(value_type = schema::Status)]
     pub status: Status,
     /// The exit code of the last attempt; absent if no container ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
     /// Why it did not complete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(schema_with = schema::failure_class, required = false)]
+    #[schema(value_type = Option<schema::FailureClass>)]
     pub failure_class: Option<FailureClass>,
     /// The same in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]

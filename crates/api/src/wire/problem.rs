@@ -22,7 +22,7 @@ pub struct ProblemDetails {
     /// What is wrong this time and what to do about it.
     pub detail: String,
     /// The kind of problem for programs: the same codes as over RabbitMQ.
-    #[schema(schema_with = super::schema::code)]
+    #[schema(value_type = super::schema::Code)]
     pub code: Code,
     /// The path of the field, parameter or header at fault, such as `spec.cpu_limit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

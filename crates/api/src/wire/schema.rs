@@ -1,22 +1,27 @@
-//! OpenAPI references to the contracts that `gantry-core` describes by JSON Schema: `openapi` puts those schemas
-//! into the document, so that the API and the messages can never say different things.
+//! Stand-ins for the contracts that `gantry-core` describes by JSON Schema: a field says whose schema it has, and
+//! `openapi` puts that schema into the document, so that the API and the messages can never say different things.
 
-use utoipa::openapi::{Ref, RefOr, Schema};
+use std::borrow::Cow;
 
-macro_rules! references {
-    ($($function:ident => $name:literal),+ $(,)?) => {$(
-        pub(crate) fn $function() -> RefOr<Schema> {
-            RefOr::Ref(Ref::from_schema_name($name))
+use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
+
+macro_rules! stand_ins {
+    ($($name:ident),+ $(,)?) => {$(
+        pub(crate) struct $name;
+
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                ObjectBuilder::new().into()
+            }
+        }
+
+        impl ToSchema for $name {
+            fn name() -> Cow<'static, str> {
+                Cow::Borrowed(stringify!($name))
+            }
         }
     )+};
 }
 
-references! {
-    status => "Status",
-    executor_type => "ExecutorType",
-    waiting_reason => "WaitingReason",
-    failure_class => "FailureClass",
-    stop_reason => "StopReason",
-    container_spec => "ContainerSpec",
-    code => "Code",
-}
+stand_ins!(Code, ContainerSpec, ExecutorType, FailureClass, Status, StopReason, WaitingReason);

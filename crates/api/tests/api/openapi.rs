@@ -73,7 +73,8 @@ fn explained(name: &str, schema: &Value) {
     part("allOf").chain(part("oneOf")).chain(part("anyOf")).for_each(|inner| explained(name, inner));
     for (field, property) in schema["properties"].as_object().into_iter().flatten() {
         let is_tag = property.get("enum").or(property.get("const")).is_some();
-        let is_reference = property.get("$ref").is_some();
-        assert!(property["description"].is_string() || is_tag || is_reference, "{name}.{field}: {property}");
+        // An optional reference carries its words beside the reference.
+        let mut places = std::iter::once(property).chain(property["oneOf"].as_array().into_iter().flatten());
+        assert!(is_tag || places.any(|place| place["description"].is_string()), "{name}.{field}: {property}");
     }
 }

@@ -69,7 +69,9 @@ impl Add {
         let connection_config = match (self.endpoint, self.connection, self.executor) {
             (Some(endpoint), _, ExecutorType::Docker) => Map::from_iter([("endpoint".to_owned(), json!(endpoint))]),
             (Some(_), _, other) => {
-                return Err(Error::Usage(format!("--endpoint is for docker hosts; give --connection for a {other} host")));
+                return Err(Error::Usage(format!(
+                    "--endpoint is for docker hosts; give --connection for a {other} host"
+                )));
             }
             (None, Some(connection), _) => connection,
             (None, None, ExecutorType::Docker) => {
@@ -132,7 +134,8 @@ mod tests {
 
     #[test]
     fn an_endpoint_is_the_short_form_for_docker() {
-        let host = add(&["--executor", "docker", "--endpoint", "unix:///d.sock", "--slots", "2", "--shared"]).expect("a host");
+        let host =
+            add(&["--executor", "docker", "--endpoint", "unix:///d.sock", "--slots", "2", "--shared"]).expect("a host");
         assert_eq!(Value::Object(host.connection_config), json!({"endpoint": "unix:///d.sock"}));
         assert_eq!((host.max_concurrent_jobs, host.shared, host.name.as_str()), (2, true, "h"));
         let host = add(&["--executor", "mock", "--connection", r#"{"dir":"/m"}"#]).expect("a host");

@@ -57,7 +57,12 @@ impl Command {
 }
 
 /// Makes the tenant, or finds it, with a new key.
-pub(super) async fn put(store: &Store, tenant: &str, purpose: &str, operator: bool) -> Result<NewKey, gantry_store::Error> {
+pub(super) async fn put(
+    store: &Store,
+    tenant: &str,
+    purpose: &str,
+    operator: bool,
+) -> Result<NewKey, gantry_store::Error> {
     let tenant_id = tenants::put_tenant(store, tenant).await?;
     let api_key = secret();
     tenants::put_key(store, tenant_id, purpose, &api_key, operator).await?;

@@ -47,22 +47,30 @@ pub(super) async fn prepare(dev: &Dev, folder: &Folder, postgres: &Postgres) -> 
     let is_known = |name: &str| known.iter().any(|host| host.host.name == name);
     if docker && !is_known(DOCKER_HOST) {
         let endpoint = json!({"endpoint": dev.docker_host});
-        add(&store, DOCKER_HOST, ExecutorType::Docker, endpoint, dev.docker_slots).await?;
+        let options = json!({"allowed_mounts": dev.allow_mount});
+        add(&store, DOCKER_HOST, ExecutorType::Docker, endpoint, options, dev.docker_slots).await?;
     }
     if !is_known(MOCK_HOST) {
         let directory = folder.path().join("mock");
-        add(&store, MOCK_HOST, ExecutorType::Mock, json!({"dir": directory}), dev.mock_slots).await?;
+        add(&store, MOCK_HOST, ExecutorType::Mock, json!({"dir": directory}), json!({}), dev.mock_slots).await?;
     }
     Ok(Fleet { store, key, docker })
 }
 
-async fn add(store: &Store, name: &str, executor: ExecutorType, connection: Value, slots: u16) -> anyhow::Result<()> {
+async fn add(
+    store: &Store,
+    name: &str,
+    executor: ExecutorType,
+    connection: Value,
+    options: Value,
+    slots: u16,
+) -> anyhow::Result<()> {
     let host = NewHost {
         tenant: None::<TenantId>,
         name,
         executor_type: executor,
         connection_config: connection,
-        executor_config: json!({}),
+        executor_config: options,
         max_concurrent_jobs: slots.into(),
         cost_per_job: Default::default(),
         cost_per_hour: Default::default(),

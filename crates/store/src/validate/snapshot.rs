@@ -37,7 +37,10 @@ pub(super) async fn take(connection: &mut PgConnection) -> sqlx::Result<Snapshot
 macro_rules! not_of_an_extension {
     ($catalog:literal, $oid:literal) => {
         concat!(
-            " not exists (select from pg_depend d where d.classid = '", $catalog, "'::regclass and d.objid = ", $oid,
+            " not exists (select from pg_depend d where d.classid = '",
+            $catalog,
+            "'::regclass and d.objid = ",
+            $oid,
             " and d.deptype = 'e') "
         )
     };
@@ -48,7 +51,8 @@ macro_rules! relations {
     () => {
         concat!(
             " pg_class c join pg_namespace n on n.oid = c.relnamespace and n.nspname = 'public'
-                and c.relname <> '_sqlx_migrations' and ", not_of_an_extension!("pg_class", "c.oid")
+                and c.relname <> '_sqlx_migrations' and ",
+            not_of_an_extension!("pg_class", "c.oid")
         )
     };
 }

@@ -143,9 +143,7 @@ fn acme_jobs() -> Vec<Value> {
 }
 
 fn globex_jobs() -> Vec<Value> {
-    let simulated = |name: &str, labels: Value| {
-        json!({ "name": name, "spec": { "image": "none" }, "preferred_executor": "mock", "labels": labels })
-    };
+    let simulated = |name: &str, labels: Value| json!({ "name": name, "spec": { "image": "none" }, "preferred_executor": "mock", "labels": labels });
     vec![
         simulated("quick", json!({})),
         simulated("slow", json!({ "mock.duration": "30s" })),
@@ -199,14 +197,19 @@ impl fmt::Display for Seeded {
         let jobs = self.jobs.iter().map(|job| {
             let (verdict, place) = match &job.verdict {
                 Verdict::Accepted { id, existing: false, executor } => (id.to_string(), executor.to_string()),
-                Verdict::Accepted { id, existing: true, executor } => (format!("{id} (was there)"), executor.to_string()),
+                Verdict::Accepted { id, existing: true, executor } => {
+                    (format!("{id} (was there)"), executor.to_string())
+                }
                 Verdict::Refused(problem) => (problem.to_string(), String::new()),
             };
             [job.tenant.clone(), job.name.clone(), place, verdict]
         });
         let jobs = table(["TENANT", "JOB", "EXECUTOR", "ID"], &[], jobs.collect());
         let (hosts, templates) = (self.hosts.join(", "), self.templates.join(", "));
-        write!(f, "API keys, stored nowhere and shown this once:\n{keys}\n\nhosts: {hosts}\ntemplates: {templates}\n\n{jobs}")
+        write!(
+            f,
+            "API keys, stored nowhere and shown this once:\n{keys}\n\nhosts: {hosts}\ntemplates: {templates}\n\n{jobs}"
+        )
     }
 }
 

@@ -30,7 +30,12 @@ impl Interrupts {
 
     /// Runs `work`, which follows a job: the first interrupt asks to cancel the job and goes on following it, the
     /// second gives up. None if it was given up.
-    pub(super) async fn or_cancel<T>(&mut self, client: &Client, job: JobId, work: impl Future<Output = T>) -> Option<T> {
+    pub(super) async fn or_cancel<T>(
+        &mut self,
+        client: &Client,
+        job: JobId,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
         let mut work = pin!(work);
         if let Some(done) = self.or_leave(work.as_mut()).await {
             return Some(done);

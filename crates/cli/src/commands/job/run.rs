@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use gantry_core::spec::{ContainerSpec, Submission, SubmissionVersion};
+use gantry_core::spec::{ContainerSpec, Mount, Submission, SubmissionVersion};
 use gantry_core::{ExecutorType, JobId, Status};
 use tokio::time::sleep;
 use uuid::Uuid;
@@ -28,7 +28,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "IMAGE", required_unless_present = "template")]
     image: Option<String>,
     /// Run this container template instead of an image
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["image", "timeout", "memory", "cpus"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["image", "timeout", "memory", "cpus", "mount"])]
     template: Option<String>,
     /// Where to run it; if not given, Gantry chooses
     #[arg(long, value_parser = one_of::<ExecutorType>(), value_name = "TYPE")]
@@ -45,6 +45,9 @@ pub(crate) struct Run {
     /// How many CPUs it may use, such as 0.5
     #[arg(long, value_name = "N")]
     cpus: Option<f64>,
+    /// A directory of the host to see in the container, read-only, where the host allows it; may be given more than once
+    #[arg(long, value_parser = mount, value_name = "SOURCE:TARGET")]
+    mount: Vec<Mount>,
     /// A name for people
     #[arg(long)]
     name: Option<String>,
@@ -102,7 +105,7 @@ impl Run {
                     cpu_limit: self.cpus,
                     memory_limit_mb: self.memory,
                     timeout_seconds: self.timeout,
-                    mounts: Vec::new(),
+                    mounts: self.mount,
                     network: None,
                     retry: Default::default(),
                 };
@@ -177,6 +180,15 @@ fn seconds(text: &str) -> Result<u32, String> {
     u32::try_from(seconds).map_err(|_| "it is too long".to_owned())
 }
 
+fn mount(text: &str) -> Result<Mount, String> {
+    match text.split_once(':') {
+        Some((source, target)) if source.starts_with('/') && target.starts_with('/') => {
+            Ok(Mount { source: source.to_owned(), target: target.to_owned(), writable: false })
+        }
+        _ => Err("it is written SOURCE:TARGET, two absolute paths".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,7 +209,7 @@ mod tests {
     fn every_option_arrives_in_the_submission() {
         let job = submission(&[
             "--image", "i:1", "--executor", "docker", "--env", "A=1", "-e", "B=x=y", "--env", "C=", "--timeout", "1500ms",
-            "--memory", "64", "--cpus", "0.5", "--name", "n", "--label", "k=v", "--priority", "-5", "--", "sh", "-c", "exit 3", "--",
+            "--memory", "64", "--cpus", "0.5", "--mount", "/usr/share:/data", "--name", "n", "--label", "k=v", "--priority", "-5", "--", "sh", "-c", "exit 3", "--",
         ])
         .expect("parsed");
         assert_eq!(job.validate(), Ok(()));
@@ -206,6 +218,7 @@ mod tests {
         assert_eq!(spec.command.expect("given"), ["sh", "-c", "exit 3", "--"]);
         assert_eq!(spec.environment, map(vec![("A".into(), "1".into()), ("B".into(), "x=y".into()), ("C".into(), String::new())]));
         assert_eq!((spec.timeout_seconds, spec.memory_limit_mb, spec.cpu_limit), (Some(2), Some(64), Some(0.5)));
+        assert_eq!(spec.mounts, [Mount { source: "/usr/share".into(), target: "/data".into(), writable: false }]);
         assert_eq!((job.name.as_deref(), job.priority, job.preferred_executor), (Some("n"), -5, Some(ExecutorType::Docker)));
         assert_eq!(job.labels["k"], "v");
     }
@@ -233,6 +246,7 @@ mod tests {
             (&["--template", "t", "--memory", "6"], "--memory"),
             (&["--image", "i", "--env", "A"], "KEY=value"),
             (&["--image", "i", "--timeout", "soon"], "30s"),
+            (&["--image", "i", "--mount", "here:/data"], "SOURCE:TARGET"),
             (&["--image", "i", "--executor", "podman"], "docker"),
             (&["--image", "i", "sh"], "sh"),
         ] {

@@ -61,7 +61,7 @@ pub(super) fn detail(detail: &JobDetail, now: DateTime<Utc>) -> String {
         ("started", time(job.started_at)),
         ("ended", time(job.completed_at)),
         ("took", took(job, now)),
-        ("cost", job.actual_cost.map(|cost| cost.to_string())),
+        ("cost", job.actual_cost.filter(|cost| !cost.is_zero()).map(|cost| cost.to_string())),
         ("submitted by", Some(job.created_by.clone())),
     ]);
     let rest = (!attempts.is_empty()).then(|| format!("\n\n{}{}", attempt_table(attempts, now), remarks(attempts)));
