@@ -15,3 +15,7 @@ cargo nextest run --workspace --no-run
 "${CARGO_TARGET_DIR:-target}/debug/gantry-servers" run --with postgres,rabbitmq,docker -- \
     cargo nextest run --workspace "$@"
 cargo test --workspace --doc --quiet
+# README.md, as it is written; unless somebody asked for certain tests.
+if [ $# = 0 ]; then
+    GANTRY_BIN_DIR=${CARGO_TARGET_DIR:-target}/debug tests/quickstart/run.py
+fi

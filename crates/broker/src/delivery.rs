@@ -95,7 +95,7 @@ impl Delivery {
     /// Done with it: RabbitMQ forgets the message.
     pub async fn ack(mut self) -> Settled {
         self.settled = true;
-        self.settler.ack(self.tag).await
+        gantry_failpoint::around("ack", &self.exchange, self.settler.ack(self.tag)).await
     }
 
     /// Cannot be processed: the queue dead-letters the message, as it is. Use
@@ -138,6 +138,13 @@ impl Drop for Delivery {
 /// Acks many deliveries with few frames. [`Settled::Stale`] where at least one
 /// of them had lost its channel.
 pub async fn ack_all(deliveries: impl IntoIterator<Item = Delivery>) -> Settled {
+    let mut deliveries = deliveries.into_iter().peekable();
+    // They come from one queue, so from one exchange.
+    let Some(exchange) = deliveries.peek().map(|delivery| delivery.exchange.clone()) else { return Settled::Done };
+    gantry_failpoint::around("ack", &exchange, ack_each(deliveries)).await
+}
+
+async fn ack_each(deliveries: impl Iterator<Item = Delivery>) -> Settled {
     // One channel nearly always, two around a reconnect.
     let mut channels: Vec<(Arc<Settler>, Vec<u64>)> = Vec::new();
     for mut delivery in deliveries {

@@ -101,6 +101,11 @@ const QUEUED: usize = 4096;
 /// A content header must fit one frame (128 KiB); more closes the connection.
 const MAX_HEADERS: usize = 64 * 1024;
 
+/// What a publish is called among the failpoints.
+fn point(outgoing: &Outgoing) -> String {
+    if outgoing.exchange.is_empty() { "reply".to_owned() } else { outgoing.exchange.clone() }
+}
+
 /// Publishes on a channel of its own; clones share it.
 #[derive(Debug, Clone)]
 pub struct Publisher {
@@ -125,14 +130,23 @@ impl Publisher {
     /// # Errors
     /// See [`Error`]; [`Error::Unconfirmed`] after `publish_deadline`.
     pub async fn publish(&self, outgoing: Outgoing) -> Result<(), Error> {
-        let deadline = self.deadline();
-        let answer = self.send(outgoing, deadline).await?;
-        self.wait(answer, deadline).await
+        let point = point(&outgoing);
+        gantry_failpoint::around("publish", &point, async {
+            let deadline = self.deadline();
+            let answer = self.send(outgoing, deadline).await?;
+            self.wait(answer, deadline).await
+        })
+        .await
     }
 
     /// Publishes all of them, in order and all in flight at once, and answers
     /// for each, in the same order.
     pub async fn publish_all(&self, outgoing: Vec<Outgoing>) -> Vec<Result<(), Error>> {
+        let Some(point) = outgoing.first().map(point) else { return Vec::new() };
+        gantry_failpoint::around("publish", &point, self.send_all(outgoing)).await
+    }
+
+    async fn send_all(&self, outgoing: Vec<Outgoing>) -> Vec<Result<(), Error>> {
         let deadline = self.deadline();
         let mut answers = Vec::with_capacity(outgoing.len());
         for message in outgoing {

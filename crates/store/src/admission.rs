@@ -91,7 +91,7 @@ type Key = (TenantId, KeySource, String);
 pub async fn insert(store: &Store, scope: Scope, jobs: &[NewJob]) -> Result<Vec<Inserted>> {
     store
         .run("admission::insert", || async {
-            let mut tx = store.begin_scoped(scope).await?;
+            let mut tx = store.begin_scoped("admission::insert", scope).await?;
             let owners = reserve_keys(&mut tx, jobs).await?;
             let decided: Vec<Inserted> = jobs.iter().map(|job| decide(job, &owners)).collect();
             let new: Vec<&NewJob> =

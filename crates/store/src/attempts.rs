@@ -94,7 +94,7 @@ pub async fn adopt(store: &Store, worker: WorkerId, hosts: &[HostId], limit: i64
     let hosts: Vec<Uuid> = hosts.iter().map(|host| host.uuid()).collect();
     store
         .run("attempts::adopt", || async {
-            let mut tx = store.begin_as(worker).await?;
+            let mut tx = store.begin_as("attempts::adopt", worker).await?;
             let rows = sqlx::query!(
                 "/* attempts::adopt */
                 with orphaned as (
@@ -173,7 +173,7 @@ pub async fn put_launch_sent(store: &Store, worker: WorkerId, tokens: &[Token]) 
     let (jobs, attempts, epochs) = columns(tokens.iter());
     store
         .run("attempts::put_launch_sent", || async {
-            let mut tx = store.begin_as(worker).await?;
+            let mut tx = store.begin_as("attempts::put_launch_sent", worker).await?;
             let rows = sqlx::query!(
                 "/* attempts::put_launch_sent */
                 update container_executions e set launch_sent_at = coalesce(e.launch_sent_at, now())
@@ -201,7 +201,7 @@ pub async fn put_started(store: &Store, worker: WorkerId, started: &[Started]) -
     let startup: Vec<Option<i64>> = started.iter().map(|start| start.startup.map(millis)).collect();
     store
         .run("attempts::put_started", || async {
-            let mut tx = store.begin_as(worker).await?;
+            let mut tx = store.begin_as("attempts::put_started", worker).await?;
             // Jobs before attempts: the lock order.
             sqlx::query!(
                 "/* attempts::put_started */ select id from container_jobs where id = any($1) order by id for no key update",
@@ -248,7 +248,7 @@ pub async fn put_stop_reason(
     let reasons: Vec<String> = stops.iter().map(|(_, reason)| reason.to_string()).collect();
     store
         .run("attempts::put_stop_reason", || async {
-            let mut tx = store.begin_as(worker).await?;
+            let mut tx = store.begin_as("attempts::put_stop_reason", worker).await?;
             let rows = sqlx::query!(
                 "/* attempts::put_stop_reason */
                 update container_executions e set stop_reason = coalesce(e.stop_reason, t.reason::stop_reason)
@@ -279,7 +279,7 @@ pub async fn put_outputs(store: &Store, worker: WorkerId, outputs: &[Arc<Output>
     let backend: Vec<String> = outputs.iter().map(|output| output.backend_log.clone()).collect();
     store
         .run("attempts::put_outputs", || async {
-            let mut tx = store.begin_as(worker).await?;
+            let mut tx = store.begin_as("attempts::put_outputs", worker).await?;
             sqlx::query!(
                 "/* attempts::put_outputs */
                 update container_executions e

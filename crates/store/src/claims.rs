@@ -72,7 +72,7 @@ pub async fn claim(store: &Store, request: &Request<'_>) -> Result<Outcome> {
 }
 
 async fn claim_once(store: &Store, request: &Request<'_>) -> Result<Outcome> {
-    let mut tx = store.begin_as(request.worker).await?;
+    let mut tx = store.begin_as("claims::claim", request.worker).await?;
     let (slots, prices) = lock_hosts(&mut tx, request.hosts).await?;
     let candidates = lock_jobs(&mut tx, request.items).await?;
     let places = placement::place(&candidates.iter().map(|(c, _)| *c).collect::<Vec<_>>(), &slots);

@@ -106,7 +106,7 @@ pub async fn unpublished(store: &Store, older_than_seconds: f64, limit: i64) -> 
 pub async fn mark_published(store: &Store, events: &[(JobId, i32)]) -> Result<()> {
     let jobs: Vec<Uuid> = events.iter().map(|(job, _)| job.uuid()).collect();
     let sequences: Vec<i32> = events.iter().map(|(_, sequence)| *sequence).collect();
-    sqlx::query!(
+    store.single("events::mark_published", sqlx::query!(
         "/* events::mark_published */
         update job_events e set published_at = now()
         from unnest($1::uuid[], $2::int[]) as p(job_id, sequence)
@@ -114,8 +114,7 @@ pub async fn mark_published(store: &Store, events: &[(JobId, i32)]) -> Result<()
         &jobs,
         &sequences
     )
-    .execute(store.pool())
-    .await?;
+    .execute(store.pool())).await?;
     Ok(())
 }
 

@@ -59,7 +59,7 @@ pub struct NewHost<'a> {
 /// Stores a host. A taken name violates `executor_hosts_owner_name`.
 pub async fn insert(store: &Store, scope: Scope, host: &NewHost<'_>) -> Result<HostId> {
     let id = HostId::new();
-    let mut tx = store.begin_scoped(scope).await?;
+    let mut tx = store.begin_scoped("hosts::insert", scope).await?;
     sqlx::query!(
         "/* hosts::insert */
         insert into executor_hosts (id, tenant_id, name, executor_type, connection_config, executor_config,
@@ -83,7 +83,7 @@ pub async fn insert(store: &Store, scope: Scope, host: &NewHost<'_>) -> Result<H
 
 /// The hosts that `scope` may see, by name.
 pub async fn list(store: &Store, scope: Scope) -> Result<Vec<HostView>> {
-    let mut tx = store.begin_scoped(scope).await?;
+    let mut tx = store.begin_scoped("hosts::list", scope).await?;
     let rows = sqlx::query!(
         r#"/* hosts::list */
         select h.id, h.tenant_id, h.name, h.executor_type::text as "executor_type!", h.connection_config, h.executor_config,
@@ -155,15 +155,14 @@ pub async fn of_type(store: &Store, executor: ExecutorType) -> Result<Vec<Served
 
 /// Stores the engine's identity if none is stored yet, and returns the one that is.
 pub async fn identify(store: &Store, host: HostId, identity: &str) -> Result<String> {
-    let row = sqlx::query!(
+    let row = store.single("hosts::identify", sqlx::query!(
         r#"/* hosts::identify */
         update executor_hosts set engine_identity = coalesce(engine_identity, $2) where id = $1
         returning engine_identity as "engine_identity!""#,
         host.uuid(),
         identity
     )
-    .fetch_one(store.pool())
-    .await?;
+    .fetch_one(store.pool())).await?;
     Ok(row.engine_identity)
 }
 
@@ -174,7 +173,7 @@ pub async fn active_types(
     tenants: &[TenantId],
 ) -> Result<Vec<(Option<TenantId>, ExecutorType)>> {
     let tenants: Vec<Uuid> = tenants.iter().map(|tenant| tenant.uuid()).collect();
-    let mut tx = store.begin_scoped(scope).await?;
+    let mut tx = store.begin_scoped("hosts::active_types", scope).await?;
     let rows = sqlx::query!(
         r#"/* hosts::active_types */
         select distinct tenant_id, executor_type::text as "executor_type!" from executor_hosts

@@ -154,7 +154,7 @@ pub async fn list(store: &Store, scope: Scope, filter: &Filter) -> Result<Vec<Jo
 
 async fn select(store: &Store, scope: Scope, id: Option<JobId>, filter: &Filter) -> Result<Vec<JobView>> {
     let statuses: Vec<String> = filter.statuses.iter().map(|status| status.to_string()).collect();
-    let mut tx = store.begin_scoped(scope).await?;
+    let mut tx = store.begin_scoped("jobs::select", scope).await?;
     let rows = sqlx::query!(
         r#"/* jobs::select */
         select j.id, j.tenant_id, j.project_id, j.name, j.status::text as "status!", j.executor_type::text as "executor_type!",
@@ -277,7 +277,7 @@ fn explain(places: &HashMap<(Option<TenantId>, ExecutorType), Place>, tenant: Te
 
 /// The attempts of a job, first to last.
 pub async fn attempts(store: &Store, scope: Scope, id: JobId) -> Result<Vec<AttemptView>> {
-    let mut tx = store.begin_scoped(scope).await?;
+    let mut tx = store.begin_scoped("jobs::attempts", scope).await?;
     let rows = sqlx::query!(
         r#"/* jobs::attempts */
         select e.attempt, h.name, e.external_name, e.execution_id, e.claimed_at, e.started_at, e.ended_at, e.stop_reason::text,
@@ -320,7 +320,7 @@ pub async fn attempts(store: &Store, scope: Scope, id: JobId) -> Result<Vec<Atte
 /// a tenant's scope, for the API.
 pub async fn statuses(store: &Store, scope: Scope, ids: &[JobId]) -> Result<HashMap<JobId, Status>> {
     let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
-    let mut tx = store.begin_scoped(scope).await?;
+    let mut tx = store.begin_scoped("jobs::statuses", scope).await?;
     let rows = sqlx::query!(
         r#"/* jobs::statuses */ select id, status::text as "status!" from container_jobs where id = any($1)"#,
         &ids
@@ -335,7 +335,7 @@ pub async fn statuses(store: &Store, scope: Scope, ids: &[JobId]) -> Result<Hash
 pub async fn cancel(store: &Store, scope: Scope, id: JobId) -> Result<Option<Cancelled>> {
     store
         .run("jobs::cancel", || async {
-            let mut tx = store.begin_scoped(scope).await?;
+            let mut tx = store.begin_scoped("jobs::cancel", scope).await?;
             let row = sqlx::query!(
                 r#"/* jobs::cancel */
                 select tenant_id, name, status::text as "status!", executor_type::text as "executor_type!", attempt
@@ -389,7 +389,7 @@ pub struct Progress {
 /// belong to another tenant, are left out.
 pub async fn progress(store: &Store, scope: Scope, ids: &[JobId]) -> Result<HashMap<JobId, Progress>> {
     let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
-    let mut tx = store.begin_scoped(scope).await?;
+    let mut tx = store.begin_scoped("jobs::progress", scope).await?;
     let rows = sqlx::query!(
         r#"/* jobs::progress */
         select j.id as "id!", j.status::text as "status!", j.attempt as "attempt!", coalesce(e.log_sequence, 0) as "log_sequence!"
@@ -410,7 +410,7 @@ pub async fn progress(store: &Store, scope: Scope, ids: &[JobId]) -> Result<Hash
 
 /// What a job runs; none if it does not exist or belongs to another tenant.
 pub async fn spec(store: &Store, scope: Scope, id: JobId) -> Result<Option<ResolvedSpec>> {
-    let mut tx = store.begin_scoped(scope).await?;
+    let mut tx = store.begin_scoped("jobs::spec", scope).await?;
     let row = sqlx::query!("/* jobs::spec */ select spec from container_job_specs where job_id = $1", id.uuid())
         .fetch_optional(&mut *tx)
         .await?;

@@ -98,7 +98,7 @@ pub async fn append(store: &Store, worker: WorkerId, appends: &[Arc<Append>]) ->
     let data: Vec<Vec<u8>> = chunks().map(|(_, chunk)| chunk.data.clone()).collect();
     store
         .run("logs::append", || async {
-            let mut tx = store.begin_as(worker).await?;
+            let mut tx = store.begin_as("logs::append", worker).await?;
             sqlx::query!(
                 "/* logs::append */
                 with p as (
@@ -142,7 +142,7 @@ pub async fn append(store: &Store, worker: WorkerId, appends: &[Arc<Append>]) ->
 
 /// Up to `limit` chunks of a job after (attempt, sequence), in order.
 pub async fn read(store: &Store, scope: Scope, job: JobId, after: (i32, i32), limit: i64) -> Result<Vec<Chunk>> {
-    let mut tx = store.begin_scoped(scope).await?;
+    let mut tx = store.begin_scoped("logs::read", scope).await?;
     let rows = sqlx::query!(
         r#"/* logs::read */
         select attempt, sequence, stream::text as "stream!", byte_offset, omitted_bytes, data from container_log_chunks

@@ -54,7 +54,7 @@ pub async fn windows(store: &Store) -> Result<Vec<Window>> {
 pub async fn dispatch(store: &Store, executor: ExecutorType, room: i64) -> Result<Vec<WorkItem>> {
     store
         .run("queue::dispatch", || async {
-            let mut tx = store.begin().await?;
+            let mut tx = store.begin("queue::dispatch").await?;
             sqlx::query!(
                 "/* queue::dispatch */
                 update container_jobs set parked_until = null, waiting_reason = null, waiting_detail = null
@@ -99,7 +99,7 @@ pub async fn dispatch(store: &Store, executor: ExecutorType, room: i64) -> Resul
 /// `quick_seconds` if the queue is empty, after a minute in any case, each further time after twice as long.
 pub async fn republishable(store: &Store, executor: ExecutorType, queue_is_empty: bool, limit: i64) -> Result<Vec<WorkItem>> {
     let pause = if queue_is_empty { 2.0 } else { 60.0 };
-    let rows = sqlx::query!(
+    let rows = store.single("queue::republishable", sqlx::query!(
         "/* queue::republishable */
         with late as (
             select id from container_jobs
@@ -113,8 +113,7 @@ pub async fn republishable(store: &Store, executor: ExecutorType, queue_is_empty
         pause,
         limit
     )
-    .fetch_all(store.pool())
-    .await?;
+    .fetch_all(store.pool())).await?;
     Ok(rows
         .into_iter()
         .map(|row| WorkItem { job: row.id.into(), attempt: row.attempt + 1, sequence: row.dispatch_sequence })
@@ -123,7 +122,7 @@ pub async fn republishable(store: &Store, executor: ExecutorType, queue_is_empty
 
 /// Puts parked rows whose time has come back in line; returns how many of which executor type.
 pub async fn unpark_due(store: &Store, limit: i64) -> Result<Vec<ExecutorType>> {
-    let rows = sqlx::query!(
+    let rows = store.single("queue::unpark_due", sqlx::query!(
         r#"/* queue::unpark_due */
         with due as (
             select id from container_jobs where status = 'pending' and parked_until <= now()
@@ -132,8 +131,7 @@ pub async fn unpark_due(store: &Store, limit: i64) -> Result<Vec<ExecutorType>> 
         from due where j.id = due.id returning j.executor_type::text as "executor_type!""#,
         limit
     )
-    .fetch_all(store.pool())
-    .await?;
+    .fetch_all(store.pool())).await?;
     let mut types = rows.iter().map(|row| parse("executor_type", &row.executor_type)).collect::<Result<Vec<_>>>()?;
     types.sort_unstable();
     types.dedup();
@@ -144,7 +142,7 @@ pub async fn unpark_due(store: &Store, limit: i64) -> Result<Vec<ExecutorType>> 
 pub async fn end_overdue(store: &Store, limit: i64) -> Result<usize> {
     store
         .run("queue::end_overdue", || async {
-            let mut tx = store.begin().await?;
+            let mut tx = store.begin("queue::end_overdue").await?;
             let rows = sqlx::query!(
                 r#"/* queue::end_overdue */
                 select id, tenant_id, name, status::text as "status!", executor_type::text as "executor_type!", attempt
@@ -228,15 +226,14 @@ pub(crate) async fn end_pending(tx: &mut sqlx::PgConnection, ended: &[NewEvent])
 
 /// Deletes idempotency keys whose time is over; returns how many.
 pub async fn expire_keys(store: &Store, limit: i64) -> Result<u64> {
-    let done = sqlx::query!(
+    let done = store.single("queue::expire_keys", sqlx::query!(
         "/* queue::expire_keys */
         delete from idempotency_keys where (tenant_id, source, key) in (
             select tenant_id, source, key from idempotency_keys where expires_at <= now()
             order by expires_at limit $1 for update skip locked)",
         limit
     )
-    .execute(store.pool())
-    .await?;
+    .execute(store.pool())).await?;
     Ok(done.rows_affected())
 }
 

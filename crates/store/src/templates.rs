@@ -74,7 +74,7 @@ pub async fn get(
     }
     let tenants: Vec<Uuid> = names.iter().map(|(tenant, _)| tenant.uuid()).collect();
     let names: Vec<String> = names.iter().map(|(_, name)| name.clone()).collect();
-    let mut tx = store.begin_scoped(scope).await?;
+    let mut tx = store.begin_scoped("templates::get", scope).await?;
     let rows = sqlx::query!(
         r#"/* templates::get */
         select t.id, t.tenant_id, t.name, t.docker_image, t.command, t.working_dir, t.environment_variables_text,
@@ -120,7 +120,7 @@ pub async fn projects(
 ) -> Result<HashMap<(TenantId, String), gantry_core::ProjectId>> {
     let tenants: Vec<Uuid> = names.iter().map(|(tenant, _)| tenant.uuid()).collect();
     let names: Vec<String> = names.iter().map(|(_, name)| name.clone()).collect();
-    let mut tx = store.begin_scoped(scope).await?;
+    let mut tx = store.begin_scoped("templates::projects", scope).await?;
     let rows = sqlx::query!(
         "/* templates::projects */
         select p.id, p.tenant_id, p.name from unnest($1::uuid[], $2::text[]) as w(tenant_id, name)
@@ -136,7 +136,7 @@ pub async fn projects(
 
 /// Stores an environment template, or replaces the text of the one of this name.
 pub async fn put_environment(store: &Store, tenant: TenantId, name: &str, text: &str, created_by: &str) -> Result<()> {
-    sqlx::query!(
+    store.single("templates::put_environment", sqlx::query!(
         "/* templates::put_environment */
         insert into environment_variable_templates (id, tenant_id, name, environment_variables_text, created_by)
         values ($1, $2, $3, $4, $5)
@@ -147,15 +147,14 @@ pub async fn put_environment(store: &Store, tenant: TenantId, name: &str, text: 
         text,
         created_by
     )
-    .execute(store.pool())
-    .await?;
+    .execute(store.pool())).await?;
     Ok(())
 }
 
 /// Stores a container template, or replaces the one of this name. Jobs keep the spec that they were made with.
 pub async fn put(store: &Store, template: &NewTemplate<'_>) -> Result<()> {
     let supported: Vec<String> = template.supported_executors.iter().map(|e| e.as_str().to_owned()).collect();
-    sqlx::query!(
+    store.single("templates::put", sqlx::query!(
         "/* templates::put */
         insert into container_templates (id, tenant_id, name, description, docker_image, command,
             environment_variables_text, environment_template, timeout_seconds, supported_executors, created_by)
@@ -179,7 +178,6 @@ pub async fn put(store: &Store, template: &NewTemplate<'_>) -> Result<()> {
         &supported,
         template.created_by
     )
-    .execute(store.pool())
-    .await?;
+    .execute(store.pool())).await?;
     Ok(())
 }

@@ -54,7 +54,7 @@ pub async fn authenticate(store: &Store, key: &str) -> Result<Option<Principal>>
 pub async fn put_tenant(store: &Store, name: &str) -> Result<TenantId> {
     store
         .run("tenants::put_tenant", || async {
-            let mut tx = store.begin().await?;
+            let mut tx = store.begin("tenants::put_tenant").await?;
             let row = sqlx::query!(
                 "/* tenants::put_tenant */ insert into tenants (id, name) values ($1, $2)
                  on conflict (name) do update set name = excluded.name returning id",
@@ -80,7 +80,7 @@ pub async fn put_tenant(store: &Store, name: &str) -> Result<TenantId> {
 
 /// Stores the hash of a key. The same key again changes nothing.
 pub async fn put_key(store: &Store, tenant: TenantId, name: &str, key: &str, operator: bool) -> Result<()> {
-    sqlx::query!(
+    store.single("tenants::put_key", sqlx::query!(
         "/* tenants::put_key */ insert into api_keys (id, tenant_id, name, key_hash, is_operator) values ($1, $2, $3, $4, $5)
          on conflict (key_hash) do nothing",
         ApiKeyId::new().uuid(),
@@ -89,7 +89,6 @@ pub async fn put_key(store: &Store, tenant: TenantId, name: &str, key: &str, ope
         &hash_key(key)[..],
         operator
     )
-    .execute(store.pool())
-    .await?;
+    .execute(store.pool())).await?;
     Ok(())
 }

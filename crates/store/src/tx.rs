@@ -1,6 +1,7 @@
 //! The pool and the only way to open a transaction.
 
 use std::future::Future;
+use std::ops::{Deref, DerefMut};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use gantry_core::{TenantId, WorkerId};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
 
 use crate::error::{Error, Result};
 
@@ -110,22 +111,24 @@ impl Store {
     }
 
     /// A transaction with the timeouts set.
-    pub(crate) async fn begin(&self) -> Result<Transaction<'static, Postgres>> {
-        Ok(self.pool.begin_with(AssertSqlSafe(self.begin.clone())).await?)
+    pub(crate) async fn begin(&self, operation: &'static str) -> Result<Tx> {
+        let inner = self.pool.begin_with(AssertSqlSafe(self.begin.clone())).await?;
+        Ok(Tx { inner, operation })
     }
 
     /// A transaction that sees what `scope` may see.
-    pub(crate) async fn begin_scoped(&self, scope: Scope) -> Result<Transaction<'static, Postgres>> {
-        let Scope::Tenant { id, operator } = scope else { return self.begin().await };
+    pub(crate) async fn begin_scoped(&self, operation: &'static str, scope: Scope) -> Result<Tx> {
+        let Scope::Tenant { id, operator } = scope else { return self.begin(operation).await };
         let operator = if operator { "on" } else { "off" };
         let begin = format!("{}; set local gantry.tenant = '{id}'; set local gantry.operator = '{operator}'", self.begin);
-        Ok(self.pool.begin_with(AssertSqlSafe(begin)).await?)
+        let inner = self.pool.begin_with(AssertSqlSafe(begin)).await?;
+        Ok(Tx { inner, operation })
     }
 
     /// A transaction of a worker: it begins with the worker's own row, locked so that nobody can declare the
     /// worker dead before the transaction ends.
-    pub(crate) async fn begin_as(&self, worker: WorkerId) -> Result<Transaction<'static, Postgres>> {
-        let mut tx = self.begin().await?;
+    pub(crate) async fn begin_as(&self, operation: &'static str, worker: WorkerId) -> Result<Tx> {
+        let mut tx = self.begin(operation).await?;
         let alive = sqlx::query!(
             "/* tx::begin_as */ select 1 as one from workers where id = $1 and state = 'alive' for share",
             worker.uuid()
@@ -136,5 +139,43 @@ impl Store {
             Some(_) => Ok(tx),
             None => Err(Error::NotAlive(worker)),
         }
+    }
+
+    /// A statement that writes and is a transaction of its own.
+    pub(crate) async fn single<T>(
+        &self,
+        operation: &'static str,
+        statement: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T> {
+        gantry_failpoint::around("commit", operation, statement).await.map_err(|error| Error::from(error).during(operation))
+    }
+}
+
+/// An open transaction; dropped without [`Tx::commit`] it is rolled back.
+pub(crate) struct Tx {
+    inner: Transaction<'static, Postgres>,
+    operation: &'static str,
+}
+
+impl Tx {
+    /// Makes it durable.
+    pub(crate) async fn commit(self) -> Result<()> {
+        #[expect(clippy::disallowed_methods, reason = "the one place that commits, between its failpoints")]
+        let commit = self.inner.commit();
+        gantry_failpoint::around("commit", self.operation, commit).await?;
+        Ok(())
+    }
+}
+
+impl Deref for Tx {
+    type Target = PgConnection;
+    fn deref(&self) -> &PgConnection {
+        &self.inner
+    }
+}
+
+impl DerefMut for Tx {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.inner
     }
 }

@@ -162,7 +162,12 @@ fn diff(expected: &Snapshot, found: &Snapshot) -> Vec<Drift> {
             return None;
         }
         let definition = |object: Option<&Object>| object.map(|object| object.definition.clone());
-        Some(Drift { kind: key.0, name: key.1.clone(), expected: definition(expected_one), found: definition(found_one) })
+        Some(Drift {
+            kind: key.0,
+            name: key.1.clone(),
+            expected: definition(expected_one),
+            found: definition(found_one),
+        })
     });
     drifts.collect()
 }

@@ -38,7 +38,7 @@ pub struct HostCheck {
 
 /// Registers a worker as alive.
 pub async fn register(store: &Store, worker: &NewWorker<'_>) -> Result<()> {
-    sqlx::query!(
+    store.single("workers::register", sqlx::query!(
         "/* workers::register */
         insert into workers (id, executor_type, name, version, reads_version, lease_seconds)
         values ($1, $2::text::executor_type, $3, $4, $5, $6)",
@@ -49,8 +49,7 @@ pub async fn register(store: &Store, worker: &NewWorker<'_>) -> Result<()> {
         worker.reads_version,
         worker.lease_seconds
     )
-    .execute(store.pool())
-    .await?;
+    .execute(store.pool())).await?;
     Ok(())
 }
 
@@ -58,7 +57,7 @@ pub async fn register(store: &Store, worker: &NewWorker<'_>) -> Result<()> {
 pub async fn beat(store: &Store, worker: WorkerId) -> Result<()> {
     store
         .run("workers::beat", || async {
-            let mut tx = store.begin().await?;
+            let mut tx = store.begin("workers::beat").await?;
             let beaten = sqlx::query!(
                 "/* workers::beat */ update workers set last_beat_at = now() where id = $1 and state = 'alive'",
                 worker.uuid()
@@ -73,19 +72,18 @@ pub async fn beat(store: &Store, worker: WorkerId) -> Result<()> {
 
 /// The worker's last write: its attempts may be taken at once.
 pub async fn hand_over(store: &Store, worker: WorkerId) -> Result<()> {
-    sqlx::query!(
+    store.single("workers::hand_over", sqlx::query!(
         "/* workers::hand_over */ update workers set state = 'handed_over', ended_at = now() where id = $1 and state = 'alive'",
         worker.uuid()
     )
-    .execute(store.pool())
-    .await?;
+    .execute(store.pool())).await?;
     Ok(())
 }
 
 /// Declares every overdue worker dead; returns them. The caller has itself reached Postgres without a gap
 /// for a whole lease: else an outage of the database would make everyone declare everyone dead.
 pub async fn mark_overdue_dead(store: &Store) -> Result<Vec<WorkerId>> {
-    let rows = sqlx::query!(
+    let rows = store.single("workers::mark_overdue_dead", sqlx::query!(
         "/* workers::mark_overdue_dead */
         update workers set state = 'dead', ended_at = now()
         where id in (
@@ -94,8 +92,7 @@ pub async fn mark_overdue_dead(store: &Store) -> Result<Vec<WorkerId>> {
           and state = 'alive'
         returning id"
     )
-    .fetch_all(store.pool())
-    .await?;
+    .fetch_all(store.pool())).await?;
     Ok(rows.into_iter().map(|row| row.id.into()).collect())
 }
 
@@ -107,7 +104,7 @@ pub async fn put_checks(store: &Store, worker: WorkerId, checks: &[HostCheck]) -
     let details: Vec<String> = checks.iter().map(|check| check.detail.clone()).collect();
     store
         .run("workers::put_checks", || async {
-            let mut tx = store.begin_as(worker).await?;
+            let mut tx = store.begin_as("workers::put_checks", worker).await?;
             sqlx::query!(
                 "/* workers::put_checks */ select id from executor_hosts where id = any($1) order by id for no key update",
                 &hosts

@@ -40,7 +40,9 @@ impl TestVhost {
     /// Throws away every message that is ready in any of the vhost's queues.
     pub async fn purge_all(&self) {
         let queues = self.management.call(Method::GET, &["queues", &self.name], None).await;
-        for queue in queues.expect("queues can be listed").as_array().into_iter().flatten() {
+        let queues = queues.expect("queues can be listed");
+        // A queue that is exclusive to a connection can be purged over that one only.
+        for queue in queues.as_array().into_iter().flatten().filter(|queue| queue["exclusive"] != true) {
             let queue = queue["name"].as_str().expect("a queue has a name");
             self.management
                 .call(Method::DELETE, &["queues", &self.name, queue, "contents"], None)

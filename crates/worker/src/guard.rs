@@ -6,6 +6,7 @@ use std::time::Duration;
 use gantry_core::host::Host;
 use gantry_core::spec::ResolvedSpec;
 use gantry_core::{ExecutorType, Failure, FailureClass};
+use gantry_failpoint::around;
 use tokio::time::timeout;
 
 use crate::executor::{
@@ -42,36 +43,36 @@ impl Guarded {
 
     /// Not bounded: the launch deadline is, and no lease is needed.
     pub(crate) async fn prepare(&self, host: &Host, spec: &ResolvedSpec) -> Result<String, Failure> {
-        self.executor.prepare(host, spec).await
+        around("executor", "prepare", self.executor.prepare(host, spec)).await
     }
 
     pub(crate) async fn launch(&self, host: &Host, launch: &Launch) -> Result<ExecutionId, LaunchError> {
         let limit = self.lease.permit().await;
-        timeout(limit, self.executor.launch(host, launch)).await.unwrap_or_else(|_| {
+        around("executor", "launch", timeout(limit, self.executor.launch(host, launch))).await.unwrap_or_else(|_| {
             Err(LaunchError::MaybeLaunched(format!("the backend did not answer the launch within {limit:?}")))
         })
     }
 
     pub(crate) async fn stop(&self, host: &Host, id: &ExecutionId, grace: Duration) -> Result<(), Failure> {
         let limit = self.lease.permit().await;
-        bounded(limit, self.executor.stop(host, id, grace)).await
+        bounded("stop", limit, self.executor.stop(host, id, grace)).await
     }
 
     pub(crate) async fn remove(&self, host: &Host, id: &ExecutionId) -> Result<(), Failure> {
         let limit = self.lease.permit().await;
-        bounded(limit, self.executor.remove(host, id)).await
+        bounded("remove", limit, self.executor.remove(host, id)).await
     }
 
     pub(crate) async fn check(&self, host: &Host) -> Result<Health, Failure> {
-        bounded(READ_TIMEOUT, self.executor.check(host)).await
+        bounded("check", READ_TIMEOUT, self.executor.check(host)).await
     }
 
     pub(crate) async fn observe(&self, host: &Host, ids: &[ExecutionId]) -> Result<Vec<(ExecutionId, Observed)>, Failure> {
-        bounded(READ_TIMEOUT, self.executor.observe(host, ids)).await
+        bounded("observe", READ_TIMEOUT, self.executor.observe(host, ids)).await
     }
 
     pub(crate) async fn find(&self, host: &Host, name: &str) -> Found {
-        timeout(READ_TIMEOUT, self.executor.find(host, name))
+        around("executor", "find", timeout(READ_TIMEOUT, self.executor.find(host, name)))
             .await
             .unwrap_or_else(|_| Found::Unknown(format!("the backend did not answer within {READ_TIMEOUT:?}")))
     }
@@ -83,7 +84,7 @@ impl Guarded {
         cursor: Option<&LogCursor>,
         max_bytes: usize,
     ) -> Result<LogPage, Failure> {
-        bounded(READ_TIMEOUT, self.executor.logs(host, id, cursor, max_bytes)).await
+        bounded("logs", READ_TIMEOUT, self.executor.logs(host, id, cursor, max_bytes)).await
     }
 
     pub(crate) async fn changed(&self, host: &Host, at_most: Duration) {
@@ -91,8 +92,12 @@ impl Guarded {
     }
 }
 
-async fn bounded<T>(limit: Duration, request: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    timeout(limit, request).await.unwrap_or_else(|_| {
+async fn bounded<T>(
+    name: &str,
+    limit: Duration,
+    request: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    around("executor", name, timeout(limit, request)).await.unwrap_or_else(|_| {
         Err(Failure::new(FailureClass::HostUnreachable, format!("the backend did not answer within {limit:?}")))
     })
 }

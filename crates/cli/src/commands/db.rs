@@ -67,7 +67,9 @@ impl Command {
         match self {
             Self::Migrate { database } => {
                 schema::migrate(database.url()).await.map_err(|error| database.failed(error))?;
-                format.print(&json!({ "migrated": database.place() }), |_| format!("{} has the schema", database.place()))?;
+                format.print(&json!({ "migrated": database.place() }), |_| {
+                    format!("{} has the schema", database.place())
+                })?;
             }
             Self::Validate { database } => {
                 let drifts = validate::validate(database.url())
@@ -80,7 +82,9 @@ impl Command {
             Self::Reset { yes, database } => {
                 let place = database.place();
                 if !yes {
-                    let message = format!("this deletes every table, type and function in the schema `public` of {place}, with all jobs, logs and keys; say --yes to do it");
+                    let message = format!(
+                        "this deletes every table, type and function in the schema `public` of {place}, with all jobs, logs and keys; say --yes to do it"
+                    );
                     return Err(Error::Usage(message));
                 }
                 schema::reset(database.url()).await.map_err(|error| database.failed(error))?;

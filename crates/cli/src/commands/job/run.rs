@@ -209,7 +209,8 @@ mod tests {
     fn every_option_arrives_in_the_submission() {
         let job = submission(&[
             "--image", "i:1", "--executor", "docker", "--env", "A=1", "-e", "B=x=y", "--env", "C=", "--timeout", "1500ms",
-            "--memory", "64", "--cpus", "0.5", "--mount", "/usr/share:/data", "--name", "n", "--label", "k=v", "--priority", "-5", "--", "sh", "-c", "exit 3", "--",
+            "--memory", "64", "--cpus", "0.5", "--mount", "/usr/share:/data", "--name", "n", "--label", "k=v", "--priority", "-5",
+            "--", "sh", "-c", "exit 3", "--",
         ])
         .expect("parsed");
         assert_eq!(job.validate(), Ok(()));

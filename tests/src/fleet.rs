@@ -1,0 +1,263 @@
+//! The fleet: what its parts share, and how each is started.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use gantry_api::{Http, Nudges};
+use gantry_broker::Broker;
+use gantry_core::{ExecutorType, FleetId, HostId, TenantId};
+use gantry_executor_docker::DockerExecutor;
+use gantry_executor_mock::{MockExecutor, ledger};
+use gantry_store::hosts::{self, NewHost};
+use gantry_store::{Scope, Store, tenants};
+use gantry_testkit::{TestDb, TestDocker, TestVhost, eventually};
+use gantry_worker::Settings;
+use gantry_worker::executor::Executor;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+use crate::amqp::Amqp;
+use crate::http::Client;
+use crate::invariants;
+use crate::part::Part;
+use crate::producer::Producer;
+use crate::workers::patient;
+use crate::PATIENCE;
+
+/// Connections of one part at most: many parts share a server that has 300.
+const CONNECTIONS: u32 = 6;
+const TENANT: &str = "acme";
+const KEY: &str = "the-key-of-acme";
+
+/// A fleet of the test's own. Declare it before its parts: they must end before it does.
+#[derive(Debug)]
+pub struct Fleet {
+    pub(crate) pool: PgPool,
+    /// The store as parts of the fleet use it.
+    pub store: Store,
+    /// Who submits, unless a test says otherwise.
+    pub tenant: TenantId,
+    id: FleetId,
+    uses_docker: AtomicBool,
+    folder: TempDir,
+    /// RabbitMQ for the test's own use.
+    pub amqp: Amqp,
+    vhost: TestVhost,
+    db: TestDb,
+}
+
+impl Fleet {
+    /// One without hosts and without parts.
+    pub async fn new() -> Self {
+        logging();
+        let (db, vhost) = tokio::join!(TestDb::create(), TestVhost::create());
+        let store = Store::new(&config(&db.fleet_url()), "test").expect("an address");
+        let pool = PgPoolOptions::new().max_connections(CONNECTIONS).connect_lazy(&db.owner_url()).expect("an address");
+        let id = tenants::fleet(&store).await.expect("the schema has a fleet");
+        let tenant = tenants::put_tenant(&store, TENANT).await.expect("stored");
+        tenants::put_key(&store, tenant, "test", KEY, false).await.expect("stored");
+        // As in production, where parts have declared everything long before a test's client comes.
+        let broker = Broker::connect(gantry_broker::Config::new(vhost.amqp_url()), "test").await.expect("connected");
+        let types: Vec<&str> = ExecutorType::ALL.iter().map(|executor| executor.as_str()).collect();
+        broker.topology().declare(&broker, &types).await.expect("declared");
+        let amqp = Amqp::connect(vhost.amqp_url()).await;
+        let folder = tempfile::tempdir().expect("a folder");
+        Self { pool, store, tenant, id, uses_docker: AtomicBool::new(false), folder, amqp, vhost, db }
+    }
+
+    /// One with a dispatcher, a recorder, and a mock worker with a host of `slots`.
+    pub async fn simulated(slots: i32) -> (Self, [Part; 3]) {
+        let fleet = Self::new().await;
+        let host = fleet.mock_host(slots).await;
+        let parts = [fleet.dispatcher(), fleet.recorder(), fleet.mock_worker(crate::quick())];
+        fleet.served(host, 1).await;
+        (fleet, parts)
+    }
+
+    /// One with a dispatcher, a recorder, and a docker worker with a host of `slots`.
+    pub async fn docker(slots: i32) -> (Self, [Part; 3]) {
+        let fleet = Self::new().await;
+        let host = fleet.docker_host(slots).await;
+        let parts = [fleet.dispatcher(), fleet.recorder(), fleet.docker_worker()];
+        fleet.served(host, 1).await;
+        (fleet, parts)
+    }
+
+    /// A host of simulated containers, in the one directory that this fleet has for them.
+    pub async fn mock_host(&self, slots: i32) -> HostId {
+        let directory = json!({ "dir": self.folder.path() });
+        self.host("mock", ExecutorType::Mock, directory, json!({}), slots).await
+    }
+
+    /// The test's engine as a host. Nothing is pulled: there is nothing to pull from.
+    pub async fn docker_host(&self, slots: i32) -> HostId {
+        self.uses_docker.store(true, Ordering::Relaxed);
+        let endpoint = json!({ "endpoint": TestDocker::find().host() });
+        self.host("docker", ExecutorType::Docker, endpoint, json!({ "pull_policy": "never" }), slots).await
+    }
+
+    async fn host(&self, name: &str, executor: ExecutorType, connection: Value, config: Value, slots: i32) -> HostId {
+        let host = NewHost {
+            tenant: None,
+            name,
+            executor_type: executor,
+            connection_config: connection,
+            executor_config: config,
+            max_concurrent_jobs: slots,
+            cost_per_job: Default::default(),
+            cost_per_hour: Default::default(),
+        };
+        hosts::insert(&self.store, Scope::Fleet, &host).await.expect("stored")
+    }
+
+    /// Another tenant; its key is its name.
+    pub async fn other_tenant(&self, name: &str) -> TenantId {
+        let tenant = tenants::put_tenant(&self.store, name).await.expect("stored");
+        tenants::put_key(&self.store, tenant, "test", name, false).await.expect("stored");
+        tenant
+    }
+
+    /// Starts a dispatcher.
+    pub fn dispatcher(&self) -> Part {
+        self.dispatcher_with(gantry_dispatcher::Settings::default())
+    }
+
+    /// Starts a dispatcher with these settings.
+    pub fn dispatcher_with(&self, settings: gantry_dispatcher::Settings) -> Part {
+        let (database, broker) = self.servers();
+        Part::spawn("dispatcher", move |shutdown| async move {
+            let broker = Broker::connect(broker, "dispatcher").await?;
+            gantry_dispatcher::Service::new(Store::new(&database, "dispatcher")?, broker, settings).run(shutdown).await
+        })
+    }
+
+    /// Starts a recorder.
+    pub fn recorder(&self) -> Part {
+        let (database, broker) = self.servers();
+        Part::spawn("recorder", move |shutdown| async move {
+            let broker = Broker::connect(broker, "recorder").await?;
+            gantry_recorder::Service::new(Store::new(&database, "recorder")?, broker).run(shutdown).await
+        })
+    }
+
+    /// Starts a worker of simulated containers.
+    pub fn mock_worker(&self, settings: Settings) -> Part {
+        self.mock_worker_over(self.vhost.amqp_url(), settings)
+    }
+
+    /// Starts a worker of simulated containers whose RabbitMQ is at `amqp`.
+    pub fn mock_worker_over(&self, amqp: &str, settings: Settings) -> Part {
+        self.worker("mock worker", amqp, settings, || Arc::new(MockExecutor::new()))
+    }
+
+    /// Starts a worker of real containers.
+    pub fn docker_worker(&self) -> Part {
+        self.worker("docker worker", self.vhost.amqp_url(), patient(), || Arc::new(DockerExecutor::new()))
+    }
+
+    fn worker(
+        &self,
+        name: &'static str,
+        amqp: &str,
+        settings: Settings,
+        executor: impl FnOnce() -> Arc<dyn Executor> + Send + 'static,
+    ) -> Part {
+        let (database, _) = self.servers();
+        let broker = gantry_broker::Config::new(amqp);
+        Part::spawn(name, move |shutdown| async move {
+            let broker = Broker::connect(broker, name).await?;
+            let store = Store::new(&database, name)?;
+            gantry_worker::Service::new(store, broker, executor(), settings).run(shutdown).await
+        })
+    }
+
+    /// Starts an API, and a client of it with the tenant's key.
+    pub async fn api(&self) -> (Part, Client) {
+        let (_, broker) = self.servers();
+        let database = config(&self.db.api_url());
+        let (bound, address) = oneshot::channel();
+        let part = Part::spawn("api", move |shutdown| async move {
+            let listen = Http { listen: SocketAddr::from(([127, 0, 0, 1], 0)) };
+            let nudges = Nudges::new(&Broker::connect(broker, "api").await?);
+            let (service, address) = gantry_api::Service::bind(&listen, Store::new(&database, "api")?, nudges).await?;
+            let _ = bound.send(address);
+            Ok(service.run(shutdown).await?)
+        });
+        (part, Client::new(address.await.expect("the API starts"), KEY))
+    }
+
+    /// A producer of the tenant.
+    pub async fn producer(&self) -> Producer {
+        Producer::new(self.amqp.clone(), KEY).await
+    }
+
+    fn servers(&self) -> (gantry_store::Config, gantry_broker::Config) {
+        (config(&self.db.fleet_url()), gantry_broker::Config::new(self.vhost.amqp_url()))
+    }
+
+    /// Waits until so many live workers serve a host.
+    pub async fn served(&self, host: HostId, workers: i64) {
+        eventually(PATIENCE, async || {
+            let listed = hosts::list(&self.store, Scope::Fleet).await.expect("hosts");
+            listed.iter().any(|listed| listed.host.id == host && listed.workers == workers)
+        })
+        .await;
+    }
+
+    /// What really ran in the simulated containers' directory.
+    pub fn ledger(&self) -> ledger::Ledger {
+        ledger::read(self.folder.path()).expect("a ledger")
+    }
+
+    /// The directory of the simulated containers.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// This fleet's containers on the test's engine, by name.
+    pub async fn containers(&self) -> Vec<String> {
+        let owned = DockerExecutor::new().list_owned(&invariants::engine(), self.id).await;
+        owned.expect("the engine answers").into_iter().map(|owned| owned.name).collect()
+    }
+
+    /// Throws away every message in every queue.
+    pub async fn purge(&self) {
+        self.vhost.purge_all().await;
+    }
+
+    /// RabbitMQ's address.
+    pub fn amqp_url(&self) -> &str {
+        self.vhost.amqp_url()
+    }
+
+    /// Postgres's address for the API's role.
+    pub fn api_database(&self) -> String {
+        self.db.api_url()
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        let engine = self.uses_docker.load(Ordering::Relaxed).then_some(self.id);
+        invariants::check(self.db.owner_url(), self.folder.path(), engine);
+    }
+}
+
+fn config(url: &str) -> gantry_store::Config {
+    gantry_store::Config { max_connections: CONNECTIONS, ..gantry_store::Config::new(url) }
+}
+
+/// Gantry's log among the test's output, as `RUST_LOG` asks for it.
+fn logging() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().init();
+    });
+}

@@ -1,0 +1,119 @@
+//! What holds of every fleet at every moment, and is therefore checked whenever one is dropped: the promises that do
+//! not depend on what the test was about.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use gantry_core::host::Host;
+use gantry_core::{ExecutorType, FleetId, HostId};
+use gantry_executor_docker::DockerExecutor;
+use gantry_executor_mock::ledger;
+use gantry_testkit::{TestDocker, eventually};
+use gantry_worker::executor::Executor as _;
+use serde_json::json;
+use sqlx::{Connection as _, PgConnection};
+
+/// Each gives the rows that break it, in words.
+const RULES: [(&str, &str); 6] = [
+    (
+        "a host counts the slots that its attempts hold",
+        "select format('host %s counts %s, and %s are held', h.name, h.current_job_count, n.held)
+         from executor_hosts h cross join lateral (
+             select count(*) as held from container_executions e where e.executor_host_id = h.id and e.slot_held) n
+         where h.current_job_count <> n.held",
+    ),
+    (
+        "no host is above its limit",
+        "select format('host %s: %s of %s', name, current_job_count, max_concurrent_jobs) from executor_hosts
+         where current_job_count > max_concurrent_jobs",
+    ),
+    (
+        "a job that has ended has one terminal event, and one that has not has none",
+        "select format('job %s is %s with %s', j.id, j.status, n.ends) from container_jobs j cross join lateral (
+             select count(*) as ends from job_events e
+             where e.job_id = j.id and e.kind in ('completed', 'failed', 'timeout', 'cancelled')) n
+         where n.ends <> case when j.status in ('pending', 'running') then 0 else 1 end",
+    ),
+    (
+        "its terminal event tells its status",
+        "select format('job %s is %s, its event says %s', j.id, j.status, e.kind) from container_jobs j
+         join job_events e on e.job_id = j.id and e.kind in ('completed', 'failed', 'timeout', 'cancelled')
+         where e.kind <> j.status::text",
+    ),
+    (
+        "a running job has one open attempt, any other none",
+        "select format('job %s is %s with %s', j.id, j.status, n.open) from container_jobs j cross join lateral (
+             select count(*) as open from container_executions e where e.job_id = j.id and e.ended_at is null) n
+         where n.open <> case when j.status = 'running' then 1 else 0 end",
+    ),
+    (
+        "attempts are numbered from 1 to the job's count",
+        "select format('job %s: %s of %s', j.id, n.attempts, j.attempt) from container_jobs j cross join lateral (
+             select count(*) as attempts from container_executions e where e.job_id = j.id) n
+         where n.attempts <> j.attempt",
+    ),
+];
+
+/// Checks, after removing the containers that a fleet left on the test's engine. On a thread and a runtime of its
+/// own, because it is called where nothing can be awaited.
+///
+/// # Panics
+/// Where a promise is broken, unless the test is failing already.
+pub(crate) fn check(database: String, folder: &Path, on_engine: Option<FleetId>) {
+    let ledger = ledger::read(folder).ok();
+    let checked = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            if let Some(fleet) = on_engine {
+                remove_containers(fleet).await;
+            }
+            check_rows(&database).await;
+        });
+    })
+    .join();
+    if std::thread::panicking() {
+        return;
+    }
+    if let Err(broken) = checked {
+        std::panic::resume_unwind(broken);
+    }
+    // No ledger: nothing was simulated.
+    if let Some(ledger) = ledger {
+        let twice: Vec<_> = ledger.starts().into_iter().filter(|(_, starts)| *starts > 1).collect();
+        assert!(twice.is_empty(), "attempts that launched more than one container: {twice:?}");
+        assert_eq!(ledger.alive_twice(), BTreeSet::new(), "jobs with two containers alive at once");
+    }
+}
+
+async fn check_rows(database: &str) {
+    let mut connection = PgConnection::connect(database).await.expect("Postgres answers");
+    for (rule, sql) in RULES {
+        let broken: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut connection).await.expect("the rule is SQL");
+        assert!(broken.is_empty(), "{rule}, but: {broken:#?}");
+    }
+}
+
+async fn remove_containers(fleet: FleetId) {
+    let (executor, host) = (DockerExecutor::new(), engine());
+    eventually(Duration::from_secs(20), async || {
+        let Ok(owned) = executor.list_owned(&host, fleet).await else { return false };
+        for container in &owned {
+            let _ = executor.stop(&host, &container.id, Duration::ZERO).await;
+            let _ = executor.remove(&host, &container.id).await;
+        }
+        owned.is_empty()
+    })
+    .await;
+}
+
+/// The test's engine as an executor sees it.
+pub(crate) fn engine() -> Host {
+    Host {
+        id: HostId::new(),
+        name: "docker".into(),
+        executor_type: ExecutorType::Docker,
+        connection_config: json!({ "endpoint": TestDocker::find().host() }),
+        executor_config: json!({}),
+    }
+}

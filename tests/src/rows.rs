@@ -1,0 +1,117 @@
+//! What Postgres holds, read as its owner and not through Gantry.
+
+use gantry_core::JobId;
+use gantry_core::HostId;
+use gantry_testkit::{eventually, eventually_some};
+use serde_json::Value;
+
+use crate::{Fleet, PATIENCE};
+
+impl Fleet {
+    /// A job's row, with its columns by name.
+    pub async fn job(&self, id: JobId) -> Value {
+        sqlx::query_scalar("select to_jsonb(j) from container_jobs j where id = $1")
+            .bind(id.uuid())
+            .fetch_one(&self.pool)
+            .await
+            .expect("a job")
+    }
+
+    /// The rows of a job's attempts, first to last.
+    pub async fn attempts(&self, id: JobId) -> Vec<Value> {
+        sqlx::query_scalar("select to_jsonb(e) from container_executions e where job_id = $1 order by attempt")
+            .bind(id.uuid())
+            .fetch_all(&self.pool)
+            .await
+            .expect("attempts")
+    }
+
+    /// Everything that one stream of an attempt printed.
+    pub async fn log(&self, id: JobId, attempt: i32, stream: &str) -> Vec<u8> {
+        let chunks: Vec<Vec<u8>> = sqlx::query_scalar(
+            "select data from container_log_chunks
+             where job_id = $1 and attempt = $2 and stream = $3::log_stream order by byte_offset",
+        )
+        .bind(id.uuid())
+        .bind(attempt)
+        .bind(stream)
+        .fetch_all(&self.pool)
+        .await
+        .expect("chunks");
+        chunks.concat()
+    }
+
+    /// Waits for a job's end, and returns its row.
+    pub async fn ended(&self, id: JobId) -> Value {
+        eventually_some(PATIENCE, async || {
+            let job = self.job(id).await;
+            (!matches!(job["status"].as_str(), Some("pending" | "running"))).then_some(job)
+        })
+        .await
+    }
+
+    /// Waits until a job has this status.
+    pub async fn reaches(&self, id: JobId, status: &str) {
+        eventually(PATIENCE, async || self.job(id).await["status"] == status).await;
+    }
+
+    /// Waits until so many jobs have this status.
+    pub async fn count_reaches(&self, status: &str, jobs: usize) {
+        eventually(PATIENCE, async || self.count(status).await == jobs).await;
+    }
+
+    /// Jobs that have this status.
+    pub async fn count(&self, status: &str) -> usize {
+        let jobs: i64 = sqlx::query_scalar("select count(*) from container_jobs where status = $1::job_status")
+            .bind(status)
+            .fetch_one(&self.pool)
+            .await
+            .expect("a count");
+        usize::try_from(jobs).expect("a count is not negative")
+    }
+
+    /// Waits until all these jobs have ended, and requires that they completed in their first attempt.
+    pub async fn all_complete(&self, jobs: &[JobId]) {
+        self.count_of(jobs, "status not in ('pending', 'running')", jobs.len()).await;
+        for job in jobs {
+            let row = self.job(*job).await;
+            assert_eq!((&row["status"], &row["attempt"]), (&"completed".into(), &1.into()), "{row}");
+        }
+    }
+
+    async fn count_of(&self, jobs: &[JobId], condition: &'static str, expected: usize) {
+        let ids: Vec<_> = jobs.iter().map(|job| job.uuid()).collect();
+        let sql = format!("select count(*) from container_jobs where id = any($1) and {condition}");
+        eventually(PATIENCE, async || {
+            let found: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(sql.clone()))
+                .bind(&ids)
+                .fetch_one(&self.pool)
+                .await
+                .expect("a count");
+            usize::try_from(found).is_ok_and(|found| found == expected)
+        })
+        .await;
+    }
+
+    /// The slots of a host that are in use, by its own count.
+    pub async fn slots_used(&self, host: HostId) -> i32 {
+        sqlx::query_scalar("select current_job_count from executor_hosts where id = $1")
+            .bind(host.uuid())
+            .fetch_one(&self.pool)
+            .await
+            .expect("a host")
+    }
+
+    /// A statement of the test's own that gives one value.
+    pub async fn scalar<T>(&self, sql: &'static str) -> T
+    where
+        T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+    {
+        sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect("a value")
+    }
+
+    /// A statement of the test's own that changes something.
+    pub async fn execute(&self, sql: &'static str) {
+        sqlx::query(sql).execute(&self.pool).await.expect("executed");
+    }
+}

@@ -1,0 +1,82 @@
+//! What is away comes back: the broker's connection, its messages, parts that are not there yet.
+
+use std::time::Duration;
+
+use gantry_testkit::{Proxy, eventually};
+use gantry_tests::{Fleet, PATIENCE, jobs, quick};
+
+#[tokio::test]
+async fn a_workers_connection_to_the_broker_is_cut() {
+    let fleet = Fleet::new().await;
+    let host = fleet.mock_host(8).await;
+    let proxy = Proxy::start(fleet.amqp_url()).await;
+    let _parts = [fleet.dispatcher(), fleet.recorder(), fleet.mock_worker_over(proxy.url(), quick())];
+    fleet.served(host, 1).await;
+    let producer = fleet.producer().await;
+    let ids = producer.submit_all(&vec![jobs::mock(&[("duration", "20ms")]); 150]).await;
+    for round in 1..=3 {
+        eventually(PATIENCE, async || fleet.count("completed").await >= 20 * round).await;
+        proxy.cut();
+    }
+    // A report that was sent and never confirmed is sent again.
+    eventually(PATIENCE, async || fleet.count("completed").await >= 80).await;
+    proxy.drop_responses();
+    tokio::time::sleep(Duration::from_millis(300)).await; // The time in which answers are lost: nothing to wait for.
+    proxy.cut();
+    proxy.resume();
+    fleet.all_complete(&ids).await;
+    let starts = fleet.ledger().starts();
+    assert!(starts.len() == ids.len() && starts.values().all(|starts| *starts == 1), "{starts:?}");
+}
+
+#[tokio::test]
+async fn every_queue_is_emptied() {
+    let (fleet, _parts) = Fleet::simulated(8).await;
+    let producer = fleet.producer().await;
+    let ids = producer.submit_all(&vec![jobs::mock(&[("duration", "100ms")]); 60]).await;
+    for _ in 0..10 {
+        fleet.purge().await;
+        tokio::time::sleep(Duration::from_millis(100)).await; // Spread over the time in which jobs wait, run and end.
+    }
+    fleet.all_complete(&ids).await;
+    let starts = fleet.ledger().starts();
+    assert!(starts.len() == ids.len() && starts.values().all(|starts| *starts == 1), "{starts:?}");
+}
+
+#[tokio::test]
+async fn jobs_wait_for_a_dispatcher() {
+    let fleet = Fleet::new().await;
+    let host = fleet.mock_host(8).await;
+    let _parts = [fleet.recorder(), fleet.mock_worker(quick())];
+    fleet.served(host, 1).await;
+    let producer = fleet.producer().await;
+    let (_api, client) = fleet.api().await;
+    let by_http = client.submit_all(&vec![jobs::mock(&[]); 20]).await;
+    let mut sent = Vec::new();
+    for _ in 0..20 {
+        sent.push(producer.send(producer.message(&jobs::mock(&[]))).await);
+    }
+    assert_eq!(fleet.count("pending").await, 20, "RabbitMQ keeps the others");
+    let _dispatcher = fleet.dispatcher();
+    for message in &sent {
+        assert_eq!(producer.answer(message).await["result"], "accepted");
+    }
+    fleet.all_complete(&by_http).await;
+    fleet.count_reaches("completed", 40).await;
+}
+
+/// Jobs end and wait to be recorded: reports are kept, by RabbitMQ and by the worker.
+#[tokio::test]
+async fn ends_wait_for_a_recorder() {
+    let fleet = Fleet::new().await;
+    let host = fleet.mock_host(4).await;
+    let _parts = [fleet.dispatcher(), fleet.mock_worker(quick())];
+    fleet.served(host, 1).await;
+    let producer = fleet.producer().await;
+    let ids = producer.submit_all(&vec![jobs::mock(&[]); 12]).await;
+    eventually(PATIENCE, async || fleet.amqp.ready("gantry.reports").await > 0).await;
+    assert_eq!(fleet.count("completed").await, 0);
+    assert_eq!(fleet.slots_used(host).await, 4, "a slot is free when the end is recorded");
+    let _recorder = fleet.recorder();
+    fleet.all_complete(&ids).await;
+}

@@ -1,0 +1,163 @@
+//! What a tenant cannot see or do, asked of Postgres itself as the API's role: no code of Gantry's in between.
+
+use gantry_core::TenantId;
+use gantry_tests::{Fleet, jobs};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use uuid::Uuid;
+
+/// Fills every table for two tenants.
+async fn two_tenants() -> (Fleet, TenantId, TenantId) {
+    let (fleet, parts) = Fleet::simulated(4).await;
+    let other = fleet.other_tenant("globex").await;
+    let producer = fleet.producer().await;
+    let talk = jobs::mock(&[("stdout", "hello")]);
+    for key in [None, Some("globex".to_owned())] {
+        let mut message = producer.message(&talk);
+        message.api_key = key.or(message.api_key);
+        let answer = producer.ask(message).await;
+        assert_eq!(answer["result"], "accepted", "{answer}");
+    }
+    fleet.count_reaches("completed", 2).await;
+    for sql in [
+        "insert into environment_variable_templates (id, tenant_id, name, created_by)
+         select gen_random_uuid(), id, 'e', 'test' from tenants",
+        "insert into container_templates (id, tenant_id, name, docker_image, created_by)
+         select gen_random_uuid(), id, 't', 'i', 'test' from tenants",
+        "insert into executor_hosts (id, tenant_id, name, executor_type)
+         select gen_random_uuid(), id, 'own', 'docker' from tenants",
+    ] {
+        fleet.execute(sql).await;
+    }
+    for part in parts {
+        part.stop().await;
+    }
+    let tenant = fleet.tenant;
+    (fleet, tenant, other)
+}
+
+/// Every table with a tenant's rows, found in the catalog so that no table to come is forgotten. `api_keys` is
+/// closed altogether.
+async fn tenant_tables(fleet: &Fleet) -> Vec<String> {
+    let tables: String = fleet
+        .scalar(
+            "select string_agg(table_name::text, ',' order by table_name) from information_schema.columns
+             where table_schema = 'public' and column_name = 'tenant_id' and table_name <> 'api_keys'",
+        )
+        .await;
+    tables.split(',').map(str::to_owned).collect()
+}
+
+async fn as_tenant(fleet: &Fleet, tenant: Option<TenantId>) -> PgConnection {
+    let mut connection = PgConnection::connect(&fleet.api_database()).await.expect("the role may connect");
+    if let Some(tenant) = tenant {
+        sqlx::query("select set_config('gantry.tenant', $1, false)")
+            .bind(tenant.to_string())
+            .execute(&mut connection)
+            .await
+            .expect("set");
+    }
+    connection
+}
+
+async fn owners(connection: &mut PgConnection, table: &str) -> Vec<Option<Uuid>> {
+    let sql = format!("select distinct tenant_id from {table} order by tenant_id");
+    sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(connection).await.expect("the role may read it")
+}
+
+fn sqlstate(error: sqlx::Error) -> String {
+    error.as_database_error().and_then(|error| error.code()).expect("refused by Postgres").into_owned()
+}
+
+#[tokio::test]
+async fn rows_are_seen_by_their_tenant_alone() {
+    let (fleet, tenant, other) = two_tenants().await;
+    let tables = tenant_tables(&fleet).await;
+    assert!(tables.len() >= 10, "{tables:?}");
+    let mut nobody = as_tenant(&fleet, None).await;
+    let mut somebody = as_tenant(&fleet, Some(TenantId::new())).await;
+    for table in &tables {
+        // Hosts without an owner are everybody's.
+        let shared: Vec<Option<Uuid>> = if table == "executor_hosts" { vec![None] } else { vec![] };
+        assert_eq!(owners(&mut nobody, table).await, shared, "{table} without a tenant");
+        assert_eq!(owners(&mut somebody, table).await, shared, "{table} with a tenant that has nothing");
+        for own in [tenant, other] {
+            let mut connection = as_tenant(&fleet, Some(own)).await;
+            let expected: Vec<Option<Uuid>> = [vec![Some(own.uuid())], shared.clone()].concat();
+            assert_eq!(owners(&mut connection, table).await, expected, "{table} with its tenant");
+        }
+    }
+    let seen = async |connection: &mut PgConnection| -> Vec<Uuid> {
+        sqlx::query_scalar("select id from tenants").fetch_all(connection).await.expect("may be read")
+    };
+    assert!(seen(&mut nobody).await.is_empty());
+    assert_eq!(seen(&mut as_tenant(&fleet, Some(tenant)).await).await, [tenant.uuid()]);
+}
+
+#[tokio::test]
+async fn keys_cannot_be_read() {
+    let (fleet, tenant, _) = two_tenants().await;
+    let mut connection = as_tenant(&fleet, Some(tenant)).await;
+    let refused = sqlx::query("select * from api_keys").fetch_all(&mut connection).await.expect_err("refused");
+    assert_eq!(sqlstate(refused), "42501");
+    let refused = sqlx::query("select key_hash from api_keys limit 0").execute(&mut connection).await;
+    assert_eq!(sqlstate(refused.expect_err("refused")), "42501");
+}
+
+#[tokio::test]
+async fn nothing_is_written_for_another_tenant() {
+    let (fleet, tenant, other) = two_tenants().await;
+    let mut connection = as_tenant(&fleet, Some(tenant)).await;
+    let insert = "insert into container_jobs (id, tenant_id, project_id, executor_type, name, routing_reason, created_by)
+         values (gen_random_uuid(), $1, $2, 'mock', 'n', 'r', 'c')";
+    let project = async |owner: TenantId| -> Uuid {
+        let mut connection = as_tenant(&fleet, Some(owner)).await;
+        sqlx::query_scalar("select id from projects").fetch_one(&mut connection).await.expect("a project")
+    };
+    let (own_project, other_project) = (project(tenant).await, project(other).await);
+    let mut write = async |owner: TenantId, project: Uuid| {
+        sqlx::query(insert).bind(owner.uuid()).bind(project).execute(&mut connection).await
+    };
+    // Row-level security where the row is another's, the foreign key where only its project is.
+    assert_eq!(sqlstate(write(other, other_project).await.expect_err("refused")), "42501");
+    assert_eq!(sqlstate(write(tenant, other_project).await.expect_err("refused")), "23503");
+    write(tenant, own_project).await.expect("its own");
+
+    let changed = sqlx::query("update container_jobs set cancel_requested_at = now() where tenant_id = $1")
+        .bind(other.uuid())
+        .execute(&mut connection)
+        .await
+        .expect("may update");
+    assert_eq!(changed.rows_affected(), 0);
+    let moved = sqlx::query("update container_jobs set tenant_id = $1").bind(other.uuid()).execute(&mut connection).await;
+    assert!(matches!(sqlstate(moved.expect_err("refused")).as_str(), "42501" | "23503"));
+    for sql in [
+        "delete from container_jobs",
+        "update container_executions set exit_code = 0",
+        "insert into tenants (id, name) values (gen_random_uuid(), 'x')",
+        "update fleet set id = gen_random_uuid()",
+        "create table t ()",
+    ] {
+        let refused = sqlx::query(sql).execute(&mut connection).await.expect_err(sql);
+        assert_eq!(sqlstate(refused), "42501", "{sql}");
+    }
+    // Hosts are an operator's: a tenant's own key changes none, not even its own.
+    let changed = sqlx::query("update executor_hosts set weight = 2").execute(&mut connection).await.expect("may update");
+    assert_eq!(changed.rows_affected(), 0);
+}
+
+/// The same through the API: another tenant's job is not there.
+#[tokio::test]
+async fn another_tenants_job_is_not_there() {
+    let (fleet, _parts) = Fleet::simulated(4).await;
+    fleet.other_tenant("globex").await;
+    let (_api, client) = fleet.api().await;
+    let other = client.with_key(Some("globex"));
+    let id = client.submit(&jobs::mock(&[("duration", "1s")])).await;
+    for path in [format!("/v1/jobs/{id}"), format!("/v1/jobs/{id}/logs"), format!("/v1/jobs/{id}?wait=1s")] {
+        let answer = other.get(&path).await;
+        assert_eq!((answer.status, answer.body["code"].as_str()), (404, Some("not_found")), "{answer:?}");
+    }
+    assert_eq!(other.cancel(id).await.status, 404);
+    assert_eq!(other.get("/v1/jobs").await.body["jobs"], serde_json::json!([]));
+    fleet.all_complete(&[id]).await;
+}

@@ -1,0 +1,103 @@
+//! Why a job waits, in which order jobs stop waiting, and until when they wait.
+
+use gantry_core::JobId;
+use gantry_testkit::eventually;
+use gantry_tests::{Client, Fleet, PATIENCE, jobs, quick};
+use serde_json::{Value, json};
+
+async fn waits_for(client: &Client, id: JobId, reason: &str) {
+    eventually(PATIENCE, async || client.job(id).await["waiting_reason"] == reason).await;
+}
+
+#[tokio::test]
+async fn for_a_host_a_worker_and_a_slot() {
+    let fleet = Fleet::new().await;
+    let _parts = [fleet.dispatcher(), fleet.recorder()];
+    let (_api, client) = fleet.api().await;
+    let first = client.submit(&jobs::mock(&[("duration", "2s")])).await;
+    waits_for(&client, first, "no_host").await;
+    let routing = client.job(first).await["routing_reason"].to_string();
+    assert!(routing.contains("no active host"), "{routing}");
+
+    let host = fleet.mock_host(1).await;
+    waits_for(&client, first, "no_worker").await;
+    fleet.execute("update executor_hosts set state = 'cordoned'").await;
+    waits_for(&client, first, "host_unavailable").await;
+    fleet.execute("update executor_hosts set state = 'active'").await;
+
+    let _worker = fleet.mock_worker(quick());
+    fleet.served(host, 1).await;
+    fleet.reaches(first, "running").await;
+    let second = client.submit(&jobs::mock(&[])).await;
+    waits_for(&client, second, "host_full").await;
+    fleet.all_complete(&[first, second]).await;
+    assert_eq!(client.job(second).await["waiting_reason"], Value::Null);
+}
+
+#[tokio::test]
+async fn a_cordoned_host_gets_nothing_new_and_keeps_what_runs() {
+    let (fleet, _parts) = Fleet::simulated(4).await;
+    let producer = fleet.producer().await;
+    let running = producer.submit(&jobs::mock(&[("duration", "1s")])).await;
+    fleet.reaches(running, "running").await;
+    fleet.execute("update executor_hosts set state = 'cordoned'").await;
+    let waiting = producer.submit(&jobs::mock(&[])).await;
+    fleet.all_complete(&[running]).await;
+    assert_eq!(fleet.job(waiting).await["status"], "pending");
+    assert_eq!(fleet.ledger().starts().len(), 1);
+    fleet.execute("update executor_hosts set state = 'active'").await;
+    fleet.all_complete(&[waiting]).await;
+}
+
+#[tokio::test]
+async fn by_priority_and_then_by_age() {
+    let fleet = Fleet::new().await;
+    let host = fleet.mock_host(1).await;
+    let (_api, client) = fleet.api().await;
+    let priorities = [0, 5, -100, 0, 100, 5, -1, 100];
+    let mut expected = Vec::new();
+    for priority in priorities {
+        let job = jobs::with(jobs::mock(&[("duration", "20ms")]), json!({ "priority": priority }));
+        expected.push((priority, client.submit(&job).await));
+    }
+    // Stable: those of one priority stay in the order in which they came.
+    expected.sort_by_key(|(priority, _)| -priority);
+    let _parts = [fleet.dispatcher(), fleet.recorder(), fleet.mock_worker(quick())];
+    fleet.served(host, 1).await;
+    let ids: Vec<JobId> = expected.into_iter().map(|(_, id)| id).collect();
+    fleet.all_complete(&ids).await;
+    let mut runs: Vec<(u64, JobId)> = fleet.ledger().runs().map(|run| (run.started_ns, run.job)).collect();
+    runs.sort_unstable();
+    assert_eq!(runs.into_iter().map(|(_, job)| job).collect::<Vec<_>>(), ids);
+}
+
+#[tokio::test]
+async fn until_its_time_has_come() {
+    let (fleet, _parts) = Fleet::simulated(4).await;
+    let (_api, client) = fleet.api().await;
+    let when: String = fleet.scalar("select to_json(now() + interval '2 seconds') #>> '{}'").await;
+    let later = jobs::with(jobs::mock(&[]), json!({ "not_before": when, "queue_timeout_seconds": 60 }));
+    let id = client.submit(&later).await;
+    waits_for(&client, id, "not_before").await;
+    let at_once = client.submit(&jobs::mock(&[])).await;
+    fleet.all_complete(&[at_once]).await;
+    assert_eq!(fleet.job(id).await["status"], "pending");
+    fleet.all_complete(&[id]).await;
+    let claimed = fleet.attempts(id).await[0]["claimed_at"].clone();
+    // Both as Postgres writes them, so that their order as text is their order in time.
+    assert!(claimed.as_str() >= Some(&*when), "claimed at {claimed}, not before {when}");
+}
+
+#[tokio::test]
+async fn at_most_until_its_queue_deadline() {
+    let fleet = Fleet::new().await;
+    fleet.mock_host(1).await;
+    let _parts = [fleet.dispatcher(), fleet.recorder()];
+    let (_api, client) = fleet.api().await;
+    let events = fleet.amqp.tap("gantry.events", "job.timeout.#").await;
+    let id = client.submit(&jobs::with(jobs::mock(&[]), json!({ "queue_timeout_seconds": 1 }))).await;
+    let job = fleet.ended(id).await;
+    assert_eq!((&job["status"], &job["failure_class"]), (&json!("timeout"), &json!("timeout")), "{job}");
+    assert_eq!((&job["attempt"], &job["exit_code"]), (&json!(0), &Value::Null));
+    eventually(PATIENCE, async || events.received().iter().any(|event| event.json()["subject"] == json!(id))).await;
+}
