@@ -153,7 +153,7 @@ create table executor_hosts (
     constraint executor_hosts_weight_positive check (weight > 0),
     constraint executor_hosts_limit_not_negative check (max_concurrent_jobs >= 0),
     constraint executor_hosts_count_not_negative check (current_job_count >= 0),
-    constraint executor_hosts_prices_not_negative check (cost_per_hour >= 0 and cost_per_job >= 0)
+    constraint executor_hosts_prices_range check (cost_per_hour between 0 and 1000000000 and cost_per_job between 0 and 1000000000)
 ) with (fillfactor = 50);
 create unique index executor_hosts_owner_name on executor_hosts (tenant_id, name) nulls not distinct;
 create index executor_hosts_type_active on executor_hosts (executor_type, is_active);
@@ -192,8 +192,9 @@ create table workers (
     constraint workers_lease_positive check (lease_seconds > 0),
     constraint workers_end_is_dated check ((state = 'alive') = (ended_at is null))
 ) with (fillfactor = 50);
-create index workers_alive on workers (executor_type, last_beat_at) where state = 'alive';
-comment on table workers is 'One run of a worker process. The row is its lease: every write transaction of the worker locks it FOR SHARE where state is alive.';
+-- Without last_beat_at, so that a beat is a HOT update.
+create index workers_alive on workers (executor_type) where state = 'alive';
+comment on table workers is 'One run of a worker process. The row is its lease: every write transaction of the worker locks it FOR KEY SHARE where state is alive, and whoever ends the worker locks it FOR UPDATE.';
 comment on column workers.id is 'UUIDv7, new with every process start.';
 comment on column workers.executor_type is 'Whose queue it consumes.';
 comment on column workers.name is 'Host name and process id, for people.';
@@ -346,6 +347,7 @@ create index container_jobs_host_status on container_jobs (executor_host_id, sta
 create index container_jobs_execution_id on container_jobs (execution_id) where execution_id is not null;
 create index container_jobs_tenant on container_jobs (tenant_id, id);
 create index container_jobs_queue on container_jobs (executor_type, priority desc, id) where status = 'pending' and dispatched_at is null and parked_until is null;
+create index container_jobs_tenant_queue on container_jobs (tenant_id, executor_type, priority desc, id) where status = 'pending' and dispatched_at is null and parked_until is null;
 create index container_jobs_window on container_jobs (executor_type, published_at) where status = 'pending' and dispatched_at is not null;
 create index container_jobs_parked on container_jobs (executor_type, waiting_reason, priority desc, id) where status = 'pending' and parked_until is not null;
 create index container_jobs_parked_until on container_jobs (parked_until) where status = 'pending' and parked_until is not null;
@@ -552,7 +554,9 @@ grant execute on function gantry_tenant(), gantry_is_operator() to gantry_fleet,
 grant select, insert, update, delete on all tables in schema public to gantry_fleet;
 revoke insert, update, delete on fleet from gantry_fleet;
 
-grant select on fleet, tenants, projects, executor_hosts, workers, worker_hosts, environment_variable_templates, container_templates, container_jobs, container_job_specs, idempotency_keys, container_executions, container_log_chunks, job_events to gantry_api;
+grant select on fleet, tenants, projects, executor_hosts, workers, environment_variable_templates, container_templates, container_jobs, container_job_specs, idempotency_keys, container_executions, container_log_chunks, job_events to gantry_api;
+-- Not the detail: it may name addresses of other tenants' hosts.
+grant select (worker_id, executor_host_id, healthy) on worker_hosts to gantry_api;
 grant insert, update on container_jobs, executor_hosts to gantry_api;
 grant insert on container_job_specs, idempotency_keys, job_events to gantry_api;
 

@@ -97,8 +97,19 @@ impl Fleet {
         let types: Vec<&str> = ExecutorType::ALL.iter().map(|executor| executor.as_str()).collect();
         broker.topology().declare(&broker, &types).await?;
         let sql = PgPool::connect(&postgres.url("postgres", DATABASE)).await?;
-        let fleet =
-            Self { executor, broker, sql, proxy, store, engine, children, postgres, rabbitmq, _data: data, _mock: mock };
+        let fleet = Self {
+            executor,
+            broker,
+            sql,
+            proxy,
+            store,
+            engine,
+            children,
+            postgres,
+            rabbitmq,
+            _data: data,
+            _mock: mock,
+        };
         fleet.served().await?;
         Ok(fleet)
     }

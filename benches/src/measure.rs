@@ -69,10 +69,11 @@ pub(crate) async fn latencies(fleet: &Fleet, run: &Run) -> anyhow::Result<Value>
 /// From the publish to the create request on the engine's socket, in milliseconds. With docker only.
 pub(crate) async fn create_requests(fleet: &Fleet, run: &Run) -> anyhow::Result<Value> {
     let Some(proxy) = &fleet.proxy else { return Ok(Value::Null) };
-    let rows: Vec<(Uuid, String)> = sqlx::query_as("select id, idempotency_key from container_jobs where idempotency_key like $1 || '-%'")
-        .bind(&run.prefix)
-        .fetch_all(&fleet.sql)
-        .await?;
+    let rows: Vec<(Uuid, String)> =
+        sqlx::query_as("select id, idempotency_key from container_jobs where idempotency_key like $1 || '-%'")
+            .bind(&run.prefix)
+            .fetch_all(&fleet.sql)
+            .await?;
     let keys: HashMap<String, String> = rows.into_iter().map(|(id, key)| (id.simple().to_string(), key)).collect();
     let mut waits: Vec<f64> = proxy
         .created()

@@ -94,8 +94,13 @@ impl Amqp {
     /// Publishes JSON.
     pub async fn publish_json(&self, exchange: &str, routing_key: &str, body: &Value) {
         let body = body.to_string().into_bytes();
-        self.publish(Outgoing { exchange: exchange.into(), routing_key: routing_key.into(), body, ..Outgoing::default() })
-            .await;
+        self.publish(Outgoing {
+            exchange: exchange.into(),
+            routing_key: routing_key.into(),
+            body,
+            ..Outgoing::default()
+        })
+        .await;
     }
 
     /// Gathers copies of what `exchange` gets with this key; wildcards for a topic exchange.

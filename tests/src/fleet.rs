@@ -2,9 +2,8 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
 
 use gantry_api::{Http, Nudges};
 use gantry_broker::Broker;
@@ -13,7 +12,7 @@ use gantry_executor_docker::DockerExecutor;
 use gantry_executor_mock::{MockExecutor, ledger};
 use gantry_store::hosts::{self, NewHost};
 use gantry_store::{Scope, Store, tenants};
-use gantry_testkit::{TestDb, TestDocker, TestVhost, eventually};
+use gantry_testkit::{Proxy, TestDb, TestDocker, TestVhost, eventually};
 use gantry_worker::Settings;
 use gantry_worker::executor::Executor;
 use serde_json::{Value, json};
@@ -22,13 +21,13 @@ use sqlx::postgres::PgPoolOptions;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
+use crate::PATIENCE;
 use crate::amqp::Amqp;
 use crate::http::Client;
 use crate::invariants;
 use crate::part::Part;
 use crate::producer::Producer;
 use crate::workers::patient;
-use crate::PATIENCE;
 
 /// Connections of one part at most: many parts share a server that has 300.
 const CONNECTIONS: u32 = 6;
@@ -44,6 +43,8 @@ pub struct Fleet {
     /// Who submits, unless a test says otherwise.
     pub tenant: TenantId,
     id: FleetId,
+    /// Where its parts find Postgres, as the role `gantry_fleet`, and RabbitMQ.
+    servers: (String, String),
     uses_docker: AtomicBool,
     folder: TempDir,
     /// RabbitMQ for the test's own use.
@@ -68,7 +69,16 @@ impl Fleet {
         broker.topology().declare(&broker, &types).await.expect("declared");
         let amqp = Amqp::connect(vhost.amqp_url()).await;
         let folder = tempfile::tempdir().expect("a folder");
-        Self { pool, store, tenant, id, uses_docker: AtomicBool::new(false), folder, amqp, vhost, db }
+        let servers = (db.fleet_url(), vhost.amqp_url().to_owned());
+        Self { pool, store, tenant, id, servers, uses_docker: AtomicBool::new(false), folder, amqp, vhost, db }
+    }
+
+    /// One whose parts, but for its API, reach Postgres and RabbitMQ through these proxies. The test itself does not.
+    pub async fn behind_proxies() -> (Self, Proxy, Proxy) {
+        let mut fleet = Self::new().await;
+        let (postgres, rabbitmq) = (Proxy::start(&fleet.servers.0).await, Proxy::start(&fleet.servers.1).await);
+        fleet.servers = (postgres.url().to_owned(), rabbitmq.url().to_owned());
+        (fleet, postgres, rabbitmq)
     }
 
     /// One with a dispatcher, a recorder, and a mock worker with a host of `slots`.
@@ -91,22 +101,34 @@ impl Fleet {
 
     /// A host of simulated containers, in the one directory that this fleet has for them.
     pub async fn mock_host(&self, slots: i32) -> HostId {
+        self.mock_host_of(None, slots).await
+    }
+
+    /// The same, for one tenant alone. It is another host on the same engine.
+    pub async fn mock_host_of(&self, owner: Option<TenantId>, slots: i32) -> HostId {
         let directory = json!({ "dir": self.folder.path() });
-        self.host("mock", ExecutorType::Mock, directory, json!({}), slots).await
+        self.host(owner, ExecutorType::Mock, directory, json!({}), slots).await
     }
 
     /// The test's engine as a host. Nothing is pulled: there is nothing to pull from.
     pub async fn docker_host(&self, slots: i32) -> HostId {
         self.uses_docker.store(true, Ordering::Relaxed);
         let endpoint = json!({ "endpoint": TestDocker::find().host() });
-        self.host("docker", ExecutorType::Docker, endpoint, json!({ "pull_policy": "never" }), slots).await
+        self.host(None, ExecutorType::Docker, endpoint, json!({ "pull_policy": "never" }), slots).await
     }
 
-    async fn host(&self, name: &str, executor: ExecutorType, connection: Value, config: Value, slots: i32) -> HostId {
+    async fn host(
+        &self,
+        tenant: Option<TenantId>,
+        executor_type: ExecutorType,
+        connection: Value,
+        config: Value,
+        slots: i32,
+    ) -> HostId {
         let host = NewHost {
-            tenant: None,
-            name,
-            executor_type: executor,
+            tenant,
+            name: executor_type.as_str(),
+            executor_type,
             connection_config: connection,
             executor_config: config,
             max_concurrent_jobs: slots,
@@ -148,28 +170,21 @@ impl Fleet {
 
     /// Starts a worker of simulated containers.
     pub fn mock_worker(&self, settings: Settings) -> Part {
-        self.mock_worker_over(self.vhost.amqp_url(), settings)
-    }
-
-    /// Starts a worker of simulated containers whose RabbitMQ is at `amqp`.
-    pub fn mock_worker_over(&self, amqp: &str, settings: Settings) -> Part {
-        self.worker("mock worker", amqp, settings, || Arc::new(MockExecutor::new()))
+        self.worker("mock worker", settings, || Arc::new(MockExecutor::new()))
     }
 
     /// Starts a worker of real containers.
     pub fn docker_worker(&self) -> Part {
-        self.worker("docker worker", self.vhost.amqp_url(), patient(), || Arc::new(DockerExecutor::new()))
+        self.worker("docker worker", patient(), || Arc::new(DockerExecutor::new()))
     }
 
     fn worker(
         &self,
         name: &'static str,
-        amqp: &str,
         settings: Settings,
         executor: impl FnOnce() -> Arc<dyn Executor> + Send + 'static,
     ) -> Part {
-        let (database, _) = self.servers();
-        let broker = gantry_broker::Config::new(amqp);
+        let (database, broker) = self.servers();
         Part::spawn(name, move |shutdown| async move {
             let broker = Broker::connect(broker, name).await?;
             let store = Store::new(&database, name)?;
@@ -179,8 +194,7 @@ impl Fleet {
 
     /// Starts an API, and a client of it with the tenant's key.
     pub async fn api(&self) -> (Part, Client) {
-        let (_, broker) = self.servers();
-        let database = config(&self.db.api_url());
+        let (database, broker) = (config(&self.db.api_url()), gantry_broker::Config::new(self.vhost.amqp_url()));
         let (bound, address) = oneshot::channel();
         let part = Part::spawn("api", move |shutdown| async move {
             let listen = Http { listen: SocketAddr::from(([127, 0, 0, 1], 0)) };
@@ -198,7 +212,7 @@ impl Fleet {
     }
 
     fn servers(&self) -> (gantry_store::Config, gantry_broker::Config) {
-        (config(&self.db.fleet_url()), gantry_broker::Config::new(self.vhost.amqp_url()))
+        (config(&self.servers.0), gantry_broker::Config::new(self.servers.1.as_str()))
     }
 
     /// Waits until so many live workers serve a host.
@@ -229,11 +243,6 @@ impl Fleet {
     /// Throws away every message in every queue.
     pub async fn purge(&self) {
         self.vhost.purge_all().await;
-    }
-
-    /// RabbitMQ's address.
-    pub fn amqp_url(&self) -> &str {
-        self.vhost.amqp_url()
     }
 
     /// Postgres's address for the API's role.

@@ -10,8 +10,8 @@ use gantry_testkit::eventually_some;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::amqp::{Amqp, Outgoing, Tap};
 use crate::PATIENCE;
+use crate::amqp::{Amqp, Outgoing, Tap};
 
 /// A submission as a message. The default of each field is what a good producer sends.
 #[derive(Clone, Debug)]

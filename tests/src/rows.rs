@@ -1,7 +1,7 @@
 //! What Postgres holds, read as its owner and not through Gantry.
 
-use gantry_core::JobId;
 use gantry_core::HostId;
+use gantry_core::JobId;
 use gantry_testkit::{eventually, eventually_some};
 use serde_json::Value;
 

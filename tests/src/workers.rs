@@ -6,13 +6,7 @@ use gantry_worker::Settings;
 /// that containers are removed soon. A short grace.
 #[must_use]
 pub fn quick() -> Settings {
-    Settings {
-        lease_seconds: 3,
-        beat_millis: 500,
-        host_check_seconds: 1,
-        stop_grace_seconds: 1,
-        ..Settings::default()
-    }
+    Settings { lease_seconds: 3, beat_millis: 500, host_check_seconds: 1, stop_grace_seconds: 1, ..Settings::default() }
 }
 
 /// Patient enough for a real engine on a busy machine.

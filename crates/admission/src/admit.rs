@@ -45,7 +45,8 @@ fn verdict(job: &NewJob, inserted: Inserted) -> Result<Admitted, Problem> {
         Inserted::New(id) => Ok(admitted(id, false)),
         Inserted::Existing(id) => Ok(admitted(id, true)),
         Inserted::Conflict(id) => {
-            let message = format!("the key was used before, for a different submission that made job {id}; use a new key");
+            let message =
+                format!("the key was used before, for a different submission that made job {id}; use a new key");
             Err(Problem::field(Code::IdempotencyConflict, "idempotency_key", message))
         }
     }
@@ -73,7 +74,10 @@ async fn insert(store: &Store, scope: Scope, jobs: &[NewJob]) -> Result<Vec<Resu
 }
 
 fn refused_by_database() -> Problem {
-    Problem::new(Code::Internal, "the database refused this submission; nothing was stored, and the cause is in Gantry's log")
+    Problem::new(
+        Code::Internal,
+        "the database refused this submission; nothing was stored, and the cause is in Gantry's log",
+    )
 }
 
 /// What the database knows of the names in a batch: read once, whatever the batch's size.
@@ -117,10 +121,9 @@ fn prepare(incoming: &Incoming, catalog: &Catalog) -> Result<NewJob, Problem> {
         .template
         .as_ref()
         .map(|name| {
-            catalog
-                .templates
-                .get(&(principal.tenant, name.clone()))
-                .ok_or_else(|| Problem::field(Code::UnknownTemplate, "template", format!("there is no template `{name}`")))
+            catalog.templates.get(&(principal.tenant, name.clone())).ok_or_else(|| {
+                Problem::field(Code::UnknownTemplate, "template", format!("there is no template `{name}`"))
+            })
         })
         .transpose()?;
     let spec = resolve(submission, template, traceparent.as_deref())?;

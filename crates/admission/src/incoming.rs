@@ -43,7 +43,10 @@ impl Incoming {
     /// The same, as part of the trace that the sender began.
     pub fn traced(self, traceparent: Option<&str>) -> Self {
         // The length of the only version there is: nothing longer goes into rows and environments.
-        Self { traceparent: traceparent.filter(|context| context.len() == 55 && context.is_ascii()).map(str::to_owned), ..self }
+        Self {
+            traceparent: traceparent.filter(|context| context.len() == 55 && context.is_ascii()).map(str::to_owned),
+            ..self
+        }
     }
 
     fn new(principal: Principal, body: Value, message_id: Option<&str>) -> Result<Self, Problem> {
@@ -83,7 +86,9 @@ mod tests {
 
     #[test]
     fn the_hash_is_of_the_content_not_of_its_format() {
-        let hash = |body: &[u8]| Incoming::over_amqp(principal(), body, Some("m")).expect("valid").idempotency.expect("key").body_hash;
+        let hash = |body: &[u8]| {
+            Incoming::over_amqp(principal(), body, Some("m")).expect("valid").idempotency.expect("key").body_hash
+        };
         assert_eq!(hash(br#"{"spec":{"image":"i"},"name":"n"}"#), hash(br#" {"name": "n", "spec": {"image": "i"}} "#));
         assert_ne!(hash(br#"{"spec":{"image":"i"}}"#), hash(br#"{"spec":{"image":"j"}}"#));
     }

@@ -80,7 +80,8 @@ mod tests {
     #[test]
     fn layers_lie_in_order() {
         let job = submission(json!({"template": "t", "override_environment": {"C": "job"}, "override_command": ["b"]}));
-        let spec = resolve(&job, Some(&template("A=env\nB=env\nC=env", "B=template\nC=template")), None).expect("resolved");
+        let spec =
+            resolve(&job, Some(&template("A=env\nB=env\nC=env", "B=template\nC=template")), None).expect("resolved");
         let expected = [("A", "env"), ("B", "template"), ("C", "job")].map(|(k, v)| (k.to_owned(), v.to_owned()));
         assert_eq!(spec.container.environment, expected.into());
         assert_eq!((spec.container.command, spec.container.timeout_seconds), (Some(vec!["b".into()]), Some(5)));
@@ -88,7 +89,8 @@ mod tests {
 
     #[test]
     fn a_broken_template_says_where() {
-        let refusal = resolve(&submission(json!({"template": "t"})), Some(&template("", "A=1\nB")), None).expect_err("broken");
+        let refusal =
+            resolve(&submission(json!({"template": "t"})), Some(&template("", "A=1\nB")), None).expect_err("broken");
         assert_eq!(refusal.code, Code::InvalidEnvironment);
         assert!(refusal.message.contains("line 2, column 2"), "{refusal}");
     }

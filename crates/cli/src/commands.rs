@@ -92,7 +92,9 @@ mod tests {
     fn secrets_of_the_environment_are_not_shown_in_help() {
         fn check(command: &clap::Command) {
             for argument in command.get_arguments() {
-                let secret = argument.get_env().is_some_and(|name| ["GANTRY_API_KEY", "GANTRY_DATABASE_URL"].iter().any(|s| name == *s));
+                let secret = argument
+                    .get_env()
+                    .is_some_and(|name| ["GANTRY_API_KEY", "GANTRY_DATABASE_URL"].iter().any(|s| name == *s));
                 assert!(!secret || argument.is_hide_env_values_set(), "{} {argument}", command.get_name());
             }
             command.get_subcommands().for_each(check);

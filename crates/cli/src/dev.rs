@@ -42,7 +42,8 @@ pub(crate) struct Dev {
 impl Dev {
     /// Runs until Ctrl-C or SIGTERM.
     pub(crate) fn main(self) -> ExitCode {
-        let telemetry = telemetry::Config { filter: "warn,gantry=info,lapin=off".to_owned(), ..telemetry::Config::default() };
+        let telemetry =
+            telemetry::Config { filter: "warn,gantry=info,lapin=off".to_owned(), ..telemetry::Config::default() };
         process::run("gantry dev", &telemetry, |shutdown| self.run(shutdown))
     }
 

@@ -120,13 +120,30 @@ fn a_person_s_day_with_gantry_dev() {
     let id = json(&detached)["id"].as_str().expect("an id").to_owned();
     assert!(run(data, &["job", "wait", &id]).status.success());
     let shown = json(&run(data, &["-o", "json", "job", "show", &id]));
-    assert_eq!((&shown["status"], &shown["attempts"][0]["parsed_output"]["n"]), (&Value::from("completed"), &Value::from(1)));
+    assert_eq!(
+        (&shown["status"], &shown["attempts"][0]["parsed_output"]["n"]),
+        (&Value::from("completed"), &Value::from(1))
+    );
 
     // The first Ctrl-C asks for the job's end and stays until it has come.
-    let mut followed = gantry(data, &["job", "run", "--name", "interrupted", "--image", &image, "--", "sh", "-c", "trap 'exit 9' TERM; echo up; while :; do sleep 0.1; done"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("gantry runs");
+    let mut followed = gantry(
+        data,
+        &[
+            "job",
+            "run",
+            "--name",
+            "interrupted",
+            "--image",
+            &image,
+            "--",
+            "sh",
+            "-c",
+            "trap 'exit 9' TERM; echo up; while :; do sleep 0.1; done",
+        ],
+    )
+    .stdout(Stdio::piped())
+    .spawn()
+    .expect("gantry runs");
     let mut first = String::new();
     BufReader::new(followed.stdout.as_mut().expect("piped")).read_line(&mut first).expect("a line");
     assert_eq!(first, "up\n");
@@ -136,7 +153,19 @@ fn a_person_s_day_with_gantry_dev() {
     assert_eq!(jobs["jobs"][0]["name"], "interrupted");
 
     // A container that runs on while everything else stops and starts again.
-    let long = ["-o", "json", "job", "run", "--detach", "--image", &image, "--", "sh", "-c", "for i in $(seq 1 40); do echo $i; sleep 0.5; done; exit 7"];
+    let long = [
+        "-o",
+        "json",
+        "job",
+        "run",
+        "--detach",
+        "--image",
+        &image,
+        "--",
+        "sh",
+        "-c",
+        "for i in $(seq 1 40); do echo $i; sleep 0.5; done; exit 7",
+    ];
     let long = json(&run(data, &long))["id"].as_str().expect("an id").to_owned();
     wait_until(|| json(&run(data, &["-o", "json", "job", "show", &long]))["status"] == "running");
     let url = dev.url.clone();
@@ -145,7 +174,8 @@ fn a_person_s_day_with_gantry_dev() {
     let dev = Dev::start(data);
     assert_ne!(url, "");
     let output = run(data, &["job", "logs", "-f", &long]);
-    let numbers: Vec<u32> = String::from_utf8_lossy(&output.stdout).lines().filter_map(|line| line.parse().ok()).collect();
+    let numbers: Vec<u32> =
+        String::from_utf8_lossy(&output.stdout).lines().filter_map(|line| line.parse().ok()).collect();
     assert_eq!(numbers, (1..=40).collect::<Vec<_>>(), "the log has a gap or a duplicate");
     assert_eq!(run(data, &["job", "wait", &long]).status.code(), Some(7));
     let shown = json(&run(data, &["-o", "json", "job", "show", &long]));

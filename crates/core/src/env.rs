@@ -51,7 +51,10 @@ pub fn check_key(key: &str) -> Result<(), (usize, String)> {
     }
     for (at, c) in key.chars().enumerate() {
         if !(c == '_' || c.is_ascii_alphabetic() || at > 0 && c.is_ascii_digit()) {
-            return Err((at + 1, format!("{c:?} cannot stand in a name: use letters, digits and `_`, and no digit first")));
+            return Err((
+                at + 1,
+                format!("{c:?} cannot stand in a name: use letters, digits and `_`, and no digit first"),
+            ));
         }
     }
     if key.starts_with(RESERVED_PREFIX) {

@@ -127,6 +127,22 @@ pub struct Ended {
     pub metadata: Value,
 }
 
+impl Ended {
+    /// An end without any numbers.
+    pub fn bare(outcome: ReportedOutcome) -> Self {
+        Self {
+            outcome,
+            execution_id: None,
+            run_millis: None,
+            startup_millis: None,
+            max_memory_usage: None,
+            cpu_usage_percent: None,
+            logs_incomplete: false,
+            metadata: Value::Null,
+        }
+    }
+}
+
 /// [`Outcome`] on the wire.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "outcome", rename_all = "snake_case")]

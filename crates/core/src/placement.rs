@@ -78,11 +78,19 @@ mod tests {
     use std::collections::HashMap;
 
     fn any_hosts(tenants: Vec<TenantId>) -> impl Strategy<Value = Vec<Slots>> {
-        let host = (proptest::option::of(proptest::sample::select(tenants)), any::<bool>(), 0..6_i32, 0..6_i32, 0.1..4.0_f64);
+        let host =
+            (proptest::option::of(proptest::sample::select(tenants)), any::<bool>(), 0..6_i32, 0..6_i32, 0.1..4.0_f64);
         proptest::collection::vec(host, 0..6).prop_map(|hosts| {
             hosts
                 .into_iter()
-                .map(|(tenant, eligible, used, limit, weight)| Slots { id: HostId::new(), tenant, eligible, used, limit, weight })
+                .map(|(tenant, eligible, used, limit, weight)| Slots {
+                    id: HostId::new(),
+                    tenant,
+                    eligible,
+                    used,
+                    limit,
+                    weight,
+                })
                 .collect()
         })
     }

@@ -106,7 +106,8 @@ impl Policy {
         match failure.class {
             FailureClass::Cancelled | FailureClass::Timeout => false,
             FailureClass::ExitNonzero => {
-                self.on_exit_codes.is_empty() || failure.exit_code.is_some_and(|code| self.on_exit_codes.contains(&code))
+                self.on_exit_codes.is_empty()
+                    || failure.exit_code.is_some_and(|code| self.on_exit_codes.contains(&code))
             }
             FailureClass::OomKilled => self.on_failures.is_empty() || self.on_failures.contains(&failure.class),
             class => self.on_failures.contains(&class),
@@ -134,10 +135,16 @@ mod tests {
         let lost = Failure::new(FailureClass::Lost, "");
         let used = Used { user: 1, infrastructure: 0 };
         assert_eq!(decide(&policy, used, Some(&exit(1)), 0.0), Verdict::GiveUp);
-        assert!(matches!(decide(&policy, used, Some(&lost), 0.0), Verdict::Retry(Retry { budget: Budget::Infrastructure, .. })));
+        assert!(matches!(
+            decide(&policy, used, Some(&lost), 0.0),
+            Verdict::Retry(Retry { budget: Budget::Infrastructure, .. })
+        ));
         let used = Used { user: 0, infrastructure: INFRASTRUCTURE_RETRIES };
         assert_eq!(decide(&policy, used, Some(&lost), 0.0), Verdict::GiveUp);
-        assert!(matches!(decide(&policy, used, Some(&exit(1)), 0.0), Verdict::Retry(Retry { budget: Budget::User, .. })));
+        assert!(matches!(
+            decide(&policy, used, Some(&exit(1)), 0.0),
+            Verdict::Retry(Retry { budget: Budget::User, .. })
+        ));
     }
 
     #[test]

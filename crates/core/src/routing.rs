@@ -65,7 +65,11 @@ mod tests {
     use super::*;
     use ExecutorType::{Cloudrun, Docker, Fargate, Mock};
 
-    fn ask(preferred: Option<ExecutorType>, supported: &[ExecutorType], with_active_host: &[ExecutorType]) -> Result<Route, Problem> {
+    fn ask(
+        preferred: Option<ExecutorType>,
+        supported: &[ExecutorType],
+        with_active_host: &[ExecutorType],
+    ) -> Result<Route, Problem> {
         route(&Question { preferred, supported, with_active_host })
     }
 

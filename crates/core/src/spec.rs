@@ -169,7 +169,8 @@ impl Submission {
     /// Decodes one submission. Every refusal names its field.
     pub fn decode(bytes: &[u8]) -> Result<Self, Problem> {
         if bytes.len() > limits::SUBMISSION_BYTES {
-            let message = format!("a submission has at most {} bytes, this one {}", limits::SUBMISSION_BYTES, bytes.len());
+            let message =
+                format!("a submission has at most {} bytes, this one {}", limits::SUBMISSION_BYTES, bytes.len());
             return Err(Problem::new(Code::TooLarge, message));
         }
         let value = serde_json::from_slice(bytes)
@@ -179,6 +180,9 @@ impl Submission {
 
     /// [`Submission::decode`] for JSON that was parsed before.
     pub fn from_value(value: serde_json::Value) -> Result<Self, Problem> {
+        if !value.is_object() {
+            return Err(Problem::new(Code::InvalidField, "a submission is a JSON object"));
+        }
         let version = value.get("version").unwrap_or(&serde_json::Value::Null);
         if !version.is_null() && version != "1" {
             let message = format!("version {version} is not known here; this Gantry reads version \"1\"");
@@ -187,7 +191,11 @@ impl Submission {
         let submission: Self = serde_path_to_error::deserialize(value).map_err(|error| {
             let path = error.path().to_string();
             let message = error.inner().to_string();
-            if path == "." { Problem::new(Code::InvalidField, message) } else { Problem::field(Code::InvalidField, path, message) }
+            if path == "." {
+                Problem::new(Code::InvalidField, message)
+            } else {
+                Problem::field(Code::InvalidField, path, message)
+            }
         })?;
         submission.validate()?;
         Ok(submission)
@@ -202,7 +210,9 @@ impl Submission {
             (Some(template), None) => check_text("template", template, limits::NAME)?,
             (None, Some(spec)) => spec.validate("spec.")?,
         }
-        for (field, text) in [("name", &self.name), ("idempotency_key", &self.idempotency_key), ("project", &self.project)] {
+        for (field, text) in
+            [("name", &self.name), ("idempotency_key", &self.idempotency_key), ("project", &self.project)]
+        {
             if let Some(text) = text {
                 check_text(field, text, limits::NAME)?;
             }
@@ -265,7 +275,10 @@ impl ContainerSpec {
         }
         match self.timeout_seconds {
             Some(seconds) if !(1..=limits::TIMEOUT_SECONDS).contains(&seconds) => {
-                return invalid("timeout_seconds", format!("a timeout is 1 to {} seconds, not {seconds}", limits::TIMEOUT_SECONDS));
+                return invalid(
+                    "timeout_seconds",
+                    format!("a timeout is 1 to {} seconds, not {seconds}", limits::TIMEOUT_SECONDS),
+                );
             }
             _ => {}
         }
@@ -289,7 +302,11 @@ impl retry::Policy {
         ];
         for (field, value, min, max) in checks {
             if !(min..=max).contains(&value) {
-                return Err(Problem::field(Code::InvalidField, format!("{prefix}{field}"), format!("must be {min} to {max}, not {value}")));
+                return Err(Problem::field(
+                    Code::InvalidField,
+                    format!("{prefix}{field}"),
+                    format!("must be {min} to {max}, not {value}"),
+                ));
             }
         }
         Ok(())
@@ -307,7 +324,9 @@ fn check_text(field: &str, text: &str, max: usize) -> Result<(), Problem> {
     check_no_nul(field, text)?;
     match text.chars().count() {
         0 => Err(Problem::field(Code::InvalidField, field, "must not be empty")),
-        n if n > max => Err(Problem::field(Code::InvalidField, field, format!("has at most {max} characters, not {n}"))),
+        n if n > max => {
+            Err(Problem::field(Code::InvalidField, field, format!("has at most {max} characters, not {n}")))
+        }
         _ => Ok(()),
     }
 }
@@ -315,7 +334,11 @@ fn check_text(field: &str, text: &str, max: usize) -> Result<(), Problem> {
 fn check_path(field: &str, path: &str) -> Result<(), Problem> {
     check_text(field, path, 4096)?;
     if !path.starts_with('/') || path.split('/').any(|part| part == "..") {
-        return Err(Problem::field(Code::InvalidField, field, format!("{path:?} is not an absolute path without `..`")));
+        return Err(Problem::field(
+            Code::InvalidField,
+            field,
+            format!("{path:?} is not an absolute path without `..`"),
+        ));
     }
     Ok(())
 }
@@ -335,7 +358,8 @@ fn check_words(field: &str, words: &[String]) -> Result<(), Problem> {
 /// Checks names, values and size of a set of variables.
 pub fn check_environment(field: &str, variables: &Environment) -> Result<(), Problem> {
     for (key, value) in variables {
-        env::check_key(key).map_err(|(_, reason)| Problem::field(Code::InvalidField, format!("{field}.{key}"), reason))?;
+        env::check_key(key)
+            .map_err(|(_, reason)| Problem::field(Code::InvalidField, format!("{field}.{key}"), reason))?;
         check_no_nul(&format!("{field}.{key}"), value)?;
     }
     let size = env::size(variables);
@@ -378,9 +402,18 @@ mod tests {
         assert_eq!(problem(json!({"spec": {"image": "i", "timeout_seconds": 0}})), at("spec.timeout_seconds"));
         assert_eq!(problem(json!({"spec": {"image": "i", "command": ["a", "b\u{0}"]}})), at("spec.command[1]"));
         assert_eq!(problem(json!({"spec": {"image": "i", "environment": {"1A": "x"}}})), at("spec.environment.1A"));
-        assert_eq!(problem(json!({"spec": {"image": "i", "environment": {"GANTRY_X": "x"}}})), at("spec.environment.GANTRY_X"));
-        assert_eq!(problem(json!({"spec": {"image": "i", "mounts": [{"source": "etc", "target": "/x"}]}})), at("spec.mounts[0].source"));
-        assert_eq!(problem(json!({"spec": {"image": "i", "retry": {"max_attempts": 0}}})), at("spec.retry.max_attempts"));
+        assert_eq!(
+            problem(json!({"spec": {"image": "i", "environment": {"GANTRY_X": "x"}}})),
+            at("spec.environment.GANTRY_X")
+        );
+        assert_eq!(
+            problem(json!({"spec": {"image": "i", "mounts": [{"source": "etc", "target": "/x"}]}})),
+            at("spec.mounts[0].source")
+        );
+        assert_eq!(
+            problem(json!({"spec": {"image": "i", "retry": {"max_attempts": 0}}})),
+            at("spec.retry.max_attempts")
+        );
         assert_eq!(problem(json!({"spec": {"image": "i"}, "priority": 101})), at("priority"));
         assert_eq!(problem(json!({"spec": {"image": "i"}, "preferred_executor": "lambda"})), at("preferred_executor"));
         assert_eq!(problem(json!({"spec": {"image": "i"}, "name": "n\u{0}"})), at("name"));

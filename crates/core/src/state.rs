@@ -9,8 +9,21 @@ use crate::retry;
 
 /// Where a job is. Terminal states never change.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, Display, EnumString,
-    IntoStaticStr, VariantArray,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+    Display,
+    EnumString,
+    IntoStaticStr,
+    VariantArray,
 )]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
@@ -43,7 +56,18 @@ impl Status {
 
 /// Why Gantry stops a container; committed before the stop is asked for.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, Display, EnumString, IntoStaticStr,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+    Display,
+    EnumString,
+    IntoStaticStr,
     VariantArray,
 )]
 #[serde(rename_all = "snake_case")]
@@ -225,7 +249,12 @@ mod tests {
             Just(Event::Cancel),
             Just(Event::QueueDeadline),
             Just(Event::Unrunnable(Failure::new(FailureClass::InvalidSpec, "never"))),
-            (any_outcome(), proptest::option::of(proptest::sample::select(StopReason::VARIANTS)), any::<bool>(), any::<bool>())
+            (
+                any_outcome(),
+                proptest::option::of(proptest::sample::select(StopReason::VARIANTS)),
+                any::<bool>(),
+                any::<bool>()
+            )
                 .prop_map(|(outcome, stop_reason, cancel_requested, retry)| {
                     let retry = if retry {
                         retry::Verdict::Retry(retry::Retry { budget: retry::Budget::User, delay: Default::default() })

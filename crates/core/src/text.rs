@@ -21,7 +21,8 @@ pub fn sanitize_json(value: &mut Value) {
         Value::Object(map) => {
             map.values_mut().for_each(sanitize_json);
             if map.keys().any(|key| key.contains('\0')) {
-                *map = std::mem::take(map).into_iter().map(|(key, value)| (sanitize(&key).into_owned(), value)).collect();
+                *map =
+                    std::mem::take(map).into_iter().map(|(key, value)| (sanitize(&key).into_owned(), value)).collect();
             }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => {}

@@ -42,7 +42,7 @@ async fn pass(parts: &Parts) -> Result<(), gantry_store::Error> {
                 continue;
             }
             let limit = room.min(BATCH);
-            let items = queue::dispatch(&parts.store, window.executor, limit).await?;
+            let items = queue::dispatch(&parts.store, window, limit).await?;
             full |= items.len() == BATCH as usize;
             publish(parts, window.executor, &items).await;
         }

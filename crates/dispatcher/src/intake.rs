@@ -65,7 +65,8 @@ async fn take_in(parts: &Parts, shutdown: &Shutdown, keys: &mut Keys, deliveries
         }
     }
     ack_all(admitted).await;
-    join_all(rejected.into_iter().map(|(delivery, problem, principal)| put_aside(parts, delivery, problem, principal))).await;
+    join_all(rejected.into_iter().map(|(delivery, problem, principal)| put_aside(parts, delivery, problem, principal)))
+        .await;
 }
 
 struct Verdict {
@@ -96,8 +97,10 @@ async fn judge(parts: &Parts, keys: &mut Keys, deliveries: &[Delivery]) -> Resul
     }
     let (principals, submissions): (Vec<_>, Vec<_>) = incoming.into_iter().unzip();
     let outcomes = admit(&parts.store, Scope::Fleet, &submissions).await?;
-    let mut admitted =
-        principals.into_iter().zip(outcomes).map(|(principal, outcome)| Verdict { outcome, principal: Some(principal) });
+    let mut admitted = principals
+        .into_iter()
+        .zip(outcomes)
+        .map(|(principal, outcome)| Verdict { outcome, principal: Some(principal) });
     Ok(verdicts.into_iter().filter_map(|refused| refused.or_else(|| admitted.next())).collect())
 }
 
@@ -114,7 +117,8 @@ async fn answer(parts: &Parts, deliveries: &[Delivery], verdicts: &[Verdict]) {
                 Err(problem) => Reply::Rejected(problem.clone()),
             };
             let body = serde_json::to_vec(&reply).ok()?;
-            let mut reply = Outgoing::reply(properties.reply_to.as_deref()?, properties.correlation_id.as_deref(), body);
+            let mut reply =
+                Outgoing::reply(properties.reply_to.as_deref()?, properties.correlation_id.as_deref(), body);
             reply.properties.content_type = Some("application/json".to_owned());
             Some(reply)
         })

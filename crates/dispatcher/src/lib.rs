@@ -9,6 +9,7 @@ mod intake;
 mod upkeep;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use gantry_broker::{Broker, Publisher};
 use gantry_core::ExecutorType;
@@ -18,7 +19,10 @@ use tokio::sync::Notify;
 
 pub use config::{Config, Settings};
 
-/// What the three tasks share.
+/// How long tasks may take to stop. Nothing is lost that is cut off: it is in Postgres, or not acked.
+const PATIENCE: Duration = Duration::from_millis(2_500);
+
+/// What the tasks share.
 #[derive(Clone)]
 pub(crate) struct Parts {
     pub(crate) store: Store,
@@ -45,13 +49,18 @@ impl Service {
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
         let types: Vec<&str> = ExecutorType::ALL.iter().map(|executor| executor.as_str()).collect();
         self.parts.broker.topology().declare(&self.parts.broker, &types).await?;
-        tokio::join!(
-            intake::run(&self.parts, &shutdown),
-            intake::strip_expired(&self.parts, &shutdown),
-            dispatch::run(&self.parts, &shutdown),
-            dispatch::listen(&self.parts, &shutdown),
-            upkeep::run(&self.parts, &shutdown),
-        );
+        let tasks = async {
+            tokio::join!(
+                intake::run(&self.parts, &shutdown),
+                intake::strip_expired(&self.parts, &shutdown),
+                dispatch::run(&self.parts, &shutdown),
+                dispatch::listen(&self.parts, &shutdown),
+                upkeep::run(&self.parts, &shutdown),
+            );
+        };
+        if !shutdown.bounded(PATIENCE, tasks).await {
+            tracing::info!("stopped in the middle of something: the rows and the queues have it");
+        }
         Ok(())
     }
 }

@@ -1,66 +1,106 @@
 //! The one pass in which time changes anything: parked rows come due, queue deadlines pass, messages are sent
 //! again, overdue workers are declared dead, old keys leave.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use futures::future::join_all;
 use gantry_core::ExecutorType;
 use gantry_runtime::Shutdown;
+use gantry_runtime::clock::{Boottime, Monotonic};
 use gantry_store::{queue, workers};
+use tokio::time::timeout;
 
 use crate::{Parts, dispatch};
 
-/// Rows touched by one statement at most.
+/// Rows touched by one statement at most; a full batch is followed by the next.
 const BATCH: i64 = 1_000;
 /// How long this process has to reach Postgres without a gap before it declares anyone dead: longer than any
 /// lease, so that an outage of the database does not look like the death of everyone.
 const TRUST: Duration = Duration::from_secs(20);
+/// A pass that took longer than this, or came later than this after the one before, is a gap.
+const GAP: Duration = Duration::from_secs(3);
+/// How long RabbitMQ may take to say how long a queue is.
+const DEPTH_WITHIN: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
-    let mut reached_since: Option<Instant> = None;
+    let mut trust = Trust::default();
     loop {
         tokio::select! {
             () = tokio::time::sleep(parts.settings.upkeep()) => {}
             () = shutdown.requested() => return,
         }
-        let trusted = reached_since.is_some_and(|since| since.elapsed() > TRUST);
-        let began = Instant::now();
-        match pass(parts, trusted).await {
-            Ok(()) => {
-                reached_since.get_or_insert(began);
-            }
-            Err(error) => {
-                reached_since = None;
-                tracing::warn!(%error, "upkeep failed, trying again");
-            }
+        if let Err(error) = pass(parts, &mut trust).await {
+            trust = Trust::default();
+            tracing::warn!(%error, "upkeep failed, trying again");
         }
+        republish_all(parts).await;
     }
 }
 
-async fn pass(parts: &Parts, trusted: bool) -> Result<(), gantry_store::Error> {
+/// Since when this process has reached Postgres without a gap, on a clock that counts suspend.
+#[derive(Default)]
+struct Trust {
+    since: Option<Duration>,
+    last: Option<Duration>,
+}
+
+impl Trust {
+    /// Postgres has just answered something that was asked at `asked`.
+    fn reached(&mut self, asked: Duration) {
+        let now = Boottime.now();
+        let gap = now.saturating_sub(asked) > GAP || self.last.is_some_and(|last| asked.saturating_sub(last) > GAP);
+        if gap {
+            self.since = None;
+        }
+        self.since.get_or_insert(now);
+        self.last = Some(now);
+    }
+
+    fn is_full(&self) -> bool {
+        self.since.is_some_and(|since| Boottime.now().saturating_sub(since) > TRUST)
+    }
+}
+
+async fn pass(parts: &Parts, trust: &mut Trust) -> Result<(), gantry_store::Error> {
     let store = &parts.store;
-    if !queue::unpark_due(store, BATCH).await?.is_empty() {
-        parts.nudge.notify_one();
-    }
-    let ended = queue::end_overdue(store, BATCH).await?;
-    if ended > 0 {
-        tracing::info!(jobs = ended, "jobs waited past their queue deadline");
-    }
-    for executor in ExecutorType::ALL {
-        republish(parts, *executor).await?;
-    }
-    if trusted {
+    // Right before the judgement: whoever beats has had the same chance to.
+    let asked = Boottime.now();
+    store.ping().await?;
+    trust.reached(asked);
+    if trust.is_full() {
         for worker in workers::mark_overdue_dead(store).await? {
             tracing::warn!(worker.id = %worker, "a worker missed its beats and is declared dead");
         }
     }
-    queue::expire_keys(store, BATCH).await?;
+    while queue::unpark_due(store, BATCH).await? > 0 {
+        parts.nudge.notify_one();
+    }
+    loop {
+        let ended = queue::end_overdue(store, BATCH).await?;
+        if ended == 0 {
+            break;
+        }
+        tracing::info!(jobs = ended, "jobs waited past their queue deadline");
+    }
+    while queue::expire_keys(store, BATCH).await? > 0 {}
     Ok(())
+}
+
+/// Looks after every executor type's messages, side by side: RabbitMQ may be slow to answer, or away.
+async fn republish_all(parts: &Parts) {
+    join_all(ExecutorType::ALL.iter().map(|executor| async move {
+        if let Err(error) = republish(parts, *executor).await {
+            tracing::warn!(%error, executor.type = %executor, "cannot publish lost work again now, trying again");
+        }
+    }))
+    .await;
 }
 
 async fn republish(parts: &Parts, executor: ExecutorType) -> Result<(), gantry_store::Error> {
     // While the depth is unknown, the queue counts as not empty: the slow pace is right either way.
-    let depth = parts.broker.ready_messages(&parts.broker.topology().jobs_queue(executor.as_str())).await;
-    let items = queue::republishable(&parts.store, executor, matches!(depth, Ok(0)), BATCH).await?;
+    let queue = parts.broker.topology().jobs_queue(executor.as_str());
+    let depth = timeout(DEPTH_WITHIN, parts.broker.ready_messages(&queue)).await;
+    let items = queue::republishable(&parts.store, executor, matches!(depth, Ok(Ok(0))), BATCH).await?;
     if !items.is_empty() {
         tracing::debug!(executor.type = %executor, jobs = items.len(), "dispatched jobs are published again");
         dispatch::publish(parts, executor, &items).await;

@@ -40,7 +40,12 @@ pub(crate) async fn apply(store: &Store, batch: &[Report], poison: &mut Vec<Pois
     }
 }
 
-async fn apply_stripped(store: &Store, report: &Report, cause: &Error, poison: &mut Vec<Poison>) -> Result<Applied, Error> {
+async fn apply_stripped(
+    store: &Store,
+    report: &Report,
+    cause: &Error,
+    poison: &mut Vec<Poison>,
+) -> Result<Applied, Error> {
     let stripped = Report { token: report.token, traceparent: None, kind: strip(&report.kind) };
     let put_aside = |reason: String| Poison { report: serde_json::to_value(report).unwrap_or_default(), reason };
     match reports::apply(store, &[stripped], &rand::random::<f64>).await {
@@ -67,13 +72,9 @@ fn strip(kind: &ReportKind) -> ReportKind {
         exited => exited.clone(),
     };
     ReportKind::Ended(Ended {
-        outcome,
         execution_id: ended.execution_id.clone().filter(|id| id.chars().count() <= 255 && !id.contains('\0')),
         run_millis: ended.run_millis,
-        startup_millis: None,
-        max_memory_usage: None,
-        cpu_usage_percent: None,
         logs_incomplete: ended.logs_incomplete,
-        metadata: Value::Null,
+        ..Ended::bare(outcome)
     })
 }

@@ -6,9 +6,9 @@ use futures::future::join_all;
 use gantry_broker::consume::{self, Consumer};
 use gantry_broker::dead_letter::Reason;
 use gantry_broker::{Delivery, Outgoing, ack_all, dead_letter};
-use gantry_core::ExecutorType;
-use gantry_core::message::{Control, Nudge, Report, Reports};
+use gantry_core::message::{Control, Ended, Nudge, Report, ReportKind, ReportedOutcome, Reports, Token};
 use gantry_core::text::sanitize_json;
+use gantry_core::{ExecutorType, Failure, FailureClass};
 use gantry_runtime::Shutdown;
 use gantry_store::events::Committed;
 use serde::Deserialize;
@@ -54,7 +54,10 @@ async fn record(
                 for value in list {
                     match decode(value) {
                         Ok(report) => reports.push(report),
-                        Err(broken) => poison.push(broken),
+                        Err(broken) => {
+                            reports.extend(salvage(&broken.report));
+                            poison.push(broken);
+                        }
                     }
                 }
                 good.push(delivery);
@@ -96,6 +99,27 @@ fn decode(mut value: Value) -> Result<Report, Poison> {
     Report::deserialize(&value).map_err(|error| Poison { report: value, reason: error.to_string() })
 }
 
+/// What must be recorded even of an end whose details this version cannot read: that the attempt is over, with its
+/// exit code. Its neighbours' slots wait for it, and its worker would send it again for ever.
+fn salvage(report: &Value) -> Option<Report> {
+    let token = Token::deserialize(report).ok()?;
+    if report.get("kind").and_then(Value::as_str) != Some("ended") {
+        return None;
+    }
+    let outcome = report.get("outcome");
+    let exit_code = outcome.and_then(|outcome| outcome.get("exit_code")).and_then(Value::as_i64);
+    let exit_code = exit_code.and_then(|code| i32::try_from(code).ok());
+    let exited = outcome.and_then(|outcome| outcome.get("outcome")).and_then(Value::as_str) == Some("exited");
+    let outcome = match exit_code {
+        Some(exit_code) if exited => ReportedOutcome::Exited { exit_code },
+        _ => {
+            let message = "the worker's report could not be read by this recorder; the dead letters have it";
+            ReportedOutcome::Failed(Failure { exit_code, ..Failure::new(FailureClass::BackendError, message) })
+        }
+    };
+    Some(Report { token, traceparent: None, kind: ReportKind::Ended(Ended::bare(outcome)) })
+}
+
 /// Applies a chunk, waiting with it in hand while Postgres is away.
 async fn apply_or_wait(
     parts: &Parts,
@@ -104,8 +128,13 @@ async fn apply_or_wait(
     poison: &mut Vec<Poison>,
 ) -> Option<gantry_store::reports::Applied> {
     loop {
-        match apply::apply(&parts.store, chunk, poison).await {
-            Ok(applied) => return Some(applied),
+        // Of its own: a try that fails half-way is tried again as a whole.
+        let mut found = Vec::new();
+        match apply::apply(&parts.store, chunk, &mut found).await {
+            Ok(applied) => {
+                poison.append(&mut found);
+                return Some(applied);
+            }
             Err(error) => tracing::warn!(%error, reports = chunk.len(), "cannot record now, trying again"),
         }
         tokio::select! {

@@ -6,6 +6,8 @@ mod config;
 mod consume;
 mod outbox;
 
+use std::time::Duration;
+
 use gantry_broker::{Broker, Publisher};
 use gantry_core::ExecutorType;
 use gantry_runtime::Shutdown;
@@ -18,6 +20,9 @@ pub use config::Config;
 /// Events that may wait between the transaction and RabbitMQ. Beyond it the recorder waits; none is lost
 /// either way, the outbox has them.
 const UNPUBLISHED: usize = 64;
+
+/// How long tasks may take to stop. Nothing is lost that is cut off: it is in Postgres, or not acked.
+const PATIENCE: Duration = Duration::from_millis(2_500);
 
 /// What the tasks share.
 #[derive(Clone)]
@@ -44,11 +49,16 @@ impl Service {
         let types: Vec<&str> = ExecutorType::ALL.iter().map(|executor| executor.as_str()).collect();
         self.parts.broker.topology().declare(&self.parts.broker, &types).await?;
         let (committed, events) = mpsc::channel::<Vec<Committed>>(UNPUBLISHED);
-        tokio::join!(
-            consume::run(&self.parts, &shutdown, committed),
-            outbox::publish_committed(&self.parts, events),
-            outbox::publish_left_over(&self.parts, &shutdown),
-        );
+        let tasks = async {
+            tokio::join!(
+                consume::run(&self.parts, &shutdown, committed),
+                outbox::publish_committed(&self.parts, events),
+                outbox::publish_left_over(&self.parts, &shutdown),
+            );
+        };
+        if !shutdown.bounded(PATIENCE, tasks).await {
+            tracing::info!("stopped with events unpublished: the outbox has them");
+        }
         Ok(())
     }
 }

@@ -12,7 +12,9 @@ fn main() -> ExitCode {
         let store = Store::new(&config.database, "gantry-recorder")?;
         let broker = Broker::connect(config.broker, "recorder").await?;
         let readiness = serve::Readiness::new();
-        readiness.watch("database", &store, |store: Store| async move { store.ping().await.map_err(|error| error.to_string()) });
+        readiness.watch("database", &store, |store: Store| async move {
+            store.ping().await.map_err(|error| error.to_string())
+        });
         readiness.watch("broker", &broker, |broker: Broker| async move {
             if broker.is_connected() { Ok(()) } else { Err("not connected".to_owned()) }
         });

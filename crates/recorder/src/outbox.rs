@@ -12,7 +12,7 @@ use crate::Parts;
 /// Events published at once at most.
 const BATCH: usize = 1_000;
 /// How old an unpublished event is before the poll takes it: its recorder had time enough.
-const LEFT_OVER_SECONDS: f64 = 2.0;
+const LEFT_OVER_SECONDS: f64 = 5.0;
 const POLL: Duration = Duration::from_secs(1);
 
 /// Publishes what transactions of this process wrote. Ends with its sender.

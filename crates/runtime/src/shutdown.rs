@@ -60,6 +60,18 @@ impl Shutdown {
         self.insisted.cancelled().await;
     }
 
+    /// Does `work`, which ends by itself when it is time to stop, but waits for that no longer than `patience`.
+    /// True if it ended by itself.
+    pub async fn bounded(&self, patience: std::time::Duration, work: impl Future<Output = ()>) -> bool {
+        tokio::select! {
+            () = work => true,
+            () = async {
+                self.requested().await;
+                tokio::time::sleep(patience).await;
+            } => false,
+        }
+    }
+
     /// A token that stops with this one, and can be stopped without it.
     pub fn child(&self) -> Self {
         Self { requested: self.requested.child_token(), insisted: self.insisted.child_token() }

@@ -94,8 +94,12 @@ pub async fn insert(store: &Store, scope: Scope, jobs: &[NewJob]) -> Result<Vec<
             let mut tx = store.begin_scoped("admission::insert", scope).await?;
             let owners = reserve_keys(&mut tx, jobs).await?;
             let decided: Vec<Inserted> = jobs.iter().map(|job| decide(job, &owners)).collect();
-            let new: Vec<&NewJob> =
-                jobs.iter().zip(&decided).filter(|(job, got)| **got == Inserted::New(job.id)).map(|(job, _)| job).collect();
+            let new: Vec<&NewJob> = jobs
+                .iter()
+                .zip(&decided)
+                .filter(|(job, got)| **got == Inserted::New(job.id))
+                .map(|(job, _)| job)
+                .collect();
             if !new.is_empty() {
                 insert_rows(&mut tx, &new).await?;
             }
@@ -118,10 +122,7 @@ fn decide(job: &NewJob, owners: &HashMap<Key, (JobId, Vec<u8>)>) -> Inserted {
 }
 
 /// Takes the keys that are free; returns for every key who has it, and for which body.
-async fn reserve_keys(
-    tx: &mut sqlx::PgConnection,
-    jobs: &[NewJob],
-) -> Result<HashMap<Key, (JobId, Vec<u8>)>> {
+async fn reserve_keys(tx: &mut sqlx::PgConnection, jobs: &[NewJob]) -> Result<HashMap<Key, (JobId, Vec<u8>)>> {
     let mut keyed: Vec<(&NewJob, &Idempotency)> =
         jobs.iter().filter_map(|job| job.idempotency.as_ref().map(|key| (job, key))).collect();
     if keyed.is_empty() {
@@ -194,8 +195,10 @@ async fn insert_rows(tx: &mut sqlx::PgConnection, jobs: &[&NewJob]) -> Result<()
         .collect();
     let priorities: Vec<i16> = jobs.iter().map(|job| job.priority).collect();
     let not_before: Vec<Option<DateTime<Utc>>> = jobs.iter().map(|job| job.not_before).collect();
-    let queue_timeouts: Vec<Option<i32>> =
-        jobs.iter().map(|job| job.queue_timeout_seconds.map(|seconds| i32::try_from(seconds).unwrap_or(i32::MAX))).collect();
+    let queue_timeouts: Vec<Option<i32>> = jobs
+        .iter()
+        .map(|job| job.queue_timeout_seconds.map(|seconds| i32::try_from(seconds).unwrap_or(i32::MAX)))
+        .collect();
     let keys: Vec<Option<String>> = jobs
         .iter()
         .map(|job| job.idempotency.as_ref().filter(|key| key.source == KeySource::Key).map(|key| key.key.clone()))

@@ -9,11 +9,12 @@ use gantry_core::message::Token;
 use gantry_core::spec::ResolvedSpec;
 use gantry_core::state::StopReason;
 use gantry_core::{HostId, JobId, WorkerId};
+use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
 
 use crate::claims::Claimed;
-use crate::error::{Result, from_json, parse};
+use crate::error::{Result, parse};
 use crate::logs::Position;
 use crate::tx::Store;
 
@@ -60,6 +61,15 @@ pub struct Started {
     pub startup: Option<Duration>,
 }
 
+/// What became of attempts whose containers were found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Over {
+    /// Over for longer than the grace.
+    pub ended: HashSet<(JobId, i32)>,
+    /// Of jobs that this database does not know.
+    pub unknown: HashSet<(JobId, i32)>,
+}
+
 /// The output of an attempt, to be stored before its end is reported.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Output {
@@ -73,15 +83,19 @@ pub struct Output {
 
 /// The attempts that the database says this worker owns.
 pub async fn owned(store: &Store, worker: WorkerId) -> Result<Vec<Owned>> {
-    let rows = sqlx::query!(
-        r#"/* attempts::owned */
+    let rows = store
+        .read(
+            "attempts::owned",
+            sqlx::query!(
+                r#"/* attempts::owned */
         select e.job_id, e.attempt, e.epoch, j.cancel_requested_at is not null as "cancel_requested!"
         from container_executions e join container_jobs j on j.id = e.job_id
         where e.worker_id = $1 and e.ended_at is null"#,
-        worker.uuid()
-    )
-    .fetch_all(store.pool())
-    .await?;
+                worker.uuid()
+            )
+            .fetch_all(store.pool()),
+        )
+        .await?;
     let owned = rows.into_iter().map(|row| Owned {
         token: Token { job: row.job_id.into(), attempt: row.attempt, epoch: row.epoch },
         cancel_requested: row.cancel_requested,
@@ -111,7 +125,8 @@ pub async fn adopt(store: &Store, worker: WorkerId, hosts: &[HostId], limit: i64
             .fetch_all(&mut *tx)
             .await?;
             tx.commit().await?;
-            let tokens = rows.into_iter().map(|row| Token { job: row.job_id.into(), attempt: row.attempt, epoch: row.epoch });
+            let tokens =
+                rows.into_iter().map(|row| Token { job: row.job_id.into(), attempt: row.attempt, epoch: row.epoch });
             Ok(tokens.collect())
         })
         .await
@@ -120,8 +135,11 @@ pub async fn adopt(store: &Store, worker: WorkerId, hosts: &[HostId], limit: i64
 /// The attempts of these tokens as they stand, for the worker that owns them; stale tokens are left out.
 pub async fn read(store: &Store, worker: WorkerId, tokens: &[Token]) -> Result<Vec<Attempt>> {
     let (jobs, attempts, epochs) = columns(tokens.iter());
-    let rows = sqlx::query!(
-        r#"/* attempts::read */
+    let rows = store
+        .read(
+            "attempts::read",
+            sqlx::query!(
+                r#"/* attempts::read */
         select e.job_id, e.attempt, e.epoch, e.tenant_id, e.executor_host_id, e.external_name, s.spec, e.execution_id,
             extract(epoch from now() - e.launch_sent_at)::float8 as launch_sent,
             extract(epoch from now() - e.started_at)::float8 as started,
@@ -133,39 +151,78 @@ pub async fn read(store: &Store, worker: WorkerId, tokens: &[Token]) -> Result<V
         join container_jobs j on j.id = e.job_id
         join container_job_specs s on s.job_id = e.job_id
         where e.worker_id = $1 and e.ended_at is null"#,
-        worker.uuid(),
-        &jobs,
-        &attempts,
-        &epochs
-    )
-    .fetch_all(store.pool())
-    .await?;
+                worker.uuid(),
+                &jobs,
+                &attempts,
+                &epochs
+            )
+            .fetch_all(store.pool()),
+        )
+        .await?;
     let ago = |seconds: f64| Duration::from_secs_f64(seconds.max(0.0));
-    rows.into_iter()
-        .map(|row| {
-            Ok(Attempt {
-                claimed: Claimed {
-                    token: Token { job: row.job_id.into(), attempt: row.attempt, epoch: row.epoch },
-                    tenant: row.tenant_id.into(),
-                    host: row.executor_host_id.into(),
-                    external_name: row.external_name,
-                    spec: from_json::<ResolvedSpec>("spec", row.spec)?,
-                },
-                execution_id: row.execution_id,
-                launch_sent: row.launch_sent.map(ago),
-                started: row.started.map(ago),
-                claimed_ago: ago(row.claimed),
-                stop_reason: row.stop_reason.as_deref().map(|reason| parse("stop_reason", reason)).transpose()?,
-                cancel_requested: row.cancel_requested,
-                log: Position {
-                    cursor: row.log_cursor,
-                    sequence: row.log_sequence,
-                    stdout_bytes: row.stdout_bytes,
-                    stderr_bytes: row.stderr_bytes,
-                },
-            })
-        })
-        .collect()
+    let mut attempts = Vec::with_capacity(rows.len());
+    for row in rows {
+        // Its neighbours go on; this one waits for a worker that can read it.
+        let Ok(spec) = ResolvedSpec::deserialize(&row.spec) else {
+            tracing::error!(job.id = %row.job_id, attempt = row.attempt, "the spec of an attempt cannot be read by this version");
+            continue;
+        };
+        attempts.push(Attempt {
+            claimed: Claimed {
+                token: Token { job: row.job_id.into(), attempt: row.attempt, epoch: row.epoch },
+                tenant: row.tenant_id.into(),
+                host: row.executor_host_id.into(),
+                external_name: row.external_name,
+                spec,
+            },
+            execution_id: row.execution_id,
+            launch_sent: row.launch_sent.map(ago),
+            started: row.started.map(ago),
+            claimed_ago: ago(row.claimed),
+            stop_reason: row.stop_reason.as_deref().map(|reason| parse("stop_reason", reason)).transpose()?,
+            cancel_requested: row.cancel_requested,
+            log: Position {
+                cursor: row.log_cursor,
+                sequence: row.log_sequence,
+                stdout_bytes: row.stdout_bytes,
+                stderr_bytes: row.stderr_bytes,
+            },
+        });
+    }
+    Ok(attempts)
+}
+
+/// Which of these attempts have been over for longer than `grace`, and which jobs are not known at all.
+pub async fn over(store: &Store, keys: &[(JobId, i32)], grace: Duration) -> Result<Over> {
+    let jobs: Vec<Uuid> = keys.iter().map(|(job, _)| job.uuid()).collect();
+    let attempts: Vec<i32> = keys.iter().map(|(_, attempt)| *attempt).collect();
+    let rows = store
+        .read(
+            "attempts::over",
+            sqlx::query!(
+                r#"/* attempts::over */
+                select t.job_id as "job_id!", t.attempt as "attempt!", j.id is null as "unknown!",
+                    coalesce(e.ended_at < now() - make_interval(secs => $3), false) as "over!"
+                from unnest($1::uuid[], $2::int[]) as t(job_id, attempt)
+                left join container_jobs j on j.id = t.job_id
+                left join container_executions e on e.job_id = t.job_id and e.attempt = t.attempt"#,
+                &jobs,
+                &attempts,
+                grace.as_secs_f64()
+            )
+            .fetch_all(store.pool()),
+        )
+        .await?;
+    let mut over = Over::default();
+    for row in rows {
+        let key = (row.job_id.into(), row.attempt);
+        if row.unknown {
+            over.unknown.insert(key);
+        } else if row.over {
+            over.ended.insert(key);
+        }
+    }
+    Ok(over)
 }
 
 /// Stores that a launch is about to be sent. Returns the tokens that still held: only those may launch.
@@ -187,7 +244,8 @@ pub async fn put_launch_sent(store: &Store, worker: WorkerId, tokens: &[Token]) 
             .fetch_all(&mut *tx)
             .await?;
             tx.commit().await?;
-            let tokens = rows.into_iter().map(|row| Token { job: row.job_id.into(), attempt: row.attempt, epoch: row.epoch });
+            let tokens =
+                rows.into_iter().map(|row| Token { job: row.job_id.into(), attempt: row.attempt, epoch: row.epoch });
             Ok(tokens.collect())
         })
         .await
@@ -239,11 +297,7 @@ pub async fn put_started(store: &Store, worker: WorkerId, started: &[Started]) -
 }
 
 /// Commits why containers are about to be stopped. Returns the tokens that still held; an earlier reason stays.
-pub async fn put_stop_reason(
-    store: &Store,
-    worker: WorkerId,
-    stops: &[(Token, StopReason)],
-) -> Result<HashSet<Token>> {
+pub async fn put_stop_reason(store: &Store, worker: WorkerId, stops: &[(Token, StopReason)]) -> Result<HashSet<Token>> {
     let (jobs, attempts, epochs) = columns(stops.iter().map(|(token, _)| token));
     let reasons: Vec<String> = stops.iter().map(|(_, reason)| reason.to_string()).collect();
     store
@@ -263,7 +317,8 @@ pub async fn put_stop_reason(
             .fetch_all(&mut *tx)
             .await?;
             tx.commit().await?;
-            let tokens = rows.into_iter().map(|row| Token { job: row.job_id.into(), attempt: row.attempt, epoch: row.epoch });
+            let tokens =
+                rows.into_iter().map(|row| Token { job: row.job_id.into(), attempt: row.attempt, epoch: row.epoch });
             Ok(tokens.collect())
         })
         .await
@@ -307,15 +362,19 @@ pub async fn put_outputs(store: &Store, worker: WorkerId, outputs: &[Arc<Output>
 
 /// The attempts of other workers' that nobody alive can take: (job, attempt) on hosts that no live worker serves.
 pub async fn unowned(store: &Store) -> Result<Vec<(JobId, i32)>> {
-    let rows = sqlx::query!(
-        "/* attempts::unowned */
+    let rows = store
+        .read(
+            "attempts::unowned",
+            sqlx::query!(
+                "/* attempts::unowned */
         select e.job_id, e.attempt from container_executions e join workers w on w.id = e.worker_id
         where e.ended_at is null and w.state <> 'alive' and not exists (
             select 1 from worker_hosts wh join workers l on l.id = wh.worker_id
             where wh.executor_host_id = e.executor_host_id and wh.healthy and l.state = 'alive')"
-    )
-    .fetch_all(store.pool())
-    .await?;
+            )
+            .fetch_all(store.pool()),
+        )
+        .await?;
     Ok(rows.into_iter().map(|row| (row.job_id.into(), row.attempt)).collect())
 }
 

@@ -8,9 +8,7 @@ use gantry_core::message::{Token, WorkItem};
 use gantry_core::placement::{self, Candidate, Slots, Unplaced};
 use gantry_core::spec::ResolvedSpec;
 use gantry_core::state::{self, Event, Next};
-use gantry_core::{
-    ExecutorType, Failure, FailureClass, FleetId, HostId, JobId, Status, TenantId, WorkerId, naming,
-};
+use gantry_core::{ExecutorType, Failure, FailureClass, FleetId, HostId, JobId, Status, TenantId, WorkerId, naming};
 use rust_decimal::Decimal;
 use serde::Deserialize;
 use uuid::Uuid;
@@ -154,11 +152,17 @@ async fn lock_jobs(tx: &mut sqlx::PgConnection, items: &[WorkItem]) -> Result<Ve
 }
 
 /// The specs of the placed jobs, in their order. A spec that this version cannot read ends its job alone.
-async fn read_specs(tx: &mut sqlx::PgConnection, placed: &mut Vec<(Candidate, i32, HostId)>) -> Result<Vec<ResolvedSpec>> {
+async fn read_specs(
+    tx: &mut sqlx::PgConnection,
+    placed: &mut Vec<(Candidate, i32, HostId)>,
+) -> Result<Vec<ResolvedSpec>> {
     let ids: Vec<Uuid> = placed.iter().map(|(candidate, ..)| candidate.id.uuid()).collect();
-    let rows = sqlx::query!("/* claims::read_specs */ select job_id, spec from container_job_specs where job_id = any($1)", &ids)
-        .fetch_all(&mut *tx)
-        .await?;
+    let rows = sqlx::query!(
+        "/* claims::read_specs */ select job_id, spec from container_job_specs where job_id = any($1)",
+        &ids
+    )
+    .fetch_all(&mut *tx)
+    .await?;
     let mut specs = HashMap::with_capacity(rows.len());
     for row in rows {
         if let Ok(spec) = ResolvedSpec::deserialize(row.spec) {
@@ -182,7 +186,8 @@ async fn end_unreadable(tx: &mut sqlx::PgConnection, ids: &[Uuid]) -> Result<()>
     )
     .fetch_all(&mut *tx)
     .await?;
-    let failure = Failure::new(FailureClass::InvalidSpec, "the stored spec cannot be read by this version of the worker");
+    let failure =
+        Failure::new(FailureClass::InvalidSpec, "the stored spec cannot be read by this version of the worker");
     let mut ended = Vec::with_capacity(rows.len());
     for row in rows {
         let waiting = Waiting {
@@ -251,13 +256,14 @@ async fn take(
     )
     .execute(&mut *tx)
     .await?;
-    let claimed = placed.iter().zip(names).zip(specs).map(|(((candidate, attempt, host), external_name), spec)| Claimed {
-        token: Token { job: candidate.id, attempt: *attempt, epoch: 1 },
-        tenant: candidate.tenant,
-        host: *host,
-        external_name,
-        spec,
-    });
+    let claimed =
+        placed.iter().zip(names).zip(specs).map(|(((candidate, attempt, host), external_name), spec)| Claimed {
+            token: Token { job: candidate.id, attempt: *attempt, epoch: 1 },
+            tenant: candidate.tenant,
+            host: *host,
+            external_name,
+            spec,
+        });
     Ok(claimed.collect())
 }
 

@@ -60,27 +60,23 @@ impl Error {
         matches!(self.sqlstate().as_deref(), Some("40001" | "40P01"))
     }
 
-    /// Whether waiting may help: Postgres is away, restarting, overloaded, or a lock was not to be had.
-    /// Everything else is about the statement or its data, and the same again would fail the same.
+    /// Whether waiting may help. Only what is about the data itself is final: class 21 (cardinality), 22 (data),
+    /// 23 (integrity), 54 (limits), and values that cannot be encoded or decoded. Everything else, a server that
+    /// is read-only, restarting or not yet migrated included, may be over in a moment, and nothing that waits is lost.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Database { source: sqlx::Error::Database(_), .. } => {
-                // 08 connection, 40 rollback, 53 resources, 55P03 lock timeout, 57 operator (shutdown, statement
-                // timeout), 25P03 idle in transaction, 58 system.
                 let state = self.sqlstate().unwrap_or_default();
-                ["08", "40", "53", "57", "58"].iter().any(|class| state.starts_with(class))
-                    || state == "55P03"
-                    || state == "25P03"
+                !["21", "22", "23", "54"].iter().any(|class| state.starts_with(class))
             }
-            Self::Database { source, .. } => matches!(
+            Self::Database { source, .. } => !matches!(
                 source,
-                sqlx::Error::Io(_)
-                    | sqlx::Error::Tls(_)
-                    | sqlx::Error::Protocol(_)
-                    | sqlx::Error::PoolTimedOut
-                    | sqlx::Error::PoolClosed
-                    | sqlx::Error::WorkerCrashed
-                    | sqlx::Error::BeginFailed
+                sqlx::Error::Encode(_)
+                    | sqlx::Error::Decode(_)
+                    | sqlx::Error::ColumnDecode { .. }
+                    | sqlx::Error::RowNotFound
+                    | sqlx::Error::TypeNotFound { .. }
+                    | sqlx::Error::Configuration(_)
             ),
             Self::NotAlive(_) | Self::Corrupt { .. } | Self::Migration(_) => false,
         }

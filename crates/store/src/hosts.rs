@@ -132,14 +132,18 @@ pub struct ServedHost {
 
 /// Every host of an executor type, whatever its state: attempts may still run there.
 pub async fn of_type(store: &Store, executor: ExecutorType) -> Result<Vec<ServedHost>> {
-    let rows = sqlx::query!(
-        "/* hosts::of_type */
+    let rows = store
+        .read(
+            "hosts::of_type",
+            sqlx::query!(
+                "/* hosts::of_type */
         select id, name, connection_config, executor_config, engine_identity from executor_hosts
         where executor_type = $1::text::executor_type order by id",
-        executor.as_str()
-    )
-    .fetch_all(store.pool())
-    .await?;
+                executor.as_str()
+            )
+            .fetch_all(store.pool()),
+        )
+        .await?;
     let served = rows.into_iter().map(|row| ServedHost {
         host: Host {
             id: row.id.into(),
@@ -155,14 +159,19 @@ pub async fn of_type(store: &Store, executor: ExecutorType) -> Result<Vec<Served
 
 /// Stores the engine's identity if none is stored yet, and returns the one that is.
 pub async fn identify(store: &Store, host: HostId, identity: &str) -> Result<String> {
-    let row = store.single("hosts::identify", sqlx::query!(
-        r#"/* hosts::identify */
+    let row = store
+        .single(
+            "hosts::identify",
+            sqlx::query!(
+                r#"/* hosts::identify */
         update executor_hosts set engine_identity = coalesce(engine_identity, $2) where id = $1
         returning engine_identity as "engine_identity!""#,
-        host.uuid(),
-        identity
-    )
-    .fetch_one(store.pool())).await?;
+                host.uuid(),
+                identity
+            )
+            .fetch_one(store.pool()),
+        )
+        .await?;
     Ok(row.engine_identity)
 }
 

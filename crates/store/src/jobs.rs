@@ -175,7 +175,9 @@ async fn select(store: &Store, scope: Scope, id: Option<JobId>, filter: &Filter)
     .fetch_all(&mut *tx)
     .await?;
     // Only a job that is neither parked nor dispatched has a reason that must be found out.
-    let in_line = |row: &Status, reason: &Option<String>, dispatched: bool| *row == Status::Pending && reason.is_none() && !dispatched;
+    let in_line = |row: &Status, reason: &Option<String>, dispatched: bool| {
+        *row == Status::Pending && reason.is_none() && !dispatched
+    };
     let mut views = Vec::with_capacity(rows.len());
     let mut unexplained = Vec::new();
     for row in rows {
@@ -191,7 +193,11 @@ async fn select(store: &Store, scope: Scope, id: Option<JobId>, filter: &Filter)
             name: row.name,
             status,
             executor_type: parse("executor_type", &row.executor_type)?,
-            preferred_executor: row.preferred_executor.as_deref().map(|e| parse("preferred_executor", e)).transpose()?,
+            preferred_executor: row
+                .preferred_executor
+                .as_deref()
+                .map(|e| parse("preferred_executor", e))
+                .transpose()?,
             host: row.executor_host_id.map(Into::into),
             host_name: row.host_name,
             routing_reason: row.routing_reason,
@@ -259,7 +265,11 @@ async fn places(tx: &mut sqlx::PgConnection) -> Result<HashMap<(Option<TenantId>
         .collect()
 }
 
-fn explain(places: &HashMap<(Option<TenantId>, ExecutorType), Place>, tenant: TenantId, executor: ExecutorType) -> WaitingReason {
+fn explain(
+    places: &HashMap<(Option<TenantId>, ExecutorType), Place>,
+    tenant: TenantId,
+    executor: ExecutorType,
+) -> WaitingReason {
     let both = [None, Some(tenant)].map(|owner| places.get(&(owner, executor)).copied().unwrap_or_default());
     let sum = |of: fn(&Place) -> i64| both.iter().map(of).sum::<i64>();
     if sum(|p| p.hosts) == 0 {

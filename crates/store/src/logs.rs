@@ -172,7 +172,7 @@ pub async fn read(store: &Store, scope: Scope, job: JobId, after: (i32, i32), li
 /// The stored beginning and end of each stream, about `max_bytes` each: for the excerpts of an attempt whose log
 /// is no longer in memory.
 pub async fn ends(store: &Store, token: Token, max_bytes: i64) -> Result<(Vec<u8>, Vec<u8>)> {
-    let rows = sqlx::query!(
+    let rows = store.read("logs::ends", sqlx::query!(
         r#"/* logs::ends */
         select c.stream::text as "stream!", c.data from container_log_chunks c
         join container_executions e on e.job_id = c.job_id and e.attempt = c.attempt
@@ -182,9 +182,7 @@ pub async fn ends(store: &Store, token: Token, max_bytes: i64) -> Result<(Vec<u8
         token.job.uuid(),
         token.attempt,
         max_bytes
-    )
-    .fetch_all(store.pool())
-    .await?;
+    ).fetch_all(store.pool())).await?;
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     for row in rows {
         match parse("stream", &row.stream)? {

@@ -265,7 +265,10 @@ async fn read_policies(tx: &mut sqlx::PgConnection, reports: &[Report]) -> Resul
     .fetch_all(&mut *tx)
     .await?;
     // A policy that this version cannot read is no policy: the job ends with its first failure.
-    Ok(rows.into_iter().map(|row| (row.job_id.into(), retry::Policy::deserialize(row.policy).unwrap_or_default())).collect())
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.job_id.into(), retry::Policy::deserialize(row.policy).unwrap_or_default()))
+        .collect())
 }
 
 async fn write_ends(tx: &mut sqlx::PgConnection, decisions: &[Decision<'_>]) -> Result<()> {
@@ -289,10 +292,12 @@ async fn write_ends(tx: &mut sqlx::PgConnection, decisions: &[Decision<'_>]) -> 
             })
         })
         .collect();
-    let delays: Vec<Option<f64>> = ends.iter().map(|(.., retry)| retry.as_ref().map(|r| r.delay.as_secs_f64())).collect();
+    let delays: Vec<Option<f64>> =
+        ends.iter().map(|(.., retry)| retry.as_ref().map(|r| r.delay.as_secs_f64())).collect();
     let codes: Vec<Option<i32>> = decisions.iter().map(exit_code).collect();
     let executions: Vec<Option<String>> = decisions.iter().map(|d| d.ended.execution_id.clone()).collect();
-    let run: Vec<Option<i64>> = decisions.iter().map(|d| d.ended.run_millis.and_then(|ms| i64::try_from(ms).ok())).collect();
+    let run: Vec<Option<i64>> =
+        decisions.iter().map(|d| d.ended.run_millis.and_then(|ms| i64::try_from(ms).ok())).collect();
     let memory: Vec<Option<i64>> =
         decisions.iter().map(|d| d.ended.max_memory_usage.and_then(|bytes| i64::try_from(bytes).ok())).collect();
     let cpu: Vec<Option<f64>> = decisions.iter().map(|d| d.ended.cpu_usage_percent).collect();

@@ -136,26 +136,34 @@ pub async fn projects(
 
 /// Stores an environment template, or replaces the text of the one of this name.
 pub async fn put_environment(store: &Store, tenant: TenantId, name: &str, text: &str, created_by: &str) -> Result<()> {
-    store.single("templates::put_environment", sqlx::query!(
-        "/* templates::put_environment */
+    store
+        .single(
+            "templates::put_environment",
+            sqlx::query!(
+                "/* templates::put_environment */
         insert into environment_variable_templates (id, tenant_id, name, environment_variables_text, created_by)
         values ($1, $2, $3, $4, $5)
         on conflict (tenant_id, name) do update set environment_variables_text = excluded.environment_variables_text",
-        TemplateId::new().uuid(),
-        tenant.uuid(),
-        name,
-        text,
-        created_by
-    )
-    .execute(store.pool())).await?;
+                TemplateId::new().uuid(),
+                tenant.uuid(),
+                name,
+                text,
+                created_by
+            )
+            .execute(store.pool()),
+        )
+        .await?;
     Ok(())
 }
 
 /// Stores a container template, or replaces the one of this name. Jobs keep the spec that they were made with.
 pub async fn put(store: &Store, template: &NewTemplate<'_>) -> Result<()> {
     let supported: Vec<String> = template.supported_executors.iter().map(|e| e.as_str().to_owned()).collect();
-    store.single("templates::put", sqlx::query!(
-        "/* templates::put */
+    store
+        .single(
+            "templates::put",
+            sqlx::query!(
+                "/* templates::put */
         insert into container_templates (id, tenant_id, name, description, docker_image, command,
             environment_variables_text, environment_template, timeout_seconds, supported_executors, created_by)
         values ($1, $2, $3, $4, $5, $6, $7,
@@ -166,18 +174,20 @@ pub async fn put(store: &Store, template: &NewTemplate<'_>) -> Result<()> {
             environment_variables_text = excluded.environment_variables_text,
             environment_template = excluded.environment_template, timeout_seconds = excluded.timeout_seconds,
             supported_executors = excluded.supported_executors",
-        TemplateId::new().uuid(),
-        template.tenant.uuid(),
-        template.name,
-        template.description,
-        template.image,
-        template.command,
-        template.environment_text,
-        template.environment_template,
-        template.timeout_seconds,
-        &supported,
-        template.created_by
-    )
-    .execute(store.pool())).await?;
+                TemplateId::new().uuid(),
+                template.tenant.uuid(),
+                template.name,
+                template.description,
+                template.image,
+                template.command,
+                template.environment_text,
+                template.environment_template,
+                template.timeout_seconds,
+                &supported,
+                template.created_by
+            )
+            .execute(store.pool()),
+        )
+        .await?;
     Ok(())
 }

@@ -29,7 +29,9 @@ impl Principal {
 
 /// The fleet of this database.
 pub async fn fleet(store: &Store) -> Result<FleetId> {
-    let row = sqlx::query!("/* tenants::fleet */ select id from fleet").fetch_one(store.pool()).await?;
+    let row = store
+        .read("tenants::fleet", sqlx::query!("/* tenants::fleet */ select id from fleet").fetch_one(store.pool()))
+        .await?;
     Ok(row.id.into())
 }
 
@@ -40,13 +42,11 @@ pub fn hash_key(key: &str) -> [u8; 32] {
 
 /// Whose key this is; none if it is unknown or revoked. The lookup is by hash, so its timing tells nothing.
 pub async fn authenticate(store: &Store, key: &str) -> Result<Option<Principal>> {
-    let row = sqlx::query!(
+    let row = store.read("tenants::authenticate", sqlx::query!(
         r#"/* tenants::authenticate */ select key_id as "key_id!", tenant_id as "tenant_id!", is_operator as "is_operator!"
            from gantry_authenticate($1)"#,
         &hash_key(key)[..]
-    )
-    .fetch_optional(store.pool())
-    .await?;
+    ).fetch_optional(store.pool())).await?;
     Ok(row.map(|row| Principal { key: row.key_id.into(), tenant: row.tenant_id.into(), operator: row.is_operator }))
 }
 

@@ -12,11 +12,21 @@ use serde::Deserialize;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
 
+use tokio::time::timeout;
+
 use crate::error::{Error, Result};
 
 /// How long a statement, a lock or an idle transaction may last: below a third of a lease's time to live, so
 /// that a frozen client holds nothing for long.
 pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long this side waits for a transaction or a statement. Postgres ends them sooner; this is for a server
+/// that vanished without closing its connections.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
+
+fn silent() -> Error {
+    sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()).into()
+}
 
 /// Where Postgres is and how a process uses it.
 #[derive(Clone, Debug, Deserialize)]
@@ -96,14 +106,19 @@ impl Store {
 
     /// Runs `step`, again if it lost against another transaction (serialization failure, deadlock). `step`
     /// opens its own transaction with one of the `begin` functions and commits it; it publishes nothing.
-    pub(crate) async fn run<T, F, Fut>(&self, operation: &'static str, step: F) -> Result<T>
+    pub(crate) async fn run<T, F, Fut>(&self, operation: &'static str, mut step: F) -> Result<T>
     where
         F: FnMut() -> Fut,
         Fut: Future<Output = Result<T>>,
     {
         let pauses =
             ExponentialBuilder::default().with_min_delay(Duration::from_millis(5)).with_jitter().with_max_times(5);
-        step.retry(pauses)
+        let bounded = || {
+            let step = step();
+            async { timeout(CLIENT_TIMEOUT, step).await.unwrap_or_else(|_| Err(silent())) }
+        };
+        bounded
+            .retry(pauses)
             .when(Error::is_conflict)
             .notify(|error, _| tracing::debug!(db.operation = operation, %error, "the transaction is run again"))
             .await
@@ -120,17 +135,19 @@ impl Store {
     pub(crate) async fn begin_scoped(&self, operation: &'static str, scope: Scope) -> Result<Tx> {
         let Scope::Tenant { id, operator } = scope else { return self.begin(operation).await };
         let operator = if operator { "on" } else { "off" };
-        let begin = format!("{}; set local gantry.tenant = '{id}'; set local gantry.operator = '{operator}'", self.begin);
+        let begin =
+            format!("{}; set local gantry.tenant = '{id}'; set local gantry.operator = '{operator}'", self.begin);
         let inner = self.pool.begin_with(AssertSqlSafe(begin)).await?;
         Ok(Tx { inner, operation })
     }
 
     /// A transaction of a worker: it begins with the worker's own row, locked so that nobody can declare the
-    /// worker dead before the transaction ends.
+    /// worker dead before the transaction ends. `KEY SHARE` is enough for that, because whoever ends a worker
+    /// locks its row `FOR UPDATE`; and it lets the beat, an ordinary update, pass the busiest worker's writes.
     pub(crate) async fn begin_as(&self, operation: &'static str, worker: WorkerId) -> Result<Tx> {
         let mut tx = self.begin(operation).await?;
         let alive = sqlx::query!(
-            "/* tx::begin_as */ select 1 as one from workers where id = $1 and state = 'alive' for share",
+            "/* tx::begin_as */ select 1 as one from workers where id = $1 and state = 'alive' for key share",
             worker.uuid()
         )
         .fetch_optional(&mut *tx)
@@ -147,7 +164,17 @@ impl Store {
         operation: &'static str,
         statement: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T> {
-        gantry_failpoint::around("commit", operation, statement).await.map_err(|error| Error::from(error).during(operation))
+        gantry_failpoint::around("commit", operation, self.read(operation, statement)).await
+    }
+
+    /// A statement that only reads.
+    pub(crate) async fn read<T>(
+        &self,
+        operation: &'static str,
+        statement: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T> {
+        let answered = timeout(CLIENT_TIMEOUT, statement).await.map_err(|_| silent().during(operation))?;
+        answered.map_err(|error| Error::from(error).during(operation))
     }
 }
 

@@ -38,18 +38,23 @@ pub struct HostCheck {
 
 /// Registers a worker as alive.
 pub async fn register(store: &Store, worker: &NewWorker<'_>) -> Result<()> {
-    store.single("workers::register", sqlx::query!(
-        "/* workers::register */
+    store
+        .single(
+            "workers::register",
+            sqlx::query!(
+                "/* workers::register */
         insert into workers (id, executor_type, name, version, reads_version, lease_seconds)
         values ($1, $2::text::executor_type, $3, $4, $5, $6)",
-        worker.id.uuid(),
-        worker.executor_type.as_str(),
-        worker.name,
-        worker.version,
-        worker.reads_version,
-        worker.lease_seconds
-    )
-    .execute(store.pool())).await?;
+                worker.id.uuid(),
+                worker.executor_type.as_str(),
+                worker.name,
+                worker.version,
+                worker.reads_version,
+                worker.lease_seconds
+            )
+            .execute(store.pool()),
+        )
+        .await?;
     Ok(())
 }
 
@@ -70,29 +75,44 @@ pub async fn beat(store: &Store, worker: WorkerId) -> Result<()> {
         .await
 }
 
-/// The worker's last write: its attempts may be taken at once.
+/// The worker's last write: its attempts may be taken at once. Waits for writes of its own that are still open.
 pub async fn hand_over(store: &Store, worker: WorkerId) -> Result<()> {
-    store.single("workers::hand_over", sqlx::query!(
-        "/* workers::hand_over */ update workers set state = 'handed_over', ended_at = now() where id = $1 and state = 'alive'",
-        worker.uuid()
-    )
-    .execute(store.pool())).await?;
-    Ok(())
+    store
+        .run("workers::hand_over", || async {
+            let mut tx = store.begin("workers::hand_over").await?;
+            sqlx::query!("/* workers::hand_over */ select id from workers where id = $1 for update", worker.uuid())
+                .fetch_optional(&mut *tx)
+                .await?;
+            sqlx::query!(
+                "/* workers::hand_over */
+                update workers set state = 'handed_over', ended_at = now() where id = $1 and state = 'alive'",
+                worker.uuid()
+            )
+            .execute(&mut *tx)
+            .await?;
+            tx.commit().await
+        })
+        .await
 }
 
 /// Declares every overdue worker dead; returns them. The caller has itself reached Postgres without a gap
 /// for a whole lease: else an outage of the database would make everyone declare everyone dead.
 pub async fn mark_overdue_dead(store: &Store) -> Result<Vec<WorkerId>> {
-    let rows = store.single("workers::mark_overdue_dead", sqlx::query!(
-        "/* workers::mark_overdue_dead */
+    let rows = store
+        .single(
+            "workers::mark_overdue_dead",
+            sqlx::query!(
+                "/* workers::mark_overdue_dead */
         update workers set state = 'dead', ended_at = now()
         where id in (
             select id from workers where state = 'alive' and last_beat_at < now() - make_interval(secs => lease_seconds)
             for update skip locked)
           and state = 'alive'
         returning id"
-    )
-    .fetch_all(store.pool())).await?;
+            )
+            .fetch_all(store.pool()),
+        )
+        .await?;
     Ok(rows.into_iter().map(|row| row.id.into()).collect())
 }
 

@@ -64,7 +64,10 @@ fn lines(heads: &[&str]) -> usize {
 #[test]
 fn the_migration_is_understood_by_this_test() {
     let tables = tables();
-    assert!(lines(&["create table "]) == tables.len() && tables.iter().all(|(_, columns)| columns.len() >= 3), "{tables:#?}");
+    assert!(
+        lines(&["create table "]) == tables.len() && tables.iter().all(|(_, columns)| columns.len() >= 3),
+        "{tables:#?}"
+    );
     let enums = enums();
     assert!(lines(&["create type "]) == enums.len() && enums.iter().all(|(_, labels)| labels.len() >= 2), "{enums:#?}");
     assert_eq!(lines(&["create index ", "create unique index "]), indexes().len());
@@ -73,9 +76,13 @@ fn the_migration_is_understood_by_this_test() {
 #[test]
 fn every_table_has_a_section_that_names_all_of_its_columns() {
     for (table, columns) in tables() {
-        let section = section(table).unwrap_or_else(|| panic!("there is no section `### \\`{table}\\`` in docs/DATA_MODEL.md"));
+        let section =
+            section(table).unwrap_or_else(|| panic!("there is no section `### \\`{table}\\`` in docs/DATA_MODEL.md"));
         for column in columns {
-            assert!(section.contains(&format!("`{column}`")), "the section of `{table}` does not name its column `{column}`");
+            assert!(
+                section.contains(&format!("`{column}`")),
+                "the section of `{table}` does not name its column `{column}`"
+            );
         }
     }
 }
@@ -104,5 +111,20 @@ fn only_tables_that_exist_have_a_section() {
     let headings = DOCUMENT.lines().filter_map(|line| line.strip_prefix("### `")?.split('`').next());
     for heading in headings {
         assert!(known.contains(heading), "docs/DATA_MODEL.md has a section for `{heading}`, which is no table");
+    }
+}
+
+#[test]
+fn every_statement_that_is_named_exists() {
+    let sources = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let spans = DOCUMENT.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
+    for (module, function) in spans.filter_map(|span| span.split_once("::")) {
+        // Other paths, such as `state::next`, are of other crates.
+        let Ok(source) = std::fs::read_to_string(sources.join(module).with_extension("rs")) else { continue };
+        let exists = function == "*" || source.contains(&format!("fn {function}("));
+        assert!(
+            exists,
+            "docs/DATA_MODEL.md names `{module}::{function}`, which is not in crates/store/src/{module}.rs"
+        );
     }
 }

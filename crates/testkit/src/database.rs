@@ -36,6 +36,10 @@ impl TestDb {
             .await
             .expect("a database can be copied from the template");
         connection.close().await.expect("the connection to the test server is open");
+        // The copy would be the same fleet as every other one, and they share the test's engine.
+        let mut own = PgConnection::connect(database_url(&server, &name).as_str()).await.expect("the copy can be used");
+        run(&mut own, "UPDATE fleet SET id = gen_random_uuid()".to_owned()).await.expect("a fleet of its own");
+        own.close().await.expect("the connection to the database is open");
         Self { server, name }
     }
 

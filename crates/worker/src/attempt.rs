@@ -1,5 +1,5 @@
 //! One attempt from its claim to a running container: prepare, launch, and what became of a launch whose answer
-//! was lost.
+//! was lost. A loop of two steps, *launch* and *find*, that ends with a watched container or a reported end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,66 +17,89 @@ use crate::log::LogTail;
 use crate::registry::Run;
 use crate::watch::Watched;
 
-/// Pauses between two questions about an unknown launch.
+/// Pauses between two questions about an unknown launch, and before a launch is repeated.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(15);
 
-/// Where an attempt stands when this worker takes it up.
-#[derive(Debug)]
+/// Where an attempt stands. Times are on the lease's clock.
 struct Stand {
-    /// When its launch must have succeeded, on the lease's clock.
+    /// When its container must run.
     launch_deadline: Duration,
-    /// How long ago a launch may have been sent by somebody; none if certainly none was.
+    /// When a launch may first have been sent by somebody; none if certainly none was. Before the clock's zero, zero.
     launch_sent: Option<Duration>,
-    /// Whether its container was seen: then its absence means that it is lost.
+    /// How long before `launch_sent` counts from: the part that a clock younger than the attempt cannot show.
+    launch_sent_ago: Duration,
+    /// Whether its container was seen to run: then its absence means that it is lost.
     was_seen: bool,
-    /// How long ago it was seen running.
-    started: Option<Duration>,
+    /// When it must have ended, if its start is stored.
+    run_deadline: Option<Duration>,
     stop: Option<StopReason>,
     log: Position,
+    prepared: bool,
+    /// Why the last launch was refused.
+    refused: Option<Failure>,
+    pause: Duration,
+    /// What the backend said so far.
+    said: String,
+}
+
+/// What to do next.
+enum Step {
+    Launch,
+    Find,
+    /// It is watched, ended, or somebody else's.
+    Done,
+}
+
+impl Stand {
+    fn new(launch_deadline: Duration, log: Position) -> Self {
+        Self {
+            launch_deadline,
+            launch_sent: None,
+            launch_sent_ago: Duration::ZERO,
+            was_seen: false,
+            run_deadline: None,
+            stop: None,
+            log,
+            prepared: false,
+            refused: None,
+            pause: ASK_AGAIN,
+            said: String::new(),
+        }
+    }
 }
 
 /// Launches a job that was just claimed.
 pub(crate) fn start(engine: &Arc<Engine>, run: Arc<Run>) {
-    let stand = Stand {
-        launch_deadline: engine.lease.now() + engine.settings.launch_timeout(),
-        launch_sent: None,
-        was_seen: false,
-        started: None,
-        stop: None,
-        log: Position::default(),
-    };
-    let span = span(&run);
-    let shared = engine.clone();
-    engine.spawn(async move { prepare_and_launch(&shared, run, stand, String::new()).await }.instrument(span));
+    let deadline = engine.lease.now() + engine.settings.launch_timeout();
+    spawn(engine, run, Stand::new(deadline, Position::default()), Step::Launch);
 }
 
 /// Goes on with an attempt that was adopted, or whose claim's answer was lost.
 pub(crate) fn resume(engine: &Arc<Engine>, run: Arc<Run>, attempt: Attempt) {
+    // What is left of each time is fixed now: the clock may be younger than the attempt, and finding may take long.
     let now = engine.lease.now();
+    let timeout = Duration::from_secs(run.spec.timeout_seconds().into());
+    let launch_deadline = now + engine.settings.launch_timeout().saturating_sub(attempt.claimed_ago);
     let stand = Stand {
-        launch_deadline: (now + engine.settings.launch_timeout()).saturating_sub(attempt.claimed_ago),
-        launch_sent: attempt.launch_sent,
+        launch_sent: attempt.launch_sent.map(|_| now),
+        launch_sent_ago: attempt.launch_sent.unwrap_or_default(),
         was_seen: attempt.started.is_some() || attempt.execution_id.is_some(),
-        started: attempt.started,
+        run_deadline: attempt.started.map(|ago| now + timeout.saturating_sub(ago)),
         stop: attempt.stop_reason,
-        log: attempt.log,
+        ..Stand::new(launch_deadline, attempt.log)
     };
     if attempt.cancel_requested {
         run.cancel.cancel();
     }
+    let step = if stand.launch_sent.is_some() { Step::Find } else { Step::Launch };
+    spawn(engine, run, stand, step);
+}
+
+fn spawn(engine: &Arc<Engine>, run: Arc<Run>, stand: Stand, step: Step) {
     let span = span(&run);
     let shared = engine.clone();
-    engine.spawn(
-        async move {
-            match stand.launch_sent {
-                None if stand.stop.is_some() => give_up(&shared, &run, stand.stop).await,
-                None => prepare_and_launch(&shared, run, stand, String::new()).await,
-                Some(_) => find(&shared, run, stand, String::new()).await,
-            }
-        }
-        .instrument(span),
-    );
+    engine.spawn(async move { drive(&shared, &run, stand, step).await }.instrument(span));
 }
 
 fn span(run: &Run) -> tracing::Span {
@@ -89,41 +112,63 @@ fn span(run: &Run) -> tracing::Span {
     span
 }
 
-async fn prepare_and_launch(engine: &Arc<Engine>, run: Arc<Run>, stand: Stand, mut said: String) {
-    if let Err(failure) = engine.executor.validate(&run.host, &run.spec) {
-        return finish::never_ran(engine, &run, failure, said).await;
+async fn drive(engine: &Arc<Engine>, run: &Arc<Run>, mut stand: Stand, mut step: Step) {
+    loop {
+        // Nothing is sent any more: whoever adopts the attempt goes on with it.
+        if engine.draining.is_cancelled() {
+            return;
+        }
+        step = match step {
+            Step::Launch => launch(engine, run, &mut stand).await,
+            Step::Find => find(engine, run, &mut stand).await,
+            Step::Done => return,
+        };
     }
-    let left = stand.launch_deadline.saturating_sub(engine.lease.now());
-    tokio::select! {
-        biased;
-        () = run.cancel.cancelled() => return give_up(engine, &run, Some(StopReason::Cancel)).await,
-        // Nothing was sent: whoever adopts the attempt prepares it again.
-        () = engine.draining.cancelled() => return,
-        () = tokio::time::sleep(left) => return give_up(engine, &run, Some(StopReason::LaunchDeadline)).await,
-        prepared = engine.executor.prepare(&run.host, &run.spec) => match prepared {
-            Ok(more) => said.push_str(&more),
-            Err(failure) => return finish::never_ran(engine, &run, failure, said).await,
-        },
-    }
-    launch(engine, run, stand, said).await;
 }
 
-async fn launch(engine: &Arc<Engine>, run: Arc<Run>, mut stand: Stand, mut said: String) {
-    let Some(places) = engine.hosts.launches(run.host.id) else { return };
+/// Why the attempt must not be launched any more.
+fn unwanted(engine: &Engine, run: &Run, stand: &Stand) -> Option<StopReason> {
+    let cancelled = run.cancel.is_cancelled().then_some(StopReason::Cancel);
+    let late = (engine.lease.now() >= stand.launch_deadline).then_some(StopReason::LaunchDeadline);
+    stand.stop.or(cancelled).or(late)
+}
+
+async fn launch(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step {
+    if let Some(reason) = unwanted(engine, run, stand) {
+        return match stand.launch_sent {
+            None => give_up(engine, run, reason).await,
+            // There may be a container: it is found and stopped.
+            Some(_) => {
+                stand.stop = Some(reason);
+                Step::Find
+            }
+        };
+    }
+    if !stand.prepared
+        && let Some(step) = prepare(engine, run, stand).await
+    {
+        return step;
+    }
+    let Some(places) = engine.hosts.launches(run.host.id) else { return Step::Done };
     let place = tokio::select! {
         biased;
-        () = engine.draining.cancelled() => return,
+        () = engine.draining.cancelled() => return Step::Done,
         place = places.acquire_owned() => place,
     };
-    if run.cancel.is_cancelled() && stand.launch_sent.is_none() {
-        return give_up(engine, &run, Some(StopReason::Cancel)).await;
+    // From here on a hand-over waits for this launch.
+    let in_flight = engine.requests.token();
+    if engine.draining.is_cancelled() {
+        return Step::Done;
     }
     // Where a launch under one name is idempotent for ever, the claim has stored it already.
     if engine.executor.idempotence() != Idempotence::Forever && stand.launch_sent.is_none() {
         match engine.writes.launch_sent.submit(run.token).await {
             Ok(true) => {}
-            Ok(false) => return engine.registry.forget(run.token),
-            Err(_) => return,
+            Ok(false) => {
+                engine.registry.forget(run.token);
+                return Step::Done;
+            }
+            Err(_) => return Step::Done,
         }
     }
     let request = Launch {
@@ -131,65 +176,139 @@ async fn launch(engine: &Arc<Engine>, run: Arc<Run>, mut stand: Stand, mut said:
         fleet: engine.fleet,
         job: run.token.job,
         attempt: run.token.attempt,
-        spec: with_own_variables(&run),
+        spec: with_own_variables(run),
     };
-    // Handing over waits for the answer.
-    let in_flight = engine.requests.token();
+    // Whatever happened meanwhile: only the attempt's one runner launches it.
+    if !engine.registry.is_active(run) {
+        return Step::Done;
+    }
     let sent = engine.lease.now();
-    let launched = engine.executor.launch(&run.host, &request).await;
+    let launched = engine.executor.launch(&run.host, &request, &engine.draining).await;
     drop(in_flight);
     drop(place);
     match launched {
-        Ok(id) => watch(engine, run, id, stand, Some(sent), said),
-        Err(LaunchError::NotLaunched(failure)) => finish::never_ran(engine, &run, failure, said).await,
-        Err(LaunchError::MaybeLaunched(cause)) => {
+        None => Step::Done,
+        Some(Ok(id)) => watch(engine, run, id, stand, Some(sent)),
+        Some(Err(LaunchError::NotLaunched(failure))) => {
+            if failure.class == FailureClass::HostUnreachable {
+                engine.hosts.suspect(run.host.id);
+            }
+            if stand.launch_sent.is_none() {
+                return end(engine, run, stand, failure).await;
+            }
+            // An earlier launch may have left a container: only its absence ends the attempt.
+            stand.said.push_str(&format!("launch: {failure}\n"));
+            stand.refused = Some(failure);
+            wait(engine, stand).await
+        }
+        Some(Err(LaunchError::MaybeLaunched(cause))) => {
             tracing::warn!(%cause, "a launch was not answered");
-            said.push_str(&format!("launch: {cause}\n"));
-            stand.launch_sent = Some(Duration::ZERO);
-            Box::pin(find(engine, run, stand, said)).await;
+            stand.said.push_str(&format!("launch: {cause}\n"));
+            if stand.launch_sent.is_none() {
+                stand.launch_sent = Some(sent);
+                return Step::Find;
+            }
+            wait(engine, stand).await
         }
     }
 }
 
-/// Asks what became of a launch, until there is an answer.
-async fn find(engine: &Arc<Engine>, run: Arc<Run>, stand: Stand, said: String) {
-    let asked = engine.lease.now();
-    let mut pause = ASK_AGAIN;
-    loop {
-        match engine.executor.find(&run.host, &run.external_name).await {
-            Found::Found(id) if may_launch_again(engine, &stand, asked) && is_unstarted(engine, &run, &id).await => {
-                // Created by somebody who did not get to start it: the same launch starts it.
-                return Box::pin(launch(engine, run, stand, said)).await;
+/// Pulls or registers what the launch needs. A step, if the attempt does not get that far.
+async fn prepare(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Option<Step> {
+    if let Err(failure) = engine.executor.validate(&run.host, &run.spec) {
+        return Some(refuse(engine, run, stand, failure).await);
+    }
+    let left = stand.launch_deadline.saturating_sub(engine.lease.now());
+    tokio::select! {
+        biased;
+        // `launch` sees why.
+        () = run.cancel.cancelled() => Some(Step::Launch),
+        () = engine.draining.cancelled() => Some(Step::Done),
+        () = tokio::time::sleep(left) => Some(Step::Launch),
+        prepared = engine.executor.prepare(&run.host, &run.spec) => match prepared {
+            Ok(said) => {
+                stand.said.push_str(&said);
+                stand.prepared = true;
+                None
             }
-            Found::Found(id) => return watch(engine, run, id, stand, None, said),
-            Found::Absent if stand.stop.is_some() => return give_up(engine, &run, stand.stop).await,
-            Found::Absent if run.cancel.is_cancelled() => return give_up(engine, &run, Some(StopReason::Cancel)).await,
-            Found::Absent if may_launch_again(engine, &stand, asked) => {
-                return Box::pin(prepare_and_launch(engine, run, stand, said)).await;
-            }
-            Found::Absent => {
-                let message = format!("the container {} was launched and is nowhere to be found", run.external_name);
-                return finish::never_ran(engine, &run, Failure::new(FailureClass::Lost, message), said).await;
-            }
-            Found::Unknown(cause) => {
-                tracing::debug!(%cause, "it is unknown what became of a launch, asking again");
-                tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
-                    () = engine.draining.cancelled() => return,
+            Err(failure) => {
+                if failure.class == FailureClass::HostUnreachable {
+                    engine.hosts.suspect(run.host.id);
                 }
-                pause = (pause * 2).min(ASK_AGAIN_MAX);
+                Some(refuse(engine, run, stand, failure).await)
             }
+        },
+    }
+}
+
+/// What cannot be launched ends here, unless an earlier launch may have left a container.
+async fn refuse(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand, failure: Failure) -> Step {
+    if stand.launch_sent.is_none() {
+        return end(engine, run, stand, failure).await;
+    }
+    stand.refused = Some(failure);
+    wait(engine, stand).await
+}
+
+/// Waits a little longer each time, and then asks what became of the launch.
+async fn wait(engine: &Engine, stand: &mut Stand) -> Step {
+    tokio::select! {
+        () = tokio::time::sleep(stand.pause) => {}
+        () = engine.draining.cancelled() => return Step::Done,
+    }
+    stand.pause = (stand.pause * 2).min(ASK_AGAIN_MAX);
+    Step::Find
+}
+
+/// Asks what became of a launch.
+async fn find(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step {
+    match engine.executor.find(&run.host, &run.external_name).await {
+        Found::Found(id) if is_unstarted(engine, run, &id).await => found_unstarted(engine, run, stand, id).await,
+        Found::Found(id) => watch(engine, run, id, stand, None),
+        Found::Absent => match unwanted(engine, run, stand) {
+            Some(reason) => give_up(engine, run, reason).await,
+            None => absent(engine, run, stand).await,
+        },
+        Found::Unknown(cause) => {
+            tracing::debug!(%cause, "it is unknown what became of a launch, asking again");
+            wait(engine, stand).await
         }
     }
+}
+
+/// Created by somebody who did not get to start it. The same launch starts it, and only it; unwanted, it is removed.
+async fn found_unstarted(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand, id: ExecutionId) -> Step {
+    if unwanted(engine, run, stand).is_some() && engine.executor.idempotence() == Idempotence::Forever {
+        if let Err(failure) = engine.executor.remove(&run.host, &id).await {
+            tracing::warn!(%failure, "a container that was never started could not be removed, trying again");
+        }
+        return wait(engine, stand).await;
+    }
+    if may_launch_again(engine, stand) { Step::Launch } else { watch(engine, run, id, stand, None) }
+}
+
+async fn absent(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step {
+    if let Some(failure) = stand.refused.take() {
+        return end(engine, run, stand, failure).await;
+    }
+    if may_launch_again(engine, stand) {
+        return Step::Launch;
+    }
+    let message = format!("the container {} was launched and is nowhere to be found", run.external_name);
+    end(engine, run, stand, Failure::new(FailureClass::Lost, message)).await
 }
 
 /// Whether launching again can only ever give the one container of this attempt.
-fn may_launch_again(engine: &Engine, stand: &Stand, asked: Duration) -> bool {
-    let ago = stand.launch_sent.map(|ago| ago + engine.lease.now().saturating_sub(asked));
-    match (ago, engine.executor.idempotence()) {
-        _ if stand.was_seen => false,
+fn may_launch_again(engine: &Engine, stand: &Stand) -> bool {
+    if stand.was_seen {
+        return false;
+    }
+    match (stand.launch_sent, engine.executor.idempotence()) {
         (None, _) | (_, Idempotence::Forever) => true,
-        (Some(ago), Idempotence::For(limit)) => ago + engine.settings.request_timeout() < limit,
+        (Some(sent), Idempotence::For(limit)) => {
+            let ago = stand.launch_sent_ago + engine.lease.now().saturating_sub(sent);
+            ago + engine.settings.request_timeout() < limit
+        }
         (Some(_), Idempotence::Never) => false,
     }
 }
@@ -199,40 +318,47 @@ async fn is_unstarted(engine: &Engine, run: &Run, id: &ExecutionId) -> bool {
     observed.is_ok_and(|states| states.iter().any(|(found, state)| found == id && *state == Observed::Starting))
 }
 
-fn watch(engine: &Engine, run: Arc<Run>, id: ExecutionId, stand: Stand, sent: Option<Duration>, said: String) {
-    let now = engine.lease.now();
-    let running_since = match (stand.started, stand.launch_sent) {
-        (Some(ago), _) => Some(now.saturating_sub(ago)),
-        // Adopted before its start was stored, which takes less than a second: the launch is the best that is known.
-        (None, Some(ago)) if sent.is_none() => Some(now.saturating_sub(ago)),
-        _ => None,
-    };
-    let log = LogTail::new(stand.log, engine.settings.log_head_bytes, engine.settings.log_tail_bytes);
-    let watched = Watched::new(run.clone(), id, log, said)
+fn watch(engine: &Engine, run: &Arc<Run>, id: ExecutionId, stand: &mut Stand, sent: Option<Duration>) -> Step {
+    let log =
+        LogTail::new(std::mem::take(&mut stand.log), engine.settings.log_head_bytes, engine.settings.log_tail_bytes);
+    let watched = Watched::new(run.clone(), id, log, std::mem::take(&mut stand.said))
         .launched(sent, stand.launch_deadline)
-        .running_since(running_since, stand.started.is_some())
+        .started_before(stand.run_deadline)
         .stopping(stand.stop);
     engine.hosts.watch(run.host.id, Box::new(watched));
+    Step::Done
 }
 
-/// Ends an attempt that has no container and will not get one.
-async fn give_up(engine: &Arc<Engine>, run: &Arc<Run>, reason: Option<StopReason>) {
-    let reason = reason.unwrap_or(StopReason::Cancel);
-    match engine.writes.stop_reason.submit((run.token, reason)).await {
-        Ok(true) => {
-            let failure = match reason {
-                StopReason::Cancel => Failure::cancelled(),
-                StopReason::Timeout => Failure::new(FailureClass::Timeout, "the job ran longer than its timeout"),
-                StopReason::LaunchDeadline => {
-                    Failure::new(FailureClass::BackendError, "the container did not start before the launch deadline")
-                }
-            };
-            finish::report(engine, run, None, finish::ended(Outcome::Failed(failure))).await;
+/// Ends an attempt that has no container.
+async fn end(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand, failure: Failure) -> Step {
+    finish::never_ran(engine, run, failure, std::mem::take(&mut stand.said)).await;
+    Step::Done
+}
+
+/// Ends an attempt that has no container and shall not get one: the reason first.
+async fn give_up(engine: &Arc<Engine>, run: &Arc<Run>, reason: StopReason) -> Step {
+    loop {
+        match engine.writes.stop_reason.submit((run.token, reason)).await {
+            Ok(true) => break,
+            Ok(false) => {
+                engine.registry.forget(run.token);
+                return Step::Done;
+            }
+            Err(trouble) => {
+                tracing::error!(%trouble, "the reason for giving up could not be stored, trying again");
+                tokio::time::sleep(ASK_AGAIN_MAX).await;
+            }
         }
-        Ok(false) => engine.registry.forget(run.token),
-        // The worker is ending; whoever adopts the attempt gives it up.
-        Err(_) => {}
     }
+    let failure = match reason {
+        StopReason::Cancel => Failure::cancelled(),
+        StopReason::Timeout => Failure::new(FailureClass::Timeout, "the job ran longer than its timeout"),
+        StopReason::LaunchDeadline => {
+            Failure::new(FailureClass::BackendError, "the container did not start before the launch deadline")
+        }
+    };
+    finish::report(engine, run, None, finish::ended(Outcome::Failed(failure))).await;
+    Step::Done
 }
 
 /// The job's environment with what Gantry tells every container.

@@ -71,8 +71,12 @@ where
 }
 
 /// Halves a refused batch until the one bad item stands alone.
-async fn run<T, R, F, Fut>(name: &'static str, operation: &F, items: Vec<T>, answers: Vec<oneshot::Sender<Result<R, Trouble>>>)
-where
+async fn run<T, R, F, Fut>(
+    name: &'static str,
+    operation: &F,
+    items: Vec<T>,
+    answers: Vec<oneshot::Sender<Result<R, Trouble>>>,
+) where
     T: Clone + Send + Sync,
     R: Send,
     F: Fn(Vec<T>) -> Fut + Sync,
@@ -118,7 +122,11 @@ mod tests {
     #[tokio::test]
     async fn one_bad_item_hurts_only_itself() {
         let batcher = Batcher::spawn("test", 100, |items: Vec<u32>| async move {
-            if items.contains(&42) { Err(Trouble::Refused("42".into())) } else { Ok(items.iter().map(|n| n * 2).collect()) }
+            if items.contains(&42) {
+                Err(Trouble::Refused("42".into()))
+            } else {
+                Ok(items.iter().map(|n| n * 2).collect())
+            }
         });
         let results = join_all((0..100).map(|n| batcher.submit(n))).await;
         for (n, result) in results.into_iter().enumerate() {

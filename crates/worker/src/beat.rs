@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use gantry_core::message::Token;
 use gantry_store::{Error, attempts, workers};
+use tokio::time::timeout;
 
 use crate::attempt;
 use crate::engine::Engine;
@@ -14,6 +15,8 @@ use crate::registry::Run;
 
 /// Attempts adopted in one pass at most.
 const ADOPTIONS: i64 = 500;
+/// How long RabbitMQ may take to say how long a queue is: the beat waits for it.
+const DEPTH_WITHIN: Duration = Duration::from_secs(1);
 /// Containers removed at once.
 const REMOVALS: usize = 8;
 
@@ -55,20 +58,30 @@ async fn renew(engine: &Arc<Engine>) -> Result<(), Error> {
 /// Reads what is ours and acts on the differences.
 async fn look(engine: &Arc<Engine>, began: Duration) -> Result<(), Error> {
     let owned = attempts::owned(&engine.store, engine.id).await?;
-    // While reports wait in their queue, sending them again would only make it longer.
-    let backlog = engine.broker.ready_messages(&engine.broker.topology().reports_queue()).await;
-    let decisions = engine.registry.reconcile(&owned, began, engine.lease.now(), matches!(backlog, Ok(0)));
-    resume(engine, &decisions.resume).await?;
+    let now = engine.lease.now();
+    let may_report_again = engine.registry.waits_for_record(now) && !reports_wait(engine).await;
+    let decisions = engine.registry.reconcile(&owned, began, now, may_report_again);
     for report in decisions.report_again {
         tracing::info!(job.id = %report.token.job, attempt = report.token.attempt, "the end was not recorded yet, reporting it again");
-        let engine = engine.clone();
-        tokio::spawn(async move { engine.writes.report.submit(report).await });
+        let shared = engine.clone();
+        engine.spawn(async move {
+            if let Err(trouble) = shared.writes.report.submit(report).await {
+                tracing::error!(%trouble, "an end could not be reported again");
+            }
+        });
     }
     if !decisions.remove.is_empty() {
-        let engine = engine.clone();
-        tokio::spawn(async move { remove(&engine, decisions.remove).await });
+        let shared = engine.clone();
+        engine.spawn(async move { remove(&shared, decisions.remove).await });
     }
-    Ok(())
+    // Last: if it fails, the next look finds the same again.
+    resume(engine, &decisions.resume).await
+}
+
+/// Whether reports wait in their queue, or nobody can say: sending them again would only make it longer.
+async fn reports_wait(engine: &Engine) -> bool {
+    let queue = engine.broker.topology().reports_queue();
+    !matches!(timeout(DEPTH_WITHIN, engine.broker.ready_messages(&queue)).await, Ok(Ok(0)))
 }
 
 /// Takes the attempts of workers that are not alive, on hosts that this worker serves.

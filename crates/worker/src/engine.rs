@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use gantry_broker::{Broker, Outgoing, Publisher};
+use gantry_broker::{Broker, Outgoing, Publisher, publish};
 use gantry_core::message::{Report, Reports, Token};
 use gantry_core::state::StopReason;
 use gantry_core::{FleetId, WorkerId};
 use gantry_store::attempts::{self, Output, Started};
 use gantry_store::logs::{self, Append};
+use gantry_store::workers::{self, HostCheck};
 use gantry_store::{Error, Store};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
@@ -77,6 +78,7 @@ pub(crate) struct Writes {
     pub(crate) stop_reason: Batcher<(Token, StopReason), bool>,
     pub(crate) log: Batcher<Arc<Append>, ()>,
     pub(crate) output: Batcher<Arc<Output>, ()>,
+    pub(crate) host_check: Batcher<HostCheck, ()>,
     /// Done once RabbitMQ confirmed the report.
     pub(crate) report: Batcher<Report, ()>,
 }
@@ -133,6 +135,14 @@ impl Writes {
                 Ok(vec![(); outputs.len()])
             }
         });
+        let (s, check) = (store.clone(), checked(dead));
+        let host_check = Batcher::spawn("store host checks", WRITES, move |checks: Vec<HostCheck>| {
+            let (s, check) = (s.clone(), check.clone());
+            async move {
+                workers::put_checks(&s, worker, &checks).await.map_err(check)?;
+                Ok(vec![(); checks.len()])
+            }
+        });
         let (publisher, topology) = (Publisher::new(broker), broker.topology().clone());
         let report = Batcher::spawn("publish reports", REPORTS, move |reports: Vec<Report>| {
             let (publisher, route) = (publisher.clone(), topology.reports());
@@ -146,15 +156,18 @@ impl Writes {
                     .collect::<Result<_, serde_json::Error>>()
                     .map_err(|error| Trouble::Refused(error.to_string()))?;
                 for result in publisher.publish_all(lists).await {
-                    // Twice is harmless; a report that is too large is told apart by halving.
-                    result.map_err(|error| {
-                        if error.is_transient() { Trouble::Transient(error.to_string()) } else { Trouble::Refused(error.to_string()) }
+                    // Twice is harmless. Only what is about the report itself is final: a queue that is missing comes back.
+                    result.map_err(|error| match error {
+                        publish::Error::TooLarge { .. } | publish::Error::Stopped => {
+                            Trouble::Refused(error.to_string())
+                        }
+                        error => Trouble::Transient(error.to_string()),
                     })?;
                 }
                 Ok(vec![(); reports.len()])
             }
         });
-        Self { launch_sent, started, stop_reason, log, output, report }
+        Self { launch_sent, started, stop_reason, log, output, host_check, report }
     }
 }
 

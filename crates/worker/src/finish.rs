@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use gantry_core::Failure;
 use gantry_core::message::{Ended, Report, ReportKind};
 use gantry_core::output::{EXCERPT_BYTES, Outputs};
 use gantry_core::state::Outcome;
 use gantry_core::text;
-use gantry_core::Failure;
 use gantry_store::attempts::{Output, Started};
 use gantry_store::logs as stored_logs;
 use tracing::Instrument;
@@ -69,13 +69,7 @@ async fn finish(engine: &Arc<Engine>, mut container: Watched) {
     // If anything was stored before, the excerpts are made from what is stored.
     let all_in_memory = log.is_empty();
     let mut kept = Kept::default();
-    let complete = match tokio::time::timeout(LOGS_COMPLETE_WITHIN, drain(engine, &run, &container.id, &mut log, &mut kept)).await {
-        Ok(complete) => complete,
-        Err(_) => {
-            tracing::warn!("the log could not be completed, the end is reported without the rest");
-            false
-        }
-    };
+    let complete = drain(engine, &run, &container.id, &mut log, &mut kept).await;
     if !all_in_memory {
         kept = Kept::stored(engine, &run).await.unwrap_or(kept);
     }
@@ -89,31 +83,39 @@ async fn finish(engine: &Arc<Engine>, mut container: Watched) {
     report(engine, &run, Some(id), ended).await;
 }
 
-/// Reads and stores the rest of the log. True if it is complete.
+/// Reads and stores the rest of the log. True if it is complete. Time in which Postgres is away does not count:
+/// the log waits for it.
 async fn drain(engine: &Engine, run: &Arc<Run>, id: &ExecutionId, log: &mut LogTail, kept: &mut Kept) -> bool {
-    loop {
+    let mut failing_since: Option<Duration> = None;
+    let complete = loop {
         match logs::read_page(engine, run, id, log).await {
             Ok(page) => {
+                failing_since = None;
                 for (stream, bytes) in &page.pieces {
                     kept.push(*stream, bytes);
                 }
                 if !page.more {
-                    break;
+                    break true;
                 }
             }
             Err(Trouble::Transient(cause)) => {
-                tracing::warn!(%cause, "the log could not be read, trying again");
+                let now = engine.lease.now();
+                let since = *failing_since.get_or_insert(now);
+                if now.saturating_sub(since) > LOGS_COMPLETE_WITHIN {
+                    tracing::warn!(%cause, "the log could not be read, the end is reported without the rest");
+                    break false;
+                }
                 tokio::time::sleep(READ_AGAIN).await;
             }
             Err(Trouble::Refused(cause)) => {
                 tracing::error!(%cause, "the log could not be stored");
-                return false;
+                break false;
             }
         }
-    }
+    };
     match log.take_tails() {
-        Some(addition) => logs::store(engine, run, log, addition).await.is_ok(),
-        None => true,
+        Some(addition) => logs::store(engine, run, log, addition).await.is_ok() && complete,
+        None => complete,
     }
 }
 
@@ -171,16 +173,7 @@ pub(crate) async fn never_ran(engine: &Arc<Engine>, run: &Arc<Run>, failure: Fai
 
 /// An end without any numbers.
 pub(crate) fn ended(outcome: Outcome) -> Ended {
-    Ended {
-        outcome: outcome.into(),
-        execution_id: None,
-        run_millis: None,
-        startup_millis: None,
-        max_memory_usage: None,
-        cpu_usage_percent: None,
-        logs_incomplete: false,
-        metadata: serde_json::Value::Null,
-    }
+    Ended::bare(outcome.into())
 }
 
 fn from_end(end: End, id: &ExecutionId) -> Ended {
@@ -197,8 +190,9 @@ fn from_end(end: End, id: &ExecutionId) -> Ended {
 pub(crate) async fn report(engine: &Arc<Engine>, run: &Arc<Run>, container: Option<ExecutionId>, ended: Ended) {
     let traceparent = run.spec.traceparent.clone();
     let report = Report { token: run.token, traceparent, kind: ReportKind::Ended(ended) };
-    match engine.writes.report.submit(report.clone()).await {
-        Ok(()) => engine.registry.reported(run, container, report, engine.lease.now()),
-        Err(trouble) => tracing::error!(%trouble, "an end could not be reported"),
+    if let Err(trouble) = engine.writes.report.submit(report.clone()).await {
+        // Kept as if it had been sent: the beat sees that nothing came of it and sends it again.
+        tracing::error!(%trouble, "an end could not be reported now");
     }
+    engine.registry.reported(run, container, report, engine.lease.now());
 }

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use gantry_core::host::Host;
 use gantry_core::spec::ResolvedSpec;
-use gantry_core::{ExecutorType, Failure, FailureClass};
+use gantry_core::{ExecutorType, Failure, FailureClass, FleetId};
 use gantry_failpoint::around;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::executor::{
-    ExecutionId, Executor, Found, Health, Idempotence, Launch, LaunchError, LogCursor, LogPage, Observed,
+    ExecutionId, Executor, Found, Health, Idempotence, Launch, LaunchError, LogCursor, LogPage, Observed, Owned,
 };
 use crate::lease::Lease;
 
@@ -46,11 +47,22 @@ impl Guarded {
         around("executor", "prepare", self.executor.prepare(host, spec)).await
     }
 
-    pub(crate) async fn launch(&self, host: &Host, launch: &Launch) -> Result<ExecutionId, LaunchError> {
-        let limit = self.lease.permit().await;
-        around("executor", "launch", timeout(limit, self.executor.launch(host, launch))).await.unwrap_or_else(|_| {
+    /// None if `draining` came before the request could be sent.
+    pub(crate) async fn launch(
+        &self,
+        host: &Host,
+        launch: &Launch,
+        draining: &CancellationToken,
+    ) -> Option<Result<ExecutionId, LaunchError>> {
+        let limit = tokio::select! {
+            biased;
+            () = draining.cancelled() => return None,
+            limit = self.lease.permit() => limit,
+        };
+        let launched = around("executor", "launch", timeout(limit, self.executor.launch(host, launch))).await;
+        Some(launched.unwrap_or_else(|_| {
             Err(LaunchError::MaybeLaunched(format!("the backend did not answer the launch within {limit:?}")))
-        })
+        }))
     }
 
     pub(crate) async fn stop(&self, host: &Host, id: &ExecutionId, grace: Duration) -> Result<(), Failure> {
@@ -67,7 +79,11 @@ impl Guarded {
         bounded("check", READ_TIMEOUT, self.executor.check(host)).await
     }
 
-    pub(crate) async fn observe(&self, host: &Host, ids: &[ExecutionId]) -> Result<Vec<(ExecutionId, Observed)>, Failure> {
+    pub(crate) async fn observe(
+        &self,
+        host: &Host,
+        ids: &[ExecutionId],
+    ) -> Result<Vec<(ExecutionId, Observed)>, Failure> {
         bounded("observe", READ_TIMEOUT, self.executor.observe(host, ids)).await
     }
 
@@ -85,6 +101,10 @@ impl Guarded {
         max_bytes: usize,
     ) -> Result<LogPage, Failure> {
         bounded("logs", READ_TIMEOUT, self.executor.logs(host, id, cursor, max_bytes)).await
+    }
+
+    pub(crate) async fn list_owned(&self, host: &Host, fleet: FleetId) -> Result<Vec<Owned>, Failure> {
+        bounded("list_owned", READ_TIMEOUT, self.executor.list_owned(host, fleet)).await
     }
 
     pub(crate) async fn changed(&self, host: &Host, at_most: Duration) {

@@ -1,17 +1,17 @@
 //! The hosts of this worker: read from the database, reached, identified, watched over. Health is a property of
 //! the pair (worker, host); a host that fails is no longer claimed for, but its attempts are still watched.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::future::join_all;
 use gantry_core::HostId;
 use gantry_core::host::Host;
 use gantry_store::hosts::{self, ServedHost};
-use gantry_store::workers::{self, HostCheck};
+use gantry_store::workers::HostCheck;
 use gantry_store::{Error, Store};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
 
 use crate::engine::Engine;
 use crate::watch::{self, Watched};
@@ -25,6 +25,7 @@ pub(crate) const REFRESH: Duration = Duration::from_secs(2);
 #[derive(Clone, Default)]
 pub(crate) struct Hosts {
     served: Arc<Mutex<HashMap<HostId, Served>>>,
+    checking: Arc<Mutex<HashSet<HostId>>>,
 }
 
 /// One host.
@@ -57,6 +58,22 @@ impl Hosts {
         self.lock().get(&id).map(|served| served.launches.clone())
     }
 
+    /// A request to this host could not be delivered: it is checked again at once, not when it is due.
+    pub(crate) fn suspect(&self, id: HostId) {
+        if let Some(served) = self.lock().get_mut(&id) {
+            served.checked = None;
+        }
+    }
+
+    /// False if the host is being checked already.
+    fn begin_check(&self, id: HostId) -> bool {
+        self.checking.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(id)
+    }
+
+    fn end_check(&self, id: HostId) {
+        self.checking.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(&id);
+    }
+
     /// Ends the watchers: nothing is watched any more.
     pub(crate) fn close(&self) {
         self.lock().clear();
@@ -73,17 +90,23 @@ impl Hosts {
     }
 }
 
-/// Reads the hosts and checks those that are new or due.
-pub(crate) async fn refresh(engine: &Arc<Engine>) -> Result<(), Error> {
+/// Reads the hosts and checks those that are new or due, side by side: a host that hangs holds no other up.
+/// The checks end by themselves; each is stored when it does.
+pub(crate) async fn refresh(engine: &Arc<Engine>) -> Result<Vec<JoinHandle<()>>, Error> {
     let listed = hosts::of_type(&engine.store, engine.executor.executor_type()).await?;
-    let due: Vec<ServedHost> = listed.into_iter().filter(|listed| is_due(engine, listed)).collect();
-    let checks = join_all(due.iter().map(|listed| check(engine, listed))).await;
-    let checks: Vec<HostCheck> =
-        due.into_iter().zip(checks).map(|(listed, checked)| settle(engine, listed.host, checked)).collect();
-    if checks.is_empty() {
-        return Ok(());
-    }
-    workers::put_checks(&engine.store, engine.id, &checks).await
+    let due = listed.into_iter().filter(|listed| is_due(engine, listed));
+    let checks = due.filter(|listed| engine.hosts.begin_check(listed.host.id)).map(|listed| {
+        let shared = engine.clone();
+        engine.spawn(async move {
+            let checked = check(&shared, &listed).await;
+            let settled = settle(&shared, listed.host, checked);
+            shared.hosts.end_check(settled.host);
+            if let Err(trouble) = shared.writes.host_check.submit(settled).await {
+                tracing::warn!(%trouble, "the check of a host could not be stored");
+            }
+        })
+    });
+    Ok(checks.collect())
 }
 
 fn is_due(engine: &Engine, listed: &ServedHost) -> bool {

@@ -27,7 +27,12 @@ struct State {
 
 impl Lease {
     /// A lease whose first beat began at `began`.
-    pub(crate) fn new(clock: Arc<dyn Monotonic>, began: Duration, time_to_live: Duration, request_timeout: Duration) -> Self {
+    pub(crate) fn new(
+        clock: Arc<dyn Monotonic>,
+        began: Duration,
+        time_to_live: Duration,
+        request_timeout: Duration,
+    ) -> Self {
         let state = Arc::new(Mutex::new(State { beat_began: began, unbroken_since: began }));
         Self { clock, time_to_live, request_timeout, state, renewed: watch::Sender::new(()) }
     }

@@ -19,6 +19,7 @@ mod lease;
 mod log;
 mod logs;
 mod process;
+mod reap;
 mod receive;
 mod registry;
 mod service;

@@ -106,7 +106,8 @@ impl LogTail {
         let mut position = self.stored.clone();
         position.cursor = self.read.clone().map(|cursor| cursor.0);
         let mut chunks = Vec::new();
-        for (stream, tail) in [Stream::Stdout, Stream::Stderr].into_iter().zip(tails).filter(|(_, tail)| tail.read > 0) {
+        for (stream, tail) in [Stream::Stdout, Stream::Stderr].into_iter().zip(tails).filter(|(_, tail)| tail.read > 0)
+        {
             let omitted_bytes = tail.read - len(tail.bytes.len());
             position.sequence += 1;
             let sequence = position.sequence;

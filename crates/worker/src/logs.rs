@@ -15,14 +15,17 @@ use crate::registry::Run;
 pub(crate) struct Page {
     /// The pieces that were read.
     pub(crate) pieces: Vec<(Stream, Bytes)>,
-    /// Whether there was anything.
-    pub(crate) new: bool,
     /// Whether more can be read at once.
     pub(crate) more: bool,
 }
 
 /// Reads one page and waits until it is durable. On an error the log stands where it stood.
-pub(crate) async fn read_page(engine: &Engine, run: &Arc<Run>, id: &ExecutionId, log: &mut LogTail) -> Result<Page, Trouble> {
+pub(crate) async fn read_page(
+    engine: &Engine,
+    run: &Arc<Run>,
+    id: &ExecutionId,
+    log: &mut LogTail,
+) -> Result<Page, Trouble> {
     // The place bounds what is in memory, from the read to the commit.
     let _place = engine.log_pages.acquire().await.map_err(|_| Trouble::Refused("the worker is ending".into()))?;
     let page = engine
@@ -34,14 +37,18 @@ pub(crate) async fn read_page(engine: &Engine, run: &Arc<Run>, id: &ExecutionId,
     if let Some(addition) = log.take(page) {
         store(engine, run, log, addition).await?;
     }
-    Ok(Page { new: !pieces.is_empty(), pieces, more })
+    Ok(Page { pieces, more })
 }
 
 /// Stores what the log gave.
-pub(crate) async fn store(engine: &Engine, run: &Arc<Run>, log: &mut LogTail, addition: Addition) -> Result<(), Trouble> {
+pub(crate) async fn store(
+    engine: &Engine,
+    run: &Arc<Run>,
+    log: &mut LogTail,
+    addition: Addition,
+) -> Result<(), Trouble> {
     let position = addition.position.clone();
-    let append =
-        Append { token: run.token, tenant: run.tenant, chunks: addition.chunks, position: addition.position };
+    let append = Append { token: run.token, tenant: run.tenant, chunks: addition.chunks, position: addition.position };
     match engine.writes.log.submit(Arc::new(append)).await {
         Ok(()) => {
             log.stored(position);

@@ -17,7 +17,9 @@ pub fn main<E: Executor>(service_name: &'static str, executor: impl FnOnce() -> 
         let store = Store::new(&config.database, service_name)?;
         let broker = Broker::connect(config.broker, service_name).await?;
         let readiness = serve::Readiness::new();
-        readiness.watch("database", &store, |store: Store| async move { store.ping().await.map_err(|error| error.to_string()) });
+        readiness.watch("database", &store, |store: Store| async move {
+            store.ping().await.map_err(|error| error.to_string())
+        });
         readiness.watch("broker", &broker, |broker: Broker| async move {
             if broker.is_connected() { Ok(()) } else { Err("not connected".to_owned()) }
         });

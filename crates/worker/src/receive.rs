@@ -29,7 +29,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Receives until the worker drains. Its error is [`Error::NotAlive`].
 pub(crate) async fn run(engine: &Arc<Engine>) -> Result<(), Error> {
     let executor = engine.executor.executor_type();
-    let options = consume::Options { max_batch: LISTS, prefetch: engine.settings.prefetch, ..consume::Options::default() };
+    let options =
+        consume::Options { max_batch: LISTS, prefetch: engine.settings.prefetch, ..consume::Options::default() };
     let queue = engine.broker.topology().jobs_queue(executor.as_str());
     let mut consumer = Consumer::new(&engine.broker, queue, options);
     let publisher = Publisher::new(&engine.broker);
@@ -38,8 +39,9 @@ pub(crate) async fn run(engine: &Arc<Engine>) -> Result<(), Error> {
         tokio::select! {
             biased;
             () = engine.draining.cancelled() => return Ok(()),
-            deliveries = consumer.next_batch() => take(engine, &publisher, deliveries).await?,
+            // Before the deliveries, or it would never come under load.
             _ = sweep.tick() => sweep_stranded(engine).await?,
+            deliveries = consumer.next_batch() => take(engine, &publisher, deliveries).await?,
         }
     }
 }
@@ -63,13 +65,12 @@ async fn take(engine: &Arc<Engine>, publisher: &Publisher, deliveries: Vec<Deliv
             }
         }
     }
-    let mut claimed = Vec::new();
     for items in items.chunks(CLAIM) {
-        claimed.extend(claim(engine, items).await?);
+        let claimed = claim(engine, items).await?;
+        launch(engine, claimed);
     }
-    // Only now: a crash before the commit brings the message back.
+    // Only now: a crash before a commit brings the message back.
     ack_all(good).await;
-    launch(engine, claimed);
     Ok(())
 }
 
@@ -118,6 +119,20 @@ async fn claim(engine: &Arc<Engine>, items: &[WorkItem]) -> Result<Vec<Claimed>,
                 return Ok(claimed);
             }
             Err(error @ Error::NotAlive(_)) => return Err(error),
+            // About the content of some row: the others are claimed without it. It stays dispatched, and is looked
+            // at again and again, less and less often.
+            Err(error) if !error.is_transient() && items.len() == 1 => {
+                tracing::error!(%error, job.id = %items[0].job, "a job cannot be claimed");
+                engine.registry.not_claimed(keys(), answer_was_lost);
+                return Ok(Vec::new());
+            }
+            Err(error) if !error.is_transient() => {
+                engine.registry.not_claimed(keys(), answer_was_lost);
+                let (left, right) = items.split_at(items.len() / 2);
+                let mut claimed = Box::pin(claim(engine, left)).await?;
+                claimed.extend(Box::pin(claim(engine, right)).await?);
+                return Ok(claimed);
+            }
             Err(error) => {
                 tracing::warn!(%error, jobs = items.len(), "cannot claim now, trying again");
                 // It may have been committed all the same.
@@ -142,7 +157,7 @@ fn launch(engine: &Arc<Engine>, claimed: Vec<Claimed>) {
             continue;
         };
         let run = Run::new(claimed, host);
-        engine.registry.claimed(&run);
+        engine.registry.claimed(&run, engine.lease.now());
         attempt::start(engine, run);
     }
 }

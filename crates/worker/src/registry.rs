@@ -55,7 +55,7 @@ enum Phase {
     /// Being launched, watched or finished.
     Active(Arc<Run>),
     /// Its end is reported and confirmed by the broker; the container stays until the row has left the attempt.
-    Reported(Reported),
+    Reported(Box<Reported>),
 }
 
 #[derive(Debug)]
@@ -66,6 +66,13 @@ struct Reported {
     sent: Duration,
     times: u32,
     removing: bool,
+}
+
+impl Reported {
+    fn is_overdue(&self, now: Duration) -> bool {
+        let patience = REPORT_PATIENCE * 2_u32.pow(self.times.min(REPORT_PATIENCE_DOUBLINGS) - 1);
+        now.saturating_sub(self.sent) > patience
+    }
 }
 
 #[derive(Debug)]
@@ -125,10 +132,11 @@ impl Registry {
         }
     }
 
-    /// The claim gave it to us.
-    pub(crate) fn claimed(&self, run: &Arc<Run>) {
+    /// The claim gave it to us. It counts as registered now: a read that began before the claim's commit may not
+    /// have seen it.
+    pub(crate) fn claimed(&self, run: &Arc<Run>, now: Duration) {
         if let Some(entry) = self.lock().get_mut(&run.key()) {
-            entry.phase = Phase::Active(run.clone());
+            *entry = Entry { registered: now, phase: Phase::Active(run.clone()) };
         }
     }
 
@@ -153,7 +161,7 @@ impl Registry {
     pub(crate) fn reported(&self, run: &Arc<Run>, container: Option<ExecutionId>, report: Report, now: Duration) {
         if let Some(entry) = self.lock().get_mut(&run.key()) {
             let reported = Reported { run: run.clone(), container, report, sent: now, times: 1, removing: false };
-            entry.phase = Phase::Reported(reported);
+            entry.phase = Phase::Reported(Box::new(reported));
         }
     }
 
@@ -169,6 +177,16 @@ impl Registry {
         }
     }
 
+    /// Whether this attempt is here, in whatever phase.
+    pub(crate) fn knows(&self, key: Key) -> bool {
+        self.lock().contains_key(&key)
+    }
+
+    /// Whether the effect of some report is overdue.
+    pub(crate) fn waits_for_record(&self, now: Duration) -> bool {
+        self.lock().values().any(|entry| matches!(&entry.phase, Phase::Reported(reported) if reported.is_overdue(now)))
+    }
+
     /// Whether one of these jobs runs here.
     pub(crate) fn knows_any(&self, jobs: &[JobId]) -> bool {
         let entries = self.lock();
@@ -182,7 +200,13 @@ impl Registry {
 
     /// Compares with `owned`, read from the database after `began`. Entries registered since are left alone:
     /// their claim may have been committed after the read.
-    pub(crate) fn reconcile(&self, owned: &[Owned], began: Duration, now: Duration, may_report_again: bool) -> Decisions {
+    pub(crate) fn reconcile(
+        &self,
+        owned: &[Owned],
+        began: Duration,
+        now: Duration,
+        may_report_again: bool,
+    ) -> Decisions {
         let mut decisions = Decisions::default();
         let mut entries = self.lock();
         let by_key: HashMap<Key, &Owned> = owned.iter().map(|o| ((o.token.job, o.token.attempt), o)).collect();
@@ -214,8 +238,7 @@ impl Registry {
                     false
                 }
                 (Phase::Reported(reported), Some(owned)) if owned.token == reported.run.token => {
-                    let patience = REPORT_PATIENCE * 2_u32.pow(reported.times.min(REPORT_PATIENCE_DOUBLINGS) - 1);
-                    if may_report_again && now.saturating_sub(reported.sent) > patience {
+                    if may_report_again && reported.is_overdue(now) {
                         reported.sent = now;
                         reported.times += 1;
                         decisions.report_again.push(reported.report.clone());
@@ -270,16 +293,7 @@ mod tests {
     }
 
     fn report(run: &Run) -> Report {
-        let ended = Ended {
-            outcome: ReportedOutcome::Exited { exit_code: 0 },
-            execution_id: None,
-            run_millis: None,
-            startup_millis: None,
-            max_memory_usage: None,
-            cpu_usage_percent: None,
-            logs_incomplete: false,
-            metadata: serde_json::Value::Null,
-        };
+        let ended = Ended::bare(ReportedOutcome::Exited { exit_code: 0 });
         Report { token: run.token, traceparent: None, kind: ReportKind::Ended(ended) }
     }
 
@@ -301,8 +315,8 @@ mod tests {
         registry.claiming([ours.key()], T(1));
         let decisions = registry.reconcile(&[owned(&ours, false)], T(2), T(2), true);
         assert!(decisions.resume.is_empty() && registry.len() == 1);
-        registry.claimed(&ours);
-        let decisions = registry.reconcile(&[], T(0), T(2), true);
+        registry.claimed(&ours, T(3));
+        let decisions = registry.reconcile(&[], T(2), T(3), true);
         assert!(decisions.remove.is_empty() && registry.len() == 1, "registered after the read began");
     }
 

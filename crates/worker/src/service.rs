@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use gantry_broker::Broker;
 use gantry_core::{ExecutorType, WorkerId};
 use gantry_runtime::Shutdown;
@@ -15,17 +16,21 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Settings;
 use crate::engine::{self, Engine, Writes};
-use crate::executor::Executor;
+use crate::executor::{Executor, Idempotence};
 use crate::guard::Guarded;
 use crate::hosts::{self, Hosts};
 use crate::lease::Lease;
 use crate::registry::Registry;
-use crate::{beat, receive};
+use crate::{beat, reap, receive};
 
 /// The highest version of fleet messages that this worker reads.
 const READS_VERSION: i32 = 1;
 /// How long ended attempts may take to get their reports confirmed before the worker hands over without.
 const FINISH: Duration = Duration::from_millis(1_500);
+/// How long the first checks of the hosts hold up the first claim.
+const FIRST_CHECKS: Duration = Duration::from_secs(3);
+/// How long requests may take to be answered before a hand-over whose successor would find their effect anyway.
+const REQUESTS: Duration = Duration::from_secs(2);
 /// How long to wait before what is away is asked again.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -138,9 +143,9 @@ async fn serve(engine: &Arc<Engine>) -> Error {
     tokio::select! {
         error = keep_hosts(engine) => error,
         error = async {
-            // The first look at the hosts, so that the first claim finds places.
-            if let Err(error @ Error::NotAlive(_)) = hosts::refresh(engine).await {
-                return error;
+            // The first look at the hosts, so that the first claim finds places; not for ever, though.
+            if let Ok(checks) = hosts::refresh(engine).await {
+                let _ = tokio::time::timeout(FIRST_CHECKS, join_all(checks)).await;
             }
             match receive::run(engine).await {
                 Err(error) => error,
@@ -148,6 +153,7 @@ async fn serve(engine: &Arc<Engine>) -> Error {
             }
         } => error,
         () = receive::listen(engine) => Error::NotAlive(engine.id),
+        () = reap::run(engine) => Error::NotAlive(engine.id),
     }
 }
 
@@ -155,7 +161,8 @@ async fn keep_hosts(engine: &Arc<Engine>) -> Error {
     loop {
         tokio::time::sleep(hosts::REFRESH).await;
         match hosts::refresh(engine).await {
-            Ok(()) => {}
+            // They end and store themselves.
+            Ok(_) => {}
             Err(error @ Error::NotAlive(_)) => return error,
             Err(error) => tracing::warn!(%error, "the hosts could not be read or checked, trying again"),
         }
@@ -168,7 +175,12 @@ async fn drain_on(engine: &Engine, shutdown: &Shutdown) {
     tracing::info!(attempts = engine.registry.len(), "draining");
     engine.draining.cancel();
     engine.requests.close();
-    let _ = tokio::time::timeout(engine.settings.request_timeout(), engine.requests.wait()).await;
+    // Under a name that is idempotent for ever, a launch that is still in flight is found or repeated harmlessly.
+    let patience = match engine.executor.idempotence() {
+        Idempotence::Forever => REQUESTS,
+        _ => engine.settings.request_timeout(),
+    };
+    let _ = tokio::time::timeout(patience, engine.requests.wait()).await;
     engine.finishing.close();
     if tokio::time::timeout(FINISH, engine.finishing.wait()).await.is_err() {
         tracing::info!(attempts = engine.finishing.len(), "handing over attempts whose end is not reported yet");

@@ -16,17 +16,28 @@ use crate::registry::Run;
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Starts stopping; dropping the handle ends the asking.
-pub(crate) fn spawn(engine: &Arc<Engine>, run: &Arc<Run>, id: &ExecutionId, reason: StopReason) -> AbortOnDropHandle<()> {
+pub(crate) fn spawn(
+    engine: &Arc<Engine>,
+    run: &Arc<Run>,
+    id: &ExecutionId,
+    reason: StopReason,
+) -> AbortOnDropHandle<()> {
     let (shared, run, id) = (engine.clone(), run.clone(), id.clone());
     let span = tracing::info_span!("stop", job.id = %run.token.job, attempt = run.token.attempt, %reason);
     AbortOnDropHandle::new(engine.spawn(async move { stop(&shared, &run, &id, reason).await }.instrument(span)))
 }
 
 async fn stop(engine: &Engine, run: &Run, id: &ExecutionId, reason: StopReason) {
-    match engine.writes.stop_reason.submit((run.token, reason)).await {
-        Ok(true) => {}
-        // Another owner, or the worker is ending: not ours to stop.
-        Ok(false) | Err(_) => return,
+    loop {
+        match engine.writes.stop_reason.submit((run.token, reason)).await {
+            Ok(true) => break,
+            // Another owner: not ours to stop.
+            Ok(false) => return,
+            Err(trouble) => {
+                tracing::error!(%trouble, "the reason for a stop could not be stored, trying again");
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+        }
     }
     let grace = engine.settings.stop_grace();
     loop {

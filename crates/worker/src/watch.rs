@@ -57,8 +57,19 @@ struct Watcher {
 struct LogRead {
     id: ExecutionId,
     log: LogTail,
-    /// Whether it gave something.
-    new: bool,
+    /// When to read on.
+    due: Due,
+}
+
+/// How soon a log is worth another read.
+#[derive(Clone, Copy)]
+enum Due {
+    /// There is more already.
+    Now,
+    /// It gave something.
+    Soon,
+    /// It gave nothing, or could not be read.
+    Later,
 }
 
 impl Watcher {
@@ -68,9 +79,9 @@ impl Watcher {
             let now = self.engine.lease.now();
             let gap = GAP + GAP_EACH * u32::try_from(self.containers.len()).unwrap_or(u32::MAX);
             let not_before = (looked + gap).saturating_sub(now);
-            let at_most = self.next_deadline(now).saturating_sub(now).min(LOOK);
+            let at_most = self.next_look(looked).saturating_sub(now);
             let idle = self.containers.is_empty();
-            let (engine, host) = (self.engine.clone(), self.host.clone());
+            let (engine, host) = (self.engine.clone(), self.host());
             let look = tokio::select! {
                 biased;
                 more = added.recv() => {
@@ -81,6 +92,8 @@ impl Watcher {
                     }
                     false
                 }
+                // A look that is due comes before what else there is, or a flood of log pages would put it off.
+                () = std::future::ready(()), if !idle && at_most.is_zero() && not_before.is_zero() => true,
                 Some(read) = self.reads.next(), if !self.reads.is_empty() => {
                     self.give_back(read);
                     false
@@ -88,7 +101,9 @@ impl Watcher {
                 () = async {
                     // First the gap, so that a flood of hints is one look.
                     tokio::time::sleep(not_before).await;
-                    engine.executor.changed(&host, at_most).await;
+                    if !at_most.is_zero() {
+                        engine.executor.changed(&host, at_most).await;
+                    }
                 }, if !idle => true,
             };
             if look {
@@ -103,17 +118,23 @@ impl Watcher {
         self.containers.insert(watched.id.clone(), watched);
     }
 
-    /// When something is due on its own account.
-    fn next_deadline(&self, now: Duration) -> Duration {
-        let unseen = self.containers.values().any(|c| c.running_since.is_none() || !c.start_stored);
-        let earliest = self.containers.values().filter_map(|c| c.due()).min();
-        let soonest = if unseen { now + FIRST_LOOK } else { now + LOOK };
-        earliest.map_or(soonest, |due| due.min(soonest))
+    /// The host as it is now: an operator may have changed how it is reached.
+    fn host(&self) -> Arc<Host> {
+        self.engine.hosts.get(self.host.id).unwrap_or_else(|| self.host.clone())
+    }
+
+    /// When to look again, if nothing hints at it before.
+    fn next_look(&self, looked: Duration) -> Duration {
+        let unseen = self.containers.values().any(|c| !c.start_stored);
+        let regular = looked + if unseen { FIRST_LOOK } else { LOOK };
+        // A deadline counts once: what is overdue after a look is being stopped.
+        let deadlines = self.containers.values().filter_map(|c| c.due()).filter(|due| *due > looked);
+        deadlines.fold(regular, Duration::min)
     }
 
     async fn look(&mut self) {
         let ids: Vec<ExecutionId> = self.containers.keys().cloned().collect();
-        match self.engine.executor.observe(&self.host, &ids).await {
+        match self.engine.executor.observe(&self.host(), &ids).await {
             Ok(states) => {
                 for (id, state) in states {
                     self.observed(&id, state);
@@ -171,7 +192,11 @@ impl Watcher {
         let now = self.engine.lease.now();
         let Some(container) = self.containers.get_mut(&read.id) else { return };
         container.log = Some(read.log);
-        container.log_due = now + if read.new { LOG_BUSY } else { LOG_IDLE };
+        container.log_due = match read.due {
+            Due::Now => now,
+            Due::Soon => now + LOG_BUSY,
+            Due::Later => now + LOG_IDLE,
+        };
         if container.end.is_some()
             && let Some(container) = self.containers.remove(&read.id)
         {
@@ -184,11 +209,7 @@ impl Watcher {
         let now = self.engine.lease.now();
         for container in self.containers.values_mut().filter(|container| container.end.is_none()) {
             let reason = container.stop.or_else(|| {
-                if container.run.cancel.is_cancelled() {
-                    Some(StopReason::Cancel)
-                } else {
-                    container.overdue(now)
-                }
+                if container.run.cancel.is_cancelled() { Some(StopReason::Cancel) } else { container.overdue(now) }
             });
             if let Some(reason) = reason
                 && container.stopping.is_none()
@@ -204,15 +225,19 @@ impl Watcher {
             if self.reads.len() >= LOG_READS {
                 return;
             }
-            if container.running_since.is_none() || container.log_due > now {
+            if !container.is_running() || container.log_due > now {
                 continue;
             }
             let Some(mut log) = container.log.take() else { continue };
             let (engine, run, id) = (self.engine.clone(), container.run.clone(), container.id.clone());
             self.reads.push(Box::pin(async move {
                 // A failed read is tried again when it is due: only the end waits for completeness.
-                let new = logs::read_page(&engine, &run, &id, &mut log).await.is_ok_and(|page| page.new);
-                LogRead { id, log, new }
+                let due = match logs::read_page(&engine, &run, &id, &mut log).await {
+                    Ok(page) if page.more => Due::Now,
+                    Ok(page) if !page.pieces.is_empty() => Due::Soon,
+                    _ => Due::Later,
+                };
+                LogRead { id, log, due }
             }));
         }
     }

@@ -70,10 +70,8 @@ fn cases() -> Vec<Case> {
         (beside(json!({ "not_before": "tomorrow" })), "not_before"),
         (beside(json!({ "queue_timeout_seconds": 0 })), "queue_timeout_seconds"),
     ];
-    let mut cases: Vec<Case> = fields
-        .into_iter()
-        .map(|(body, field)| (body.to_string().into_bytes(), "invalid_field", Some(field)))
-        .collect();
+    let mut cases: Vec<Case> =
+        fields.into_iter().map(|(body, field)| (body.to_string().into_bytes(), "invalid_field", Some(field))).collect();
     let others = [
         (beside(json!({ "version": "2" })), "unsupported_version", Some("version")),
         (beside(json!({ "version": 1 })), "unsupported_version", Some("version")),

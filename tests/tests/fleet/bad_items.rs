@@ -11,6 +11,13 @@ use gantry_testkit::{eventually, eventually_some};
 use gantry_tests::{Fleet, Message, PATIENCE, Producer, Received, Tap, jobs};
 use serde_json::{Value, json};
 
+/// Moves what waits into the window, and publishes nothing: for tests that are the dispatcher themselves.
+async fn dispatch(fleet: &Fleet) -> Vec<WorkItem> {
+    let windows = queue::windows(&fleet.store).await.expect("windows");
+    let [window] = windows[..] else { panic!("one window: {windows:?}") };
+    queue::dispatch(&fleet.store, window, 1_000).await.expect("dispatched")
+}
+
 /// Waits for a dead letter that `is` describes.
 async fn dead_letter(dead: &Tap, is: impl Fn(&Received) -> bool) -> Received {
     eventually_some(PATIENCE, async || dead.received().into_iter().find(|letter| is(letter))).await
@@ -49,8 +56,10 @@ async fn a_submission() {
         let answer = answers.remove(place * 19);
         assert_eq!(answer["result"], "rejected", "{answer}");
         assert_eq!((answer["code"].as_str(), answer["field"].as_str()), (Some(code), field), "{answer}");
-        let ids: Vec<JobId> =
-            answers.iter().map(|answer| answer["job_id"].as_str().and_then(|id| id.parse().ok()).expect("an id")).collect();
+        let ids: Vec<JobId> = answers
+            .iter()
+            .map(|answer| answer["job_id"].as_str().and_then(|id| id.parse().ok()).expect("an id"))
+            .collect();
         fleet.all_complete(&ids).await;
         jobs_so_far += ids.len();
         assert_eq!(fleet.count("completed").await, jobs_so_far);
@@ -111,8 +120,8 @@ async fn an_item_of_a_list_of_work() {
     ];
     for (bad, is_put_aside) in nonsense {
         let ids = client.submit_all(&vec![jobs::mock(&[]); 99]).await;
-        // There is no dispatcher: the test does what one does, and adds the item.
-        let items = queue::dispatch(&fleet.store, ExecutorType::Mock, 99).await.expect("dispatched");
+        // Without a dispatcher: the test does what one does, and adds the item.
+        let items = dispatch(&fleet).await;
         let mut list: Vec<Value> = items.iter().map(|item| json!(item)).collect();
         list.insert(50, bad.clone());
         let message = json!({ "version": "1", "jobs": list });
@@ -148,7 +157,7 @@ impl Attempts {
         let (api, client) = fleet.api().await;
         client.submit_all(&vec![jobs::mock(&[]); jobs]).await;
         api.stop().await;
-        let items = queue::dispatch(&fleet.store, ExecutorType::Mock, 1_000).await.expect("dispatched");
+        let items = dispatch(fleet).await;
         let request = Request {
             worker: worker.id,
             fleet: tenants::fleet(&fleet.store).await.expect("a fleet"),
@@ -190,8 +199,7 @@ async fn a_report() {
         // Larger than a column holds.
         (60, json!({ "run_millis": u64::MAX, "max_memory_usage": u64::MAX })),
     ]);
-    let reports: Vec<Value> =
-        (0..100).map(|n| attempts.report(n, bad.get(&n).cloned().unwrap_or(json!({})))).collect();
+    let reports: Vec<Value> = (0..100).map(|n| attempts.report(n, bad.get(&n).cloned().unwrap_or(json!({})))).collect();
     fleet.amqp.publish_json("gantry.reports", "gantry.reports", &json!({ "version": "1", "reports": reports })).await;
     let _recorder = fleet.recorder();
     fleet.count_reaches("running", 2).await;

@@ -59,8 +59,10 @@ async fn a_worker_is_killed_and_another_goes_on() {
     assert!(adopted > 0, "the killed one had some of them");
     assert_eq!(fleet.scalar::<i64>("select count(*) from workers where state = 'dead'").await, 1);
     // The removal of what was adopted is left to the adopter.
-    eventually(PATIENCE, async || std::fs::read_dir(fleet.folder().join("containers")).is_ok_and(|left| left.count() == 0))
-        .await;
+    eventually(PATIENCE, async || {
+        std::fs::read_dir(fleet.folder().join("containers")).is_ok_and(|left| left.count() == 0)
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -145,7 +147,11 @@ async fn a_recorder_is_killed() {
     one_start_each(&fleet, &ids).await;
     // At least once, whoever died between the commit and the publish, and always under the one id.
     let ends = || -> std::collections::BTreeMap<String, Value> {
-        events.received().iter().map(|event| (event.json()["id"].to_string(), event.json()["subject"].clone())).collect()
+        events
+            .received()
+            .iter()
+            .map(|event| (event.json()["id"].to_string(), event.json()["subject"].clone()))
+            .collect()
     };
     eventually(PATIENCE, async || ends().len() >= ids.len()).await;
     let mut told: Vec<Value> = ends().into_values().collect();

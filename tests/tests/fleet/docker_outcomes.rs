@@ -61,7 +61,8 @@ async fn cancelled_while_it_runs() {
     let (fleet, _parts) = Fleet::docker(4).await;
     let (_api, client) = fleet.api().await;
     // Ends well when it is asked to, and is cancelled all the same.
-    let id = client.submit(&jobs::docker("trap 'echo bye; exit 0' TERM; echo begun; while :; do sleep 0.1; done")).await;
+    let id =
+        client.submit(&jobs::docker("trap 'echo bye; exit 0' TERM; echo begun; while :; do sleep 0.1; done")).await;
     eventually(PATIENCE, async || fleet.log(id, 1, "stdout").await == b"begun\n").await;
     let answer = client.cancel(id).await;
     assert_eq!((answer.status, &answer.body["result"]), (202, &json!("requested")), "{answer:?}");
@@ -114,11 +115,8 @@ async fn tried_again_as_its_policy_says() {
     let producer = fleet.producer().await;
     let policy = json!({ "spec": { "retry": { "max_attempts": 2, "backoff_seconds": 0, "on_exit_codes": [75] } } });
     let of = |script| jobs::with(jobs::docker(script), policy.clone());
-    let bodies = [
-        of("echo attempt $GANTRY_ATTEMPT; exit 75"),
-        of("exit $((GANTRY_ATTEMPT == 1 ? 75 : 0))"),
-        of("exit 74"),
-    ];
+    let bodies =
+        [of("echo attempt $GANTRY_ATTEMPT; exit 75"), of("exit $((GANTRY_ATTEMPT == 1 ? 75 : 0))"), of("exit 74")];
     let ids = producer.submit_all(&bodies).await;
 
     assert_eq!(outcome(&fleet.ended(ids[0]).await), failed("failed", "exit_nonzero", json!(75)));

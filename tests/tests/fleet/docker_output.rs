@@ -20,10 +20,7 @@ async fn bytes_that_are_no_text() {
     let attempt = &fleet.attempts(ids[0]).await[0];
     let lost = '\u{fffd}';
     let json_lines = "{\"a\": 1}\n{\"b\": \"x\\u0000\"}\n";
-    assert_eq!(
-        attempt["stdout_log"],
-        json!(format!("a{lost}b{lost}{lost}\n\u{1b}[1;31mred\u{1b}[0m\r\n{json_lines}"))
-    );
+    assert_eq!(attempt["stdout_log"], json!(format!("a{lost}b{lost}{lost}\n\u{1b}[1;31mred\u{1b}[0m\r\n{json_lines}")));
     assert_eq!(attempt["clean_output"], json!(format!("a{lost}b{lost}{lost}\nred\n{json_lines}")));
     assert_eq!(attempt["stderr_log"], json!(lost.to_string()));
     assert_eq!(attempt["parsed_output"], json!({ "b": format!("x{lost}") }));

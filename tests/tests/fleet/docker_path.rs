@@ -1,6 +1,8 @@
 //! The whole path of a job, by both doors.
 
-use gantry_testkit::eventually;
+use gantry_core::ExecutorType;
+use gantry_store::templates::{self, NewTemplate};
+use gantry_testkit::{TestDocker, eventually};
 use gantry_tests::{Fleet, PATIENCE, Received, jobs};
 use serde_json::{Value, json};
 
@@ -98,4 +100,41 @@ async fn what_gantry_tells_the_container() {
     has("OWN=a=b c".into());
     let context = printed.lines().find_map(|line| line.strip_prefix("TRACEPARENT=")).expect("a trace context");
     assert_eq!(context.split('-').nth(1), Some(trace), "{context}");
+}
+
+/// Environment template, then template, then job: later layers win.
+#[tokio::test]
+async fn a_template_with_all_its_layers() {
+    let (fleet, _parts) = Fleet::docker(4).await;
+    let environment = "A=environment\nB=environment\nC=environment";
+    templates::put_environment(&fleet.store, fleet.tenant, "base", environment, "test").await.expect("stored");
+    let (docker, command) = (TestDocker::find(), ["sh", "-c", "echo template"].map(str::to_owned));
+    let template = NewTemplate {
+        tenant: fleet.tenant,
+        name: "report",
+        description: "",
+        image: docker.image(),
+        command: &command,
+        environment_text: "# of the template\nB=template\nC=template",
+        environment_template: Some("base"),
+        timeout_seconds: 55,
+        supported_executors: &[ExecutorType::Docker],
+        created_by: "test",
+    };
+    templates::put(&fleet.store, &template).await.expect("stored");
+    let producer = fleet.producer().await;
+    let plain = json!({ "template": "report" });
+    let overridden = json!({
+        "template": "report",
+        "override_command": ["sh", "-c", "echo $A $B $C $GANTRY_TIMEOUT_SECONDS"],
+        "override_environment": { "C": "job" },
+    });
+    let ids = producer.submit_all(&[plain, overridden]).await;
+    fleet.all_complete(&ids).await;
+    assert_eq!(fleet.log(ids[0], 1, "stdout").await, b"template\n");
+    assert_eq!(fleet.log(ids[1], 1, "stdout").await, b"environment template job 55\n");
+    let job = fleet.job(ids[1]).await;
+    assert_eq!((&job["name"], &job["executor_type"]), (&json!("report"), &json!("docker")));
+    assert_eq!(job["override_environment"], json!({ "C": "job" }));
+    assert!(job["template_id"].is_string() && job["override_command"].is_array(), "{job}");
 }

@@ -60,7 +60,8 @@ async fn one_job_twice_at_every_step() {
     assert_eq!(fleet.ledger().starts()[&(id, 1)], 1);
     assert_eq!(fleet.count("completed").await, 2);
     let of_job = |event: &Received| event.json()["subject"] == json!(id);
-    let types: Vec<Value> = events.received().into_iter().filter(of_job).map(|event| event.json()["type"].clone()).collect();
+    let types: Vec<Value> =
+        events.received().into_iter().filter(of_job).map(|event| event.json()["type"].clone()).collect();
     assert_eq!(types, ["gantry.job.started", "gantry.job.completed"]);
 }
 

@@ -26,8 +26,7 @@ async fn one_key_through_both_doors_at_once_makes_one_job() {
             let answer = producer.ask(producer.message(&body)).await;
             (answer["job_id"].clone(), answer["existing"].clone())
         };
-        let (a, b, c, d) =
-            tokio::join!(by_http(&client), by_amqp(&producer), by_http(&other_client), by_amqp(&other));
+        let (a, b, c, d) = tokio::join!(by_http(&client), by_amqp(&producer), by_http(&other_client), by_amqp(&other));
         let answers = [a, b, c, d];
         let ids: BTreeSet<&str> = answers.iter().filter_map(|(id, _)| id.as_str()).collect();
         assert_eq!(ids.len(), 1, "{answers:?}");
@@ -67,7 +66,8 @@ async fn sources_and_tenants_have_their_own_keys() {
     let mut of_other = by_key.clone();
     of_other.api_key = Some("globex".into());
     let messages = [&by_key, &by_id, &of_other].map(Clone::clone).to_vec();
-    let ids = |answers: Vec<Value>| -> Vec<Value> { answers.into_iter().map(|answer| answer["job_id"].clone()).collect() };
+    let ids =
+        |answers: Vec<Value>| -> Vec<Value> { answers.into_iter().map(|answer| answer["job_id"].clone()).collect() };
     let first = ids(producer.ask_all(messages.clone()).await);
     assert_eq!(first.iter().map(Value::to_string).collect::<BTreeSet<_>>().len(), 3, "{first:?}");
     let second = join_all(messages.into_iter().map(|message| producer.ask(message))).await;

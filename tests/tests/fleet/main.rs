@@ -10,6 +10,7 @@ mod docker_outcomes;
 mod docker_output;
 mod docker_path;
 mod duplicates;
+mod harness;
 mod idempotency;
 mod limit;
 mod outages;

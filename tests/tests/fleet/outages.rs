@@ -5,28 +5,40 @@ use std::time::Duration;
 use gantry_testkit::{Proxy, eventually};
 use gantry_tests::{Fleet, PATIENCE, jobs, quick};
 
-#[tokio::test]
-async fn a_workers_connection_to_the_broker_is_cut() {
-    let fleet = Fleet::new().await;
+/// 150 jobs, and `disturb` each time that 20 more have ended.
+async fn run_through(fleet: &Fleet, mut disturb: impl AsyncFnMut(usize)) {
     let host = fleet.mock_host(8).await;
-    let proxy = Proxy::start(fleet.amqp_url()).await;
-    let _parts = [fleet.dispatcher(), fleet.recorder(), fleet.mock_worker_over(proxy.url(), quick())];
+    let _parts = [fleet.dispatcher(), fleet.recorder(), fleet.mock_worker(quick())];
     fleet.served(host, 1).await;
     let producer = fleet.producer().await;
     let ids = producer.submit_all(&vec![jobs::mock(&[("duration", "20ms")]); 150]).await;
-    for round in 1..=3 {
+    for round in 1..=4 {
         eventually(PATIENCE, async || fleet.count("completed").await >= 20 * round).await;
-        proxy.cut();
+        disturb(round).await;
     }
-    // A report that was sent and never confirmed is sent again.
-    eventually(PATIENCE, async || fleet.count("completed").await >= 80).await;
-    proxy.drop_responses();
-    tokio::time::sleep(Duration::from_millis(300)).await; // The time in which answers are lost: nothing to wait for.
-    proxy.cut();
-    proxy.resume();
     fleet.all_complete(&ids).await;
     let starts = fleet.ledger().starts();
     assert!(starts.len() == ids.len() && starts.values().all(|starts| *starts == 1), "{starts:?}");
+}
+
+/// What was done and not answered is not known to be done: the last disturbance of each server is of this kind.
+async fn lose_answers(proxy: &Proxy) {
+    proxy.drop_responses();
+    tokio::time::sleep(Duration::from_millis(300)).await; // Answers are lost meanwhile: there is nothing to wait for.
+    proxy.cut();
+    proxy.resume();
+}
+
+#[tokio::test]
+async fn every_connection_to_the_broker_is_cut() {
+    let (fleet, _postgres, rabbitmq) = Fleet::behind_proxies().await;
+    run_through(&fleet, async |round| if round < 4 { rabbitmq.cut() } else { lose_answers(&rabbitmq).await }).await;
+}
+
+#[tokio::test]
+async fn every_connection_to_postgres_is_cut() {
+    let (fleet, postgres, _rabbitmq) = Fleet::behind_proxies().await;
+    run_through(&fleet, async |round| if round < 4 { postgres.cut() } else { lose_answers(&postgres).await }).await;
 }
 
 #[tokio::test]

@@ -107,7 +107,8 @@ async fn keys_cannot_be_read() {
 async fn nothing_is_written_for_another_tenant() {
     let (fleet, tenant, other) = two_tenants().await;
     let mut connection = as_tenant(&fleet, Some(tenant)).await;
-    let insert = "insert into container_jobs (id, tenant_id, project_id, executor_type, name, routing_reason, created_by)
+    let insert =
+        "insert into container_jobs (id, tenant_id, project_id, executor_type, name, routing_reason, created_by)
          values (gen_random_uuid(), $1, $2, 'mock', 'n', 'r', 'c')";
     let project = async |owner: TenantId| -> Uuid {
         let mut connection = as_tenant(&fleet, Some(owner)).await;
@@ -128,7 +129,8 @@ async fn nothing_is_written_for_another_tenant() {
         .await
         .expect("may update");
     assert_eq!(changed.rows_affected(), 0);
-    let moved = sqlx::query("update container_jobs set tenant_id = $1").bind(other.uuid()).execute(&mut connection).await;
+    let moved =
+        sqlx::query("update container_jobs set tenant_id = $1").bind(other.uuid()).execute(&mut connection).await;
     assert!(matches!(sqlstate(moved.expect_err("refused")).as_str(), "42501" | "23503"));
     for sql in [
         "delete from container_jobs",
@@ -141,7 +143,8 @@ async fn nothing_is_written_for_another_tenant() {
         assert_eq!(sqlstate(refused), "42501", "{sql}");
     }
     // Hosts are an operator's: a tenant's own key changes none, not even its own.
-    let changed = sqlx::query("update executor_hosts set weight = 2").execute(&mut connection).await.expect("may update");
+    let changed =
+        sqlx::query("update executor_hosts set weight = 2").execute(&mut connection).await.expect("may update");
     assert_eq!(changed.rows_affected(), 0);
 }
 

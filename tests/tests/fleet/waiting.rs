@@ -49,6 +49,35 @@ async fn a_cordoned_host_gets_nothing_new_and_keeps_what_runs() {
     fleet.all_complete(&[waiting]).await;
 }
 
+/// Slots of a host that one tenant has for itself are no way in for others, and others' jobs in line before it do not
+/// keep it from them.
+#[tokio::test]
+async fn for_a_host_of_its_own_tenant_or_of_all() {
+    let fleet = Fleet::new().await;
+    fleet.other_tenant("globex").await;
+    let own = fleet.mock_host_of(Some(fleet.tenant), 2).await;
+    let _parts = [fleet.dispatcher(), fleet.recorder(), fleet.mock_worker(quick())];
+    fleet.served(own, 1).await;
+    let (_api, client) = fleet.api().await;
+    let stranger = client.with_key(Some("globex"));
+    let strangers = stranger.submit_all(&vec![jobs::mock(&[]); 20]).await;
+    let owners = client.submit_all(&vec![jobs::mock(&[]); 10]).await;
+    fleet.all_complete(&owners).await;
+    for id in &strangers {
+        waits_for(&stranger, *id, "no_host").await;
+    }
+    assert_eq!(fleet.ledger().starts().len(), owners.len());
+    fleet.mock_host(2).await;
+    fleet.all_complete(&strangers).await;
+    let on_own: i64 = fleet
+        .scalar(
+            "select count(*) from container_executions e join executor_hosts h on h.id = e.executor_host_id
+             where h.tenant_id <> e.tenant_id",
+        )
+        .await;
+    assert_eq!(on_own, 0, "nobody runs on another tenant's host");
+}
+
 #[tokio::test]
 async fn by_priority_and_then_by_age() {
     let fleet = Fleet::new().await;

@@ -55,7 +55,8 @@ impl Worker {
 
     /// Dispatches and claims the one job that is pending.
     pub(crate) async fn claim(&self) -> Running {
-        let items = queue::dispatch(&self.store, ExecutorType::Mock, 10).await.expect("dispatched");
+        let shared = queue::Window { executor: ExecutorType::Mock, tenant: None, free_slots: 10, dispatched: 0 };
+        let items = queue::dispatch(&self.store, shared, 10).await.expect("dispatched");
         let request = Request {
             worker: self.id,
             fleet: tenants::fleet(&self.store).await.expect("a fleet"),

@@ -54,11 +54,16 @@ pub(super) async fn start(
     let (api, address) = gantry_api::Service::bind(&http, store, nudges).await?;
 
     let settings = gantry_dispatcher::Settings::default();
-    let dispatcher = gantry_dispatcher::Service::new(urls.store("gantry-dispatcher")?, urls.broker("dispatcher").await?, settings);
+    let dispatcher =
+        gantry_dispatcher::Service::new(urls.store("gantry-dispatcher")?, urls.broker("dispatcher").await?, settings);
     let recorder = gantry_recorder::Service::new(urls.store("gantry-recorder")?, urls.broker("recorder").await?);
     parts.spawn("dispatcher", dispatcher.run(shutdown.clone()));
     parts.spawn("recorder", recorder.run(shutdown.clone()));
-    let mock = Pool { store: urls.store("gantry-worker-mock")?, broker: urls.broker("worker-mock").await?, executor: MockExecutor::new };
+    let mock = Pool {
+        store: urls.store("gantry-worker-mock")?,
+        broker: urls.broker("worker-mock").await?,
+        executor: MockExecutor::new,
+    };
     parts.spawn("mock worker", mock.run(shutdown.clone()));
     if docker {
         let (store, broker) = (urls.store("gantry-worker-docker")?, urls.broker("worker-docker").await?);
@@ -80,7 +85,8 @@ impl<E: Executor> Pool<E> {
     async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
         loop {
             let executor = Arc::new((self.executor)());
-            let worker = gantry_worker::Service::new(self.store.clone(), self.broker.clone(), executor, Settings::default());
+            let worker =
+                gantry_worker::Service::new(self.store.clone(), self.broker.clone(), executor, Settings::default());
             match worker.run(shutdown.clone()).await {
                 Err(error) if error.is::<DeclaredDead>() => {
                     tracing::warn!(%error, "a worker ended and is started again");

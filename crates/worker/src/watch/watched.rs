@@ -22,7 +22,10 @@ pub(crate) struct Watched {
     /// When the launch was sent, if this worker did it.
     launch_sent: Option<Duration>,
     launch_deadline: Duration,
-    pub(super) running_since: Option<Duration>,
+    /// When this worker first saw it running.
+    running_since: Option<Duration>,
+    /// When it must have ended: from its stored start, or else from when it was first seen running.
+    run_deadline: Option<Duration>,
     /// Whether `started_at` is stored, or on its way.
     pub(super) start_stored: bool,
     /// From the launch request to running.
@@ -45,6 +48,7 @@ impl Watched {
             launch_sent: None,
             launch_deadline: Duration::MAX,
             running_since: None,
+            run_deadline: None,
             start_stored: false,
             startup: None,
             stop: None,
@@ -57,8 +61,9 @@ impl Watched {
         Self { launch_sent: sent, launch_deadline: deadline, ..self }
     }
 
-    pub(crate) fn running_since(self, since: Option<Duration>, stored: bool) -> Self {
-        Self { running_since: since, start_stored: stored, ..self }
+    /// Its start is stored, and with it when it must have ended.
+    pub(crate) fn started_before(self, run_deadline: Option<Duration>) -> Self {
+        Self { start_stored: run_deadline.is_some(), run_deadline, ..self }
     }
 
     pub(crate) fn stopping(self, reason: Option<StopReason>) -> Self {
@@ -70,6 +75,8 @@ impl Watched {
         if self.running_since.is_none() {
             self.running_since = Some(now);
             self.startup = self.launch_sent.map(|sent| now.saturating_sub(sent));
+            let timeout = Duration::from_secs(self.run.spec.timeout_seconds().into());
+            self.run_deadline.get_or_insert(now + timeout);
         }
     }
 
@@ -78,13 +85,14 @@ impl Watched {
         self.running_since.map_or(Duration::ZERO, |since| now.saturating_sub(since))
     }
 
-    fn run_deadline(&self) -> Option<Duration> {
-        Some(self.running_since? + Duration::from_secs(self.run.spec.timeout_seconds().into()))
+    /// Whether it was seen running, by this worker or by one before.
+    pub(super) fn is_running(&self) -> bool {
+        self.run_deadline.is_some()
     }
 
     /// The deadline that it has passed.
     pub(super) fn overdue(&self, now: Duration) -> Option<StopReason> {
-        match self.run_deadline() {
+        match self.run_deadline {
             Some(deadline) => (now >= deadline).then_some(StopReason::Timeout),
             None => (now >= self.launch_deadline).then_some(StopReason::LaunchDeadline),
         }
@@ -95,6 +103,6 @@ impl Watched {
         if self.stopping.is_some() || self.end.is_some() {
             return None;
         }
-        Some(self.run_deadline().unwrap_or(self.launch_deadline))
+        Some(self.run_deadline.unwrap_or(self.launch_deadline))
     }
 }

@@ -208,19 +208,51 @@ mod tests {
     #[test]
     fn every_option_arrives_in_the_submission() {
         let job = submission(&[
-            "--image", "i:1", "--executor", "docker", "--env", "A=1", "-e", "B=x=y", "--env", "C=", "--timeout", "1500ms",
-            "--memory", "64", "--cpus", "0.5", "--mount", "/usr/share:/data", "--name", "n", "--label", "k=v", "--priority", "-5",
-            "--", "sh", "-c", "exit 3", "--",
+            "--image",
+            "i:1",
+            "--executor",
+            "docker",
+            "--env",
+            "A=1",
+            "-e",
+            "B=x=y",
+            "--env",
+            "C=",
+            "--timeout",
+            "1500ms",
+            "--memory",
+            "64",
+            "--cpus",
+            "0.5",
+            "--mount",
+            "/usr/share:/data",
+            "--name",
+            "n",
+            "--label",
+            "k=v",
+            "--priority",
+            "-5",
+            "--",
+            "sh",
+            "-c",
+            "exit 3",
+            "--",
         ])
         .expect("parsed");
         assert_eq!(job.validate(), Ok(()));
         let spec = job.spec.expect("inline");
         assert_eq!(spec.image, "i:1");
         assert_eq!(spec.command.expect("given"), ["sh", "-c", "exit 3", "--"]);
-        assert_eq!(spec.environment, map(vec![("A".into(), "1".into()), ("B".into(), "x=y".into()), ("C".into(), String::new())]));
+        assert_eq!(
+            spec.environment,
+            map(vec![("A".into(), "1".into()), ("B".into(), "x=y".into()), ("C".into(), String::new())])
+        );
         assert_eq!((spec.timeout_seconds, spec.memory_limit_mb, spec.cpu_limit), (Some(2), Some(64), Some(0.5)));
         assert_eq!(spec.mounts, [Mount { source: "/usr/share".into(), target: "/data".into(), writable: false }]);
-        assert_eq!((job.name.as_deref(), job.priority, job.preferred_executor), (Some("n"), -5, Some(ExecutorType::Docker)));
+        assert_eq!(
+            (job.name.as_deref(), job.priority, job.preferred_executor),
+            (Some("n"), -5, Some(ExecutorType::Docker))
+        );
         assert_eq!(job.labels["k"], "v");
     }
 
