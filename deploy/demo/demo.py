@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/bin/python3 -B
 """Runs real jobs on a private Gantry, shows what happens to each, and checks how each ended.
 
 deploy/scripts/demo.sh calls it, with a private Docker Engine (GANTRY_TEST_DOCKER_HOST) and the folder of the binaries
@@ -27,8 +27,8 @@ FINAL = {"completed", "failed", "timeout", "cancelled"}
 
 
 def main():
-    # As Ctrl-C does: everything that was started is stopped on the way out.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
     with tempfile.TemporaryDirectory(prefix="gantry-demo-") as folder, gantry(Path(folder)) as client:
         print(f"\nRunning jobs over the files of {INPUT}, at most four at once:\n")
         jobs = all_jobs()
@@ -42,6 +42,13 @@ def main():
     good = sum(job_row[0] == "ok" for job_row in rows)
     print(f"demo: {len(jobs)} jobs, {good} as expected")
     return 0 if good == len(jobs) else 1
+
+
+def stop(number, _frame):
+    """Everything that was started is stopped on the way out; a second Ctrl-C does not cut that short."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 @contextlib.contextmanager
@@ -86,7 +93,7 @@ def watch(client, ids):
             what = f"{status} ({waits})" if waits else status
             attempt = f"attempt {job['attempt']}" if job["attempt"] > 1 else ""
             now = datetime.now().isoformat(sep=" ", timespec="milliseconds")[11:]
-            print(f"{now}  {job['name']:9} {what:23} {job.get('host', ''):13} {attempt}".rstrip(), flush=True)
+            print(f"{now}  {job['name']:9} {what:23}  {job.get('host', ''):13} {attempt}".rstrip(), flush=True)
             if status == "running" and ids[job["id"]].cancel:
                 client.call("POST", f"/v1/jobs/{job['id']}/cancel")
         if len(listed) == len(ids) and all(job["status"] in FINAL for job in listed):
@@ -113,7 +120,13 @@ def row(job, end):
     text = json.dumps(output) if isinstance(output, dict) else str(output)
     said = end.get("error_message") or " · ".join(text.splitlines())
     mark = "ok" if as_expected else "NO"
-    return [mark, job.name, job.over, expected, got, "" if code is None else str(code), str(tries), ran, said]
+    exits = against(code, job.exit_code if job.exit_code is not None else code)
+    return [mark, job.name, job.over, expected, got, exits, against(tries, job.attempts), ran, said]
+
+
+def against(got, expected):
+    text = "" if got is None else str(got)
+    return text if got == expected else f"{text or 'none'}, not {expected}"
 
 
 def outcome(status, failure):

@@ -188,9 +188,11 @@ async fn a_report() {
     let nul = "a\u{0}b";
     let failure = json!({ "outcome": "failed", "class": "oom_killed", "message": nul, "exit_code": 137, "x": nul });
     let bad = BTreeMap::from([
-        // Cannot be read as a report at all.
+        // Says nothing of an end: nothing is known.
         (10, json!({ "kind": "vanished" })),
+        // Cannot be read as a report, but says that it is over, and in the second case how.
         (20, json!({ "outcome": { "outcome": "exited", "exit_code": "zero" } })),
+        (25, json!({ "run_millis": "a while" })),
         // Can be read, and holds what Postgres does not take as text.
         (30, json!({ "metadata": { nul: [nul, { "deep": nul }] }, "execution_id": nul })),
         (40, json!({ "outcome": failure, "metadata": nul })),
@@ -202,12 +204,13 @@ async fn a_report() {
     let reports: Vec<Value> = (0..100).map(|n| attempts.report(n, bad.get(&n).cloned().unwrap_or(json!({})))).collect();
     fleet.amqp.publish_json("gantry.reports", "gantry.reports", &json!({ "version": "1", "reports": reports })).await;
     let _recorder = fleet.recorder();
-    fleet.count_reaches("running", 2).await;
+    fleet.count_reaches("running", 1).await;
 
     for (n, token) in attempts.tokens.iter().enumerate() {
         let job = fleet.job(token.job).await;
         let expected = match n {
-            10 | 20 => "running",
+            10 => "running",
+            20 => "pending",
             40 => "failed",
             _ => "completed",
         };
@@ -215,11 +218,14 @@ async fn a_report() {
         let attempt = &fleet.attempts(token.job).await[0];
         assert_eq!(attempt["slot_held"], json!(expected == "running"), "{n}: {attempt}");
     }
+    let unknown_end = fleet.job(attempts.tokens[20].job).await;
+    assert_eq!(unknown_end["waiting_reason"], "retry_backoff", "{unknown_end}");
+    assert_eq!(fleet.attempts(attempts.tokens[20].job).await[0]["failure_class"], "backend_error");
     let failed = fleet.job(attempts.tokens[40].job).await;
     assert_eq!((&failed["failure_class"], &failed["exit_code"]), (&json!("oom_killed"), &json!(137)));
     assert_eq!(failed["error_message"], "a\u{fffd}b");
     // What could not be read is kept, and so is the payload that could not be stored.
-    for n in [10, 20, 50] {
+    for n in [10, 20, 25, 50] {
         let id = attempts.tokens[n].job.to_string();
         let letter = dead_letter(&dead, |letter| letter.json()["reports"][0]["job"] == *id).await;
         assert_eq!(letter.headers["x-gantry-reason"], "poison_report", "{letter:?}");
