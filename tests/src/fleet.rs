@@ -259,7 +259,9 @@ impl Drop for Fleet {
 }
 
 fn config(url: &str) -> gantry_store::Config {
-    gantry_store::Config { max_connections: CONNECTIONS, ..gantry_store::Config::new(url) }
+    // Less than a third of the shortest lease in these tests.
+    let transaction_timeout_millis = 900;
+    gantry_store::Config { max_connections: CONNECTIONS, transaction_timeout_millis, ..gantry_store::Config::new(url) }
 }
 
 /// Gantry's log among the test's output, as `RUST_LOG` asks for it.

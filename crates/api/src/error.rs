@@ -34,7 +34,7 @@ impl Error {
 
     /// Something exists at this path, but not for this method.
     pub(crate) fn method_not_allowed(message: impl Into<String>) -> Self {
-        Self { status: StatusCode::METHOD_NOT_ALLOWED, problem: Problem::new(Code::NotFound, message) }
+        Self::new(Code::MethodNotAllowed, message)
     }
 
     /// Whether the same may work later.
@@ -102,6 +102,7 @@ fn status(code: Code) -> StatusCode {
         Code::Unauthorized => StatusCode::UNAUTHORIZED,
         Code::Forbidden => StatusCode::FORBIDDEN,
         Code::NotFound => StatusCode::NOT_FOUND,
+        Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Code::IdempotencyConflict | Code::Conflict => StatusCode::CONFLICT,
         Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -117,6 +118,7 @@ fn title(code: Code) -> &'static str {
         Code::Unauthorized => "An API key is needed",
         Code::Forbidden => "The API key may not do this",
         Code::NotFound => "There is no such thing",
+        Code::MethodNotAllowed => "Not for this method",
         Code::MissingIdempotencyKey => "An idempotency key is needed",
         Code::IdempotencyConflict => "The idempotency key was used for something else",
         Code::UnknownTemplate => "There is no such template",

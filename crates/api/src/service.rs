@@ -60,10 +60,8 @@ impl Service {
     /// Where serving failed.
     pub async fn run(self, shutdown: Shutdown) -> io::Result<()> {
         let readiness = Readiness::new();
-        let store = self.app.store.clone();
-        readiness.register("postgres", move || {
-            let store = store.clone();
-            async move { store.ping().await.map_err(|error| error.to_string()) }
+        readiness.watch("database", &self.app.store, |store: Store| async move {
+            store.ping().await.map_err(|error| error.to_string())
         });
         let stopping = self.app.stopping.clone();
         let router = routes::router(self.app, readiness);

@@ -25,6 +25,8 @@ pub enum Code {
     Forbidden,
     /// The job, host or template does not exist, or belongs to another tenant.
     NotFound,
+    /// The path exists, but not for this HTTP method.
+    MethodNotAllowed,
     /// Neither an `idempotency_key` nor a `message_id`: redelivery could run the job twice.
     MissingIdempotencyKey,
     /// The same idempotency key came with a different job.

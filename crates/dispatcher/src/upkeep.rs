@@ -14,9 +14,6 @@ use crate::{Parts, dispatch};
 
 /// Rows touched by one statement at most; a full batch is followed by the next.
 const BATCH: i64 = 1_000;
-/// How long this process has to reach Postgres without a gap before it declares anyone dead: longer than any
-/// lease, so that an outage of the database does not look like the death of everyone.
-const TRUST: Duration = Duration::from_secs(20);
 /// A pass that took longer than this, or came later than this after the one before, is a gap.
 const GAP: Duration = Duration::from_secs(3);
 /// How long RabbitMQ may take to say how long a queue is.
@@ -56,8 +53,9 @@ impl Trust {
         self.last = Some(now);
     }
 
-    fn is_full(&self) -> bool {
-        self.since.is_some_and(|since| Boottime.now().saturating_sub(since) > TRUST)
+    /// For how long it has.
+    fn time(&self) -> Duration {
+        self.since.map_or(Duration::ZERO, |since| Boottime.now().saturating_sub(since))
     }
 }
 
@@ -67,10 +65,8 @@ async fn pass(parts: &Parts, trust: &mut Trust) -> Result<(), gantry_store::Erro
     let asked = Boottime.now();
     store.ping().await?;
     trust.reached(asked);
-    if trust.is_full() {
-        for worker in workers::mark_overdue_dead(store).await? {
-            tracing::warn!(worker.id = %worker, "a worker missed its beats and is declared dead");
-        }
+    for worker in workers::mark_overdue_dead(store, trust.time()).await? {
+        tracing::warn!(worker.id = %worker, "a worker missed its beats and is declared dead");
     }
     while queue::unpark_due(store, BATCH).await? > 0 {
         parts.nudge.notify_one();

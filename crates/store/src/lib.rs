@@ -21,4 +21,4 @@ pub mod validate;
 pub mod workers;
 
 pub use error::{Error, Result};
-pub use tx::{Config, Scope, Store, TRANSACTION_TIMEOUT};
+pub use tx::{Config, Scope, Store};

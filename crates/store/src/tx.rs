@@ -16,10 +16,6 @@ use tokio::time::timeout;
 
 use crate::error::{Error, Result};
 
-/// How long a statement, a lock or an idle transaction may last: below a third of a lease's time to live, so
-/// that a frozen client holds nothing for long.
-pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// How long this side waits for a transaction or a statement. Postgres ends them sooner; this is for a server
 /// that vanished without closing its connections.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,6 +33,14 @@ pub struct Config {
     /// The most connections that this process opens. Default 10.
     #[serde(default = "default_connections")]
     pub max_connections: u32,
+    /// How many milliseconds a statement, a wait for a lock or an idle transaction may last. Less than a third of a
+    /// worker's lease, so that a frozen client holds nothing for long. Default 5,000.
+    #[serde(default = "default_transaction_timeout")]
+    pub transaction_timeout_millis: u32,
+}
+
+fn default_transaction_timeout() -> u32 {
+    5_000
 }
 
 fn default_connections() -> u32 {
@@ -46,7 +50,7 @@ fn default_connections() -> u32 {
 impl Config {
     /// The defaults, for a database at `url`.
     pub fn new(url: impl Into<String>) -> Self {
-        Self { url: SecretString::from(url.into()), max_connections: default_connections() }
+        Self { url: SecretString::from(url.into()), max_connections: default_connections(), transaction_timeout_millis: default_transaction_timeout() }
     }
 }
 
@@ -69,23 +73,30 @@ pub enum Scope {
 pub struct Store {
     pool: PgPool,
     begin: String,
+    timeout: Duration,
 }
 
 impl Store {
     /// A pool; connects when it is first used, so that a process can start before Postgres does. `part` is
     /// shown in `pg_stat_activity`.
     pub fn new(config: &Config, part: &str) -> Result<Self> {
+        let timeout = Duration::from_millis(config.transaction_timeout_millis.into());
         let connect = PgConnectOptions::from_str(config.url.expose_secret())?.application_name(part);
         let pool = PgPoolOptions::new()
             .max_connections(config.max_connections)
-            .acquire_timeout(TRANSACTION_TIMEOUT)
+            .acquire_timeout(timeout)
             .connect_lazy_with(connect);
-        let millis = TRANSACTION_TIMEOUT.as_millis();
+        let millis = config.transaction_timeout_millis;
         let begin = format!(
             "begin; set local statement_timeout = {millis}; set local lock_timeout = {millis}; \
              set local idle_in_transaction_session_timeout = {millis}"
         );
-        Ok(Self { pool, begin })
+        Ok(Self { pool, begin, timeout })
+    }
+
+    /// How long a transaction of this store may hold anything.
+    pub fn transaction_timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// Whether Postgres answers.

@@ -1,5 +1,7 @@
 //! Workers and their leases.
 
+use std::time::Duration;
+
 use gantry_core::{ExecutorType, HostId, WorkerId};
 use uuid::Uuid;
 
@@ -95,24 +97,22 @@ pub async fn hand_over(store: &Store, worker: WorkerId) -> Result<()> {
         .await
 }
 
-/// Declares every overdue worker dead; returns them. The caller has itself reached Postgres without a gap
-/// for a whole lease: else an outage of the database would make everyone declare everyone dead.
-pub async fn mark_overdue_dead(store: &Store) -> Result<Vec<WorkerId>> {
-    let rows = store
-        .single(
-            "workers::mark_overdue_dead",
-            sqlx::query!(
-                "/* workers::mark_overdue_dead */
+/// Declares overdue workers dead; returns them. Only those whose lease is shorter than `reached_for`, the time for
+/// which the caller itself has reached Postgres without a gap: else an outage of the database would make everyone
+/// declare everyone dead.
+pub async fn mark_overdue_dead(store: &Store, reached_for: Duration) -> Result<Vec<WorkerId>> {
+    let statement = sqlx::query!(
+        "/* workers::mark_overdue_dead */
         update workers set state = 'dead', ended_at = now()
         where id in (
-            select id from workers where state = 'alive' and last_beat_at < now() - make_interval(secs => lease_seconds)
+            select id from workers
+            where state = 'alive' and lease_seconds::float8 < $1 and last_beat_at < now() - make_interval(secs => lease_seconds)
             for update skip locked)
           and state = 'alive'
-        returning id"
-            )
-            .fetch_all(store.pool()),
-        )
-        .await?;
+        returning id",
+        reached_for.as_secs_f64()
+    );
+    let rows = store.single("workers::mark_overdue_dead", statement.fetch_all(store.pool())).await?;
     Ok(rows.into_iter().map(|row| row.id.into()).collect())
 }
 

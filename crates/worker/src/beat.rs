@@ -46,10 +46,8 @@ async fn renew(engine: &Arc<Engine>) -> Result<(), Error> {
     let began = engine.lease.now();
     workers::beat(&engine.store, engine.id).await?;
     engine.lease.renew(began);
-    if engine.lease.may_judge() {
-        for dead in workers::mark_overdue_dead(&engine.store).await? {
-            tracing::warn!(worker.id = %dead, "a worker missed its beats and is declared dead");
-        }
+    for dead in workers::mark_overdue_dead(&engine.store, engine.lease.unbroken()).await? {
+        tracing::warn!(worker.id = %dead, "a worker missed its beats and is declared dead");
     }
     look(engine, began).await?;
     adopt(engine).await

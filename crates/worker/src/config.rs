@@ -34,8 +34,8 @@ impl process::Config for Config {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// How long after a beat others may declare this worker dead. Default 18, at least 15: transactions and
-    /// requests to a backend are bounded by a third of it.
+    /// How long after a beat others may declare this worker dead. Default 18. Requests to a backend are bounded by a
+    /// third of it, and the database's `transaction_timeout_millis` must be less than that.
     pub lease_seconds: u32,
     /// Time between two beats. Default 3,000.
     pub beat_millis: u64,
@@ -71,7 +71,43 @@ impl Default for Settings {
     }
 }
 
+/// Settings that do not go together.
+#[derive(Debug, thiserror::Error)]
+pub enum Invalid {
+    /// A frozen transaction could outlive the lease.
+    #[error(
+        "`lease_seconds` is {lease_seconds}, and a third of it is not more than the database's transaction timeout \
+         ({timeout:?}); raise the one or lower `transaction_timeout_millis`"
+    )]
+    LeaseTooShort {
+        /// The lease.
+        lease_seconds: u32,
+        /// The timeout.
+        timeout: Duration,
+    },
+    /// The lease would be over before it is renewed.
+    #[error("`beat_millis` is {beat_millis}: it must be less than a third of `lease_seconds` ({lease_seconds})")]
+    BeatTooSlow {
+        /// The beat.
+        beat_millis: u64,
+        /// The lease.
+        lease_seconds: u32,
+    },
+}
+
 impl Settings {
+    /// Whether these settings keep the lease's promises over this store.
+    pub(crate) fn check(&self, transaction_timeout: Duration) -> Result<(), Invalid> {
+        let lease_seconds = self.lease_seconds;
+        if self.request_timeout() <= transaction_timeout {
+            return Err(Invalid::LeaseTooShort { lease_seconds, timeout: transaction_timeout });
+        }
+        if self.beat() >= self.request_timeout() {
+            return Err(Invalid::BeatTooSlow { beat_millis: self.beat_millis, lease_seconds });
+        }
+        Ok(())
+    }
+
     /// The lease's time to live.
     pub(crate) fn lease(&self) -> Duration {
         Duration::from_secs(self.lease_seconds.into())
@@ -96,5 +132,20 @@ impl Settings {
 
     pub(crate) fn stop_grace(&self) -> Duration {
         Duration::from_secs(self.stop_grace_seconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_must_outlast_three_transactions_and_three_beats() {
+        let timeout = Duration::from_secs(5);
+        assert!(Settings::default().check(timeout).is_ok());
+        let short = Settings { lease_seconds: 15, ..Settings::default() };
+        assert!(matches!(short.check(timeout), Err(Invalid::LeaseTooShort { .. })));
+        let slow = Settings { beat_millis: 6_000, ..Settings::default() };
+        assert!(matches!(slow.check(timeout), Err(Invalid::BeatTooSlow { .. })));
     }
 }

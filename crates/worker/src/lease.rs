@@ -59,12 +59,14 @@ impl Lease {
         self.clock.now().saturating_sub(self.lock().beat_began) + self.request_timeout < self.time_to_live
     }
 
-    /// Whether beats have succeeded without a gap for a whole lease: only such a worker judges others.
-    pub(crate) fn may_judge(&self) -> bool {
+    /// For how long beats have succeeded without a gap of a whole lease: whose lease is shorter may be judged.
+    pub(crate) fn unbroken(&self) -> Duration {
         let state = self.lock();
         let now = self.clock.now();
-        now.saturating_sub(state.unbroken_since) > self.time_to_live
-            && now.saturating_sub(state.beat_began) < self.time_to_live
+        if now.saturating_sub(state.beat_began) >= self.time_to_live {
+            return Duration::ZERO;
+        }
+        now.saturating_sub(state.unbroken_since)
     }
 
     /// Waits until [`Lease::allows_request`]: until the next beat that succeeds, if it does not now.
@@ -121,17 +123,17 @@ mod tests {
     }
 
     #[test]
-    fn only_after_a_whole_lease_without_a_gap_it_judges() {
+    fn a_gap_in_the_beats_starts_the_count_again() {
         let (clock, lease) = lease();
-        assert!(!lease.may_judge());
         for _ in 0..7 {
             clock.advance(Duration::from_secs(3));
             lease.renew(clock.now());
         }
-        assert!(lease.may_judge());
+        assert_eq!(lease.unbroken(), Duration::from_secs(21));
         clock.advance(TTL);
-        assert!(!lease.may_judge(), "its own beats are overdue");
+        assert_eq!(lease.unbroken(), Duration::ZERO, "its own beats are overdue");
         lease.renew(clock.now());
-        assert!(!lease.may_judge(), "the gap starts the count again");
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(lease.unbroken(), Duration::from_secs(1));
     }
 }

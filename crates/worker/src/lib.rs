@@ -26,6 +26,6 @@ mod service;
 mod stop;
 mod watch;
 
-pub use config::{Config, Settings};
+pub use config::{Config, Invalid, Settings};
 pub use process::main;
 pub use service::{DeclaredDead, Service};

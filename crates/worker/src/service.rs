@@ -58,6 +58,7 @@ impl Service {
     /// # Errors
     /// [`DeclaredDead`], or what kept it from starting.
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
+        self.settings.check(self.store.transaction_timeout())?;
         let types: Vec<&str> = ExecutorType::ALL.iter().map(|executor| executor.as_str()).collect();
         self.broker.topology().declare(&self.broker, &types).await?;
         let dead = CancellationToken::new();

@@ -3,7 +3,7 @@
 use gantry_dispatcher::Settings;
 use gantry_tests::{Fleet, jobs, quick};
 
-const JOBS: usize = 300;
+const JOBS: usize = 200;
 
 #[tokio::test]
 async fn ten_workers_race_for_two_slots() {
