@@ -1,7 +1,7 @@
 # Each target installs what is missing, starts its own private servers and stops them again.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test lint sqlx
+.PHONY: help demo up down test bench lint sqlx
 
 help: ## Shows this list
 	@sed -n 's/^\([a-z]*\):.* ## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ down: ## Stops it, and keeps its data
 
 test: ## Runs all tests; ARGS go to cargo nextest, for example ARGS="-E 'package(gantry-core)'"
 	deploy/scripts/test.sh $(ARGS)
+
+bench: ## Measures; for example ARGS="--jobs 50000 --executor mock", ARGS="--case idle", ARGS="--case docker-pairs"
+	deploy/scripts/bench.sh $(ARGS)
 
 lint: ## Checks format, lints, documentation, licences and sources
 	deploy/scripts/lint.sh

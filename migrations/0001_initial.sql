@@ -315,7 +315,7 @@ create table container_jobs (
     started_at timestamptz,
     completed_at timestamptz,
     executor_host_id uuid references executor_hosts,
-    template_id uuid,
+    template uuid,
     name text not null,
     routing_reason text not null,
     idempotency_key text,
@@ -330,7 +330,7 @@ create table container_jobs (
     override_command text[],
     override_environment jsonb,
     constraint container_jobs_project foreign key (project_id, tenant_id) references projects (id, tenant_id),
-    constraint container_jobs_template foreign key (template_id, tenant_id) references container_templates (id, tenant_id),
+    constraint container_jobs_template foreign key (template, tenant_id) references container_templates (id, tenant_id),
     constraint container_jobs_name_length check (char_length(name) between 1 and 255),
     constraint container_jobs_priority_range check (priority between -100 and 100),
     constraint container_jobs_counts check (attempt >= 0 and dispatch_sequence >= 0 and publishes >= 0 and user_retries >= 0 and infrastructure_retries >= 0),
@@ -377,7 +377,7 @@ comment on column container_jobs.cancel_requested_at is 'When its end was asked 
 comment on column container_jobs.started_at is 'When the container of the last attempt started.';
 comment on column container_jobs.completed_at is 'When its end was recorded.';
 comment on column container_jobs.executor_host_id is 'The host of the last attempt.';
-comment on column container_jobs.template_id is 'The template it was made from; null for an inline spec.';
+comment on column container_jobs.template is 'The template it was made from; null for an inline spec.';
 comment on column container_jobs.name is 'For people.';
 comment on column container_jobs.routing_reason is 'Why it went to this executor type.';
 comment on column container_jobs.idempotency_key is 'The key that the producer gave, if any.';

@@ -187,6 +187,8 @@ impl Fleet {
         let (database, broker) = self.servers();
         Part::spawn(name, move |shutdown| async move {
             let broker = Broker::connect(broker, name).await?;
+            // Less than a third of the shortest lease in these tests.
+            let database = gantry_store::Config { transaction_timeout_millis: 900, ..database };
             let store = Store::new(&database, name)?;
             gantry_worker::Service::new(store, broker, executor(), settings).run(shutdown).await
         })
@@ -259,9 +261,7 @@ impl Drop for Fleet {
 }
 
 fn config(url: &str) -> gantry_store::Config {
-    // Less than a third of the shortest lease in these tests.
-    let transaction_timeout_millis = 900;
-    gantry_store::Config { max_connections: CONNECTIONS, transaction_timeout_millis, ..gantry_store::Config::new(url) }
+    gantry_store::Config { max_connections: CONNECTIONS, ..gantry_store::Config::new(url) }
 }
 
 /// Gantry's log among the test's output, as `RUST_LOG` asks for it.

@@ -211,13 +211,13 @@ async fn insert_rows(tx: &mut sqlx::PgConnection, jobs: &[&NewJob]) -> Result<()
             select *, not_before > now() as later
             from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::uuid[], $6::text[], $7::text[], $8::text[],
                 $9::jsonb[], $10::jsonb[], $11::int2[], $12::timestamptz[], $13::int[], $14::text[], $15::text[], $16::jsonb[])
-                as n(id, tenant_id, project_id, name, template_id, executor, preferred, reason, command, environment,
+                as n(id, tenant_id, project_id, name, template, executor, preferred, reason, command, environment,
                     priority, not_before, queue_timeout, key, created_by, spec)
         ), j as (
-            insert into container_jobs (id, tenant_id, project_id, name, template_id, executor_type, preferred_executor,
+            insert into container_jobs (id, tenant_id, project_id, name, template, executor_type, preferred_executor,
                 routing_reason, override_command, override_environment, priority, parked_until, waiting_reason,
                 queue_deadline_at, idempotency_key, created_by)
-            select id, tenant_id, project_id, name, template_id, executor::executor_type, preferred::executor_type, reason,
+            select id, tenant_id, project_id, name, template, executor::executor_type, preferred::executor_type, reason,
                 case when command is not null then array(select jsonb_array_elements_text(command)) end, environment, priority,
                 case when later then not_before end, case when later then 'not_before'::waiting_reason end,
                 greatest(not_before, now()) + make_interval(secs => queue_timeout), key, created_by

@@ -158,7 +158,7 @@ async fn select(store: &Store, scope: Scope, id: Option<JobId>, filter: &Filter)
     let rows = sqlx::query!(
         r#"/* jobs::select */
         select j.id, j.tenant_id, j.project_id, j.name, j.status::text as "status!", j.executor_type::text as "executor_type!",
-            j.preferred_executor::text, j.executor_host_id, h.name as "host_name?", j.routing_reason, j.template_id, j.priority,
+            j.preferred_executor::text, j.executor_host_id, h.name as "host_name?", j.routing_reason, j.template, j.priority,
             j.attempt, j.waiting_reason::text, j.parked_until, j.dispatched_at is not null as "dispatched!", j.execution_id,
             j.exit_code, j.failure_class::text, j.error_message, j.idempotency_key, j.estimated_cost, j.actual_cost,
             j.executor_metadata, j.cancel_requested_at, j.created_at, j.started_at, j.completed_at, j.created_by
@@ -201,7 +201,7 @@ async fn select(store: &Store, scope: Scope, id: Option<JobId>, filter: &Filter)
             host: row.executor_host_id.map(Into::into),
             host_name: row.host_name,
             routing_reason: row.routing_reason,
-            template: row.template_id.map(Into::into),
+            template: row.template.map(Into::into),
             priority: row.priority,
             attempt: row.attempt,
             waiting_reason: stored.or((row.dispatched).then_some(WaitingReason::Dispatching)),

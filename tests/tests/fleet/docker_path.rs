@@ -136,5 +136,5 @@ async fn a_template_with_all_its_layers() {
     let job = fleet.job(ids[1]).await;
     assert_eq!((&job["name"], &job["executor_type"]), (&json!("report"), &json!("docker")));
     assert_eq!(job["override_environment"], json!({ "C": "job" }));
-    assert!(job["template_id"].is_string() && job["override_command"].is_array(), "{job}");
+    assert!(job["template"].is_string() && job["override_command"].is_array(), "{job}");
 }

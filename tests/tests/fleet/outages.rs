@@ -87,8 +87,10 @@ async fn ends_wait_for_a_recorder() {
     let producer = fleet.producer().await;
     let ids = producer.submit_all(&vec![jobs::mock(&[]); 12]).await;
     eventually(PATIENCE, async || fleet.amqp.ready("gantry.reports").await > 0).await;
+    // A slot is free when the end is recorded, and not before.
+    eventually(PATIENCE, async || fleet.slots_used(host).await == 4).await;
+    eventually(PATIENCE, async || fleet.ledger().starts().len() == 4).await;
     assert_eq!(fleet.count("completed").await, 0);
-    assert_eq!(fleet.slots_used(host).await, 4, "a slot is free when the end is recorded");
     let _recorder = fleet.recorder();
     fleet.all_complete(&ids).await;
 }

@@ -9,3 +9,4 @@ mod logs;
 mod observe;
 mod registry;
 mod restart;
+mod tcp;

@@ -1,0 +1,167 @@
+//! The jobs of a trial: one of every kind of life, each with what must come of it.
+
+use gantry_core::JobId;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::producer::Producer;
+
+/// When a job's end is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cancel {
+    Never,
+    Pending,
+    Running,
+}
+
+/// How a job must end.
+#[derive(Clone, Debug)]
+pub(crate) struct End {
+    pub(crate) status: &'static str,
+    /// As far as it is the job's own.
+    pub(crate) exit_code: Option<i32>,
+    pub(crate) failure: Option<&'static str>,
+    pub(crate) stdout: String,
+    /// Retries by the user's policy.
+    pub(crate) retries: i16,
+    /// Whether it had a container at all.
+    pub(crate) ran: bool,
+}
+
+/// A job that was handed in.
+#[derive(Clone, Debug)]
+pub(crate) struct Submitted {
+    pub(crate) name: &'static str,
+    /// The idempotency key.
+    pub(crate) key: String,
+    pub(crate) cancel: Cancel,
+    /// None: it must be refused.
+    pub(crate) end: Option<End>,
+}
+
+impl End {
+    fn of(status: &'static str) -> Self {
+        Self { status, exit_code: None, failure: None, stdout: String::new(), retries: 0, ran: true }
+    }
+
+    fn exits(code: i32) -> Self {
+        match code {
+            0 => Self { exit_code: Some(0), ..Self::of("completed") },
+            _ => Self { exit_code: Some(code), failure: Some("exit_nonzero"), ..Self::of("failed") },
+        }
+    }
+
+    fn prints(self, stdout: String) -> Self {
+        Self { stdout, ..self }
+    }
+
+    fn never_ran(self) -> Self {
+        Self { ran: false, ..self }
+    }
+}
+
+fn lines(count: u32) -> String {
+    (1..=count).map(|line| format!("line {line}\n")).collect()
+}
+
+/// A submission; `labels` without their `mock.`, `spec` laid over the smallest one.
+fn job(labels: &[(&str, &str)], more: &[(&str, Value)], spec: &[(&str, Value)]) -> Value {
+    let mut body = json!({ "preferred_executor": "mock", "spec": { "image": "simulated" }, "labels": {} });
+    for (name, value) in labels {
+        body["labels"][format!("mock.{name}")] = json!(value);
+    }
+    for (name, value) in more {
+        body[*name] = value.clone();
+    }
+    for (name, value) in spec {
+        body["spec"][*name] = value.clone();
+    }
+    body
+}
+
+/// A job's name, its body, when it is cancelled, and its end.
+type Case = (&'static str, Value, Cancel, Option<End>);
+
+fn cases() -> Vec<Case> {
+    let ever = ("duration", "1h");
+    let retry = json!({ "max_attempts": 2, "backoff_seconds": 1, "max_backoff_seconds": 1 });
+    let timeout = End { failure: Some("timeout"), ..End::of("timeout") };
+    let cancelled = End { failure: Some("cancelled"), ..End::of("cancelled") };
+    let invalid = End { failure: Some("invalid_spec"), ..End::of("failed") };
+    let short = |stdout: &'static str| {
+        let body = job(&[("stdout", stdout), ("duration", "300ms")], &[], &[]);
+        (body, Cancel::Never, Some(End::exits(0).prints(stdout.to_owned())))
+    };
+    let named = |name, (body, cancel, end): (Value, Cancel, Option<End>)| (name, body, cancel, end);
+    vec![
+        // It spans the death and the restart of a part.
+        (
+            "long",
+            job(&[("duration", "6s"), ("lines", "60")], &[("priority", json!(50))], &[]),
+            Cancel::Never,
+            Some(End::exits(0).prints(lines(60))),
+        ),
+        ("cancelled running", job(&[ever], &[("priority", json!(40))], &[]), Cancel::Running, Some(cancelled.clone())),
+        named("first", short("one\n")),
+        ("exit 3", job(&[("exit_code", "3")], &[], &[]), Cancel::Never, Some(End::exits(3))),
+        (
+            "retried",
+            job(&[("exit_code", "75")], &[], &[("retry", retry)]),
+            Cancel::Never,
+            Some(End { retries: 1, ..End::exits(75) }),
+        ),
+        (
+            "timeout",
+            job(&[ever, ("stop_ignores_term", "true")], &[], &[("timeout_seconds", json!(1))]),
+            Cancel::Never,
+            Some(timeout.clone()),
+        ),
+        (
+            "log",
+            job(&[("duration", "1s"), ("lines", "500")], &[], &[]),
+            Cancel::Never,
+            Some(End::exits(0).prints(lines(500))),
+        ),
+        (
+            "lost response",
+            job(&[("fail", "lost_response"), ("stdout", "found\n"), ("duration", "500ms")], &[], &[]),
+            Cancel::Never,
+            Some(End::exits(0).prints("found\n".to_owned())),
+        ),
+        ("can never run", job(&[("duration", "soon")], &[], &[]), Cancel::Never, Some(invalid.never_ran())),
+        (
+            "cancelled pending",
+            job(&[], &[("not_before", json!("2999-01-01T00:00:00Z"))], &[]),
+            Cancel::Pending,
+            Some(cancelled.never_ran()),
+        ),
+        (
+            "queue deadline",
+            // Nobody here runs docker.
+            job(&[], &[("preferred_executor", json!("docker")), ("queue_timeout_seconds", json!(1))], &[]),
+            Cancel::Never,
+            Some(timeout.never_ran()),
+        ),
+        ("refused", job(&[], &[], &[("image", json!("not an image"))]), Cancel::Never, None),
+        named("second", short("two\n")),
+        named("third", short("three\n")),
+    ]
+}
+
+/// Hands one of each in.
+pub(crate) async fn submit(producer: &Producer) -> anyhow::Result<Vec<Submitted>> {
+    let mut submitted = Vec::new();
+    for (name, mut body, cancel, end) in cases() {
+        let key = Uuid::now_v7().to_string();
+        body["name"] = json!(name);
+        body["idempotency_key"] = json!(key);
+        producer.submit(&key, &body).await?;
+        submitted.push(Submitted { name, key, cancel, end });
+    }
+    Ok(submitted)
+}
+
+/// The accepted ones, as far as answered: the ledger.
+pub(crate) fn accepted<'a>(producer: &Producer, jobs: &'a [Submitted]) -> Vec<(&'a Submitted, &'a End, JobId)> {
+    jobs.iter().filter_map(|job| Some((job, job.end.as_ref()?, producer.accepted(&job.key)?))).collect()
+}
