@@ -1,10 +1,10 @@
 # Each target installs what is missing, starts its own private servers and stops them again.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test bench lint sqlx
+.PHONY: help demo up down test bench chaos-points lint sqlx
 
 help: ## Shows this list
-	@sed -n 's/^\([a-z]*\):.* ## /  make \1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.* ## /  make \1\t/p' $(MAKEFILE_LIST)
 
 demo: ## Runs real jobs on a private Gantry, shows what happens and checks how each ends
 	deploy/scripts/demo.sh
@@ -20,6 +20,9 @@ test: ## Runs all tests; ARGS go to cargo nextest, for example ARGS="-E 'package
 
 bench: ## Measures; for example ARGS="--jobs 50000 --executor mock", ARGS="--case idle", ARGS="--case docker-pairs"
 	deploy/scripts/bench.sh $(ARGS)
+
+chaos-points: ## Kills every part at each of its failpoints and checks the promises; ARGS, for example ARGS="--only launch"
+	deploy/scripts/chaos.sh $(ARGS)
 
 lint: ## Checks format, lints, documentation, licences and sources
 	deploy/scripts/lint.sh

@@ -52,12 +52,7 @@ impl Producer {
             .await?;
         let received = Arc::<Mutex<Received>>::default();
         let mut consumer = channel
-            .basic_consume(
-                queue.as_str().into(),
-                "".into(),
-                BasicConsumeOptions::default(),
-                FieldTable::default(),
-            )
+            .basic_consume(queue.as_str().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
             .await?;
         let gathered = received.clone();
         tokio::spawn(async move {

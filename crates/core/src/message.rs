@@ -4,6 +4,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::state::Outcome;
@@ -34,6 +35,21 @@ pub enum Work {
         /// The jobs, in the order in which they should start.
         jobs: Vec<WorkItem>,
     },
+}
+
+/// A list of which some items do not decode: each by itself, as the text that it was.
+#[derive(Deserialize)]
+struct RawList<'a> {
+    version: String,
+    #[serde(borrow, alias = "jobs", alias = "reports")]
+    items: Vec<&'a RawValue>,
+}
+
+/// The items of a list that as a whole does not decode, none if it is no list of this version: whoever reads one
+/// does not lose the good ones for the sake of a bad one.
+pub fn items(body: &[u8]) -> Option<Vec<&str>> {
+    let list: RawList<'_> = serde_json::from_slice(body).ok()?;
+    (list.version == "1").then(|| list.items.into_iter().map(RawValue::get).collect())
 }
 
 /// One dispatched job. A claim compares all three, so that a stale message does nothing.

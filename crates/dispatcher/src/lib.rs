@@ -58,7 +58,7 @@ impl Service {
                 upkeep::run(&self.parts, &shutdown),
             );
         };
-        if !shutdown.bounded(PATIENCE, tasks).await {
+        if !shutdown.bounded(PATIENCE, Box::pin(tasks)).await {
             tracing::info!("stopped in the middle of something: the rows and the queues have it");
         }
         Ok(())

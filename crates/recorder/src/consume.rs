@@ -6,7 +6,7 @@ use futures::future::join_all;
 use gantry_broker::consume::{self, Consumer};
 use gantry_broker::dead_letter::Reason;
 use gantry_broker::{Delivery, Outgoing, ack_all, dead_letter};
-use gantry_core::message::{Control, Ended, Nudge, Report, ReportKind, ReportedOutcome, Reports, Token};
+use gantry_core::message::{self, Control, Ended, Nudge, Report, ReportKind, ReportedOutcome, Reports, Token};
 use gantry_core::text::sanitize_json;
 use gantry_core::{ExecutorType, Failure, FailureClass};
 use gantry_runtime::Shutdown;
@@ -48,27 +48,39 @@ async fn record(
     let mut reports = Vec::new();
     let mut good = Vec::with_capacity(deliveries.len());
     let mut poison = Vec::new();
+    let mut broken = Vec::new();
     for delivery in deliveries {
         match delivery.json::<Reports>() {
             Ok(Reports::V1 { reports: list }) => {
                 for value in list {
                     match decode(value) {
                         Ok(report) => reports.push(report),
-                        Err(broken) => {
-                            reports.extend(salvage(&broken.report));
-                            poison.push(broken);
+                        Err(bad) => {
+                            reports.extend(salvage(&bad.report));
+                            poison.push(bad);
                         }
                     }
                 }
                 good.push(delivery);
             }
-            Err(error) => put_aside(parts, delivery, &error.to_string()).await,
+            Err(error) => {
+                // The good ones of the list are recorded; the list as it was goes to the dead letters.
+                for item in message::items(delivery.body()).unwrap_or_default() {
+                    match serde_json::from_str(item).map(decode) {
+                        Ok(Ok(report)) => reports.push(report),
+                        Ok(Err(bad)) => reports.extend(salvage(&bad.report)),
+                        Err(_) => {}
+                    }
+                }
+                broken.push((delivery, error.to_string()));
+            }
         }
     }
     let mut freed: Vec<ExecutorType> = Vec::new();
     for chunk in reports.chunks(REPORTS) {
         let Some(applied) = apply_or_wait(parts, shutdown, chunk, &mut poison).await else {
-            join_all(good.into_iter().map(Delivery::requeue)).await;
+            let broken = broken.into_iter().map(|(delivery, _)| delivery);
+            join_all(good.into_iter().chain(broken).map(Delivery::requeue)).await;
             return None;
         };
         chunk.iter().for_each(trace);
@@ -78,6 +90,9 @@ async fn record(
     }
     for item in &poison {
         put_report_aside(parts, item).await;
+    }
+    for (delivery, message) in broken {
+        put_aside(parts, delivery, &message).await;
     }
     ack_all(good).await;
     nudge(parts, freed);

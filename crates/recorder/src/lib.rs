@@ -56,7 +56,7 @@ impl Service {
                 outbox::publish_left_over(&self.parts, &shutdown),
             );
         };
-        if !shutdown.bounded(PATIENCE, tasks).await {
+        if !shutdown.bounded(PATIENCE, Box::pin(tasks)).await {
             tracing::info!("stopped with events unpublished: the outbox has them");
         }
         Ok(())

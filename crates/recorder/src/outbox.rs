@@ -47,16 +47,19 @@ async fn publish(parts: &Parts, batch: &[Committed]) {
         return;
     }
     let topology = parts.broker.topology();
-    let messages = batch.iter().filter_map(|event| {
-        let mut message = Outgoing::json(topology.events(&event.routing_key()), &event.to_cloud_event()).ok()?;
-        message.mandatory = false;
-        message.properties.content_type = Some("application/cloudevents+json".to_owned());
-        Some(message)
-    });
-    let results = parts.publisher.publish_all(messages.collect()).await;
+    let (events, messages): (Vec<&Committed>, Vec<Outgoing>) = batch
+        .iter()
+        .filter_map(|event| {
+            let mut message = Outgoing::json(topology.events(&event.routing_key()), &event.to_cloud_event()).ok()?;
+            message.mandatory = false;
+            message.properties.content_type = Some("application/cloudevents+json".to_owned());
+            Some((event, message))
+        })
+        .unzip();
+    let results = parts.publisher.publish_all(messages).await;
     let mut confirmed = Vec::with_capacity(batch.len());
     let mut refused = 0;
-    for (event, result) in batch.iter().zip(&results) {
+    for (event, result) in events.into_iter().zip(&results) {
         match result {
             Ok(()) => confirmed.push((event.data.job_id, event.data.sequence)),
             Err(_) => refused += 1,

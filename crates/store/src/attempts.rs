@@ -360,24 +360,6 @@ pub async fn put_outputs(store: &Store, worker: WorkerId, outputs: &[Arc<Output>
         .await
 }
 
-/// The attempts of other workers' that nobody alive can take: (job, attempt) on hosts that no live worker serves.
-pub async fn unowned(store: &Store) -> Result<Vec<(JobId, i32)>> {
-    let rows = store
-        .read(
-            "attempts::unowned",
-            sqlx::query!(
-                "/* attempts::unowned */
-        select e.job_id, e.attempt from container_executions e join workers w on w.id = e.worker_id
-        where e.ended_at is null and w.state <> 'alive' and not exists (
-            select 1 from worker_hosts wh join workers l on l.id = wh.worker_id
-            where wh.executor_host_id = e.executor_host_id and wh.healthy and l.state = 'alive')"
-            )
-            .fetch_all(store.pool()),
-        )
-        .await?;
-    Ok(rows.into_iter().map(|row| (row.job_id.into(), row.attempt)).collect())
-}
-
 pub(crate) fn columns<'a>(tokens: impl Iterator<Item = &'a Token>) -> (Vec<Uuid>, Vec<i32>, Vec<i32>) {
     let mut columns = (Vec::new(), Vec::new(), Vec::new());
     for token in tokens {

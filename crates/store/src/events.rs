@@ -1,12 +1,12 @@
 //! The outbox: public events, written in the transaction that they tell of and marked once RabbitMQ has them.
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use gantry_core::JobId;
 use gantry_core::message::{CloudEvent, EventKind, JobEvent};
-use gantry_core::{JobId, Status};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::error::{Result, from_json, parse};
+use crate::error::{Result, from_json};
 use crate::tx::Store;
 
 /// An event to be written.
@@ -131,13 +131,4 @@ pub async fn mark_published(store: &Store, events: &[(JobId, i32)]) -> Result<()
         )
         .await?;
     Ok(())
-}
-
-/// The events of one job, oldest first, for people and tests.
-pub async fn of_job(store: &Store, job: JobId) -> Result<Vec<(String, Status)>> {
-    let rows = store.read("events::of_job", sqlx::query!(
-        r#"/* events::of_job */ select kind, data->>'status' as "status!" from job_events where job_id = $1 order by sequence"#,
-        job.uuid()
-    ).fetch_all(store.pool())).await?;
-    rows.into_iter().map(|row| Ok((row.kind, parse("status", &row.status)?))).collect()
 }

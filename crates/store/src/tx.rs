@@ -50,7 +50,11 @@ fn default_connections() -> u32 {
 impl Config {
     /// The defaults, for a database at `url`.
     pub fn new(url: impl Into<String>) -> Self {
-        Self { url: SecretString::from(url.into()), max_connections: default_connections(), transaction_timeout_millis: default_transaction_timeout() }
+        Self {
+            url: SecretString::from(url.into()),
+            max_connections: default_connections(),
+            transaction_timeout_millis: default_transaction_timeout(),
+        }
     }
 }
 
@@ -125,7 +129,8 @@ impl Store {
         let pauses =
             ExponentialBuilder::default().with_min_delay(Duration::from_millis(5)).with_jitter().with_max_times(5);
         let bounded = || {
-            let step = step();
+            // Boxed: transactions nest deep in the futures of the parts, deeper than the compiler likes.
+            let step = Box::pin(step());
             async { timeout(CLIENT_TIMEOUT, step).await.unwrap_or_else(|_| Err(silent())) }
         };
         bounded

@@ -44,7 +44,8 @@ pub trait Executor: Send + Sync + 'static {
     async fn find(&self, host: &Host, name: &str) -> Found;
 
     /// The log after `cursor` (from the first byte if none), in the order in which it was written, up to about
-    /// `max_bytes`. Reading again from one cursor gives the same bytes again.
+    /// `max_bytes`. Reading again from one cursor gives the same bytes again. `lost` means that the backend has no
+    /// such container, and no log of it, any more.
     async fn logs(
         &self,
         host: &Host,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use gantry_core::FailureClass;
 use gantry_store::logs::Append;
 
 use crate::batch::Trouble;
@@ -28,11 +29,12 @@ pub(crate) async fn read_page(
 ) -> Result<Page, Trouble> {
     // The place bounds what is in memory, from the read to the commit.
     let _place = engine.log_pages.acquire().await.map_err(|_| Trouble::Refused("the worker is ending".into()))?;
-    let page = engine
-        .executor
-        .logs(&run.host, id, log.cursor(), LOG_PAGE)
-        .await
-        .map_err(|failure| Trouble::Transient(failure.to_string()))?;
+    let page =
+        engine.executor.logs(&run.host, id, log.cursor(), LOG_PAGE).await.map_err(|failure| match failure.class {
+            // The backend has no such container any more: there is nothing to wait for.
+            FailureClass::Lost => Trouble::Refused(failure.to_string()),
+            _ => Trouble::Transient(failure.to_string()),
+        })?;
     let (pieces, more) = (page.chunks.clone(), page.more);
     if let Some(addition) = log.take(page) {
         store(engine, run, log, addition).await?;

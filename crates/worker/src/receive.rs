@@ -9,7 +9,7 @@ use gantry_broker::consume::{self, Consumer};
 use gantry_broker::dead_letter::Reason;
 use gantry_broker::{Delivery, Publisher, ack_all, dead_letter};
 use gantry_core::JobId;
-use gantry_core::message::{Control, Nudge, Work, WorkItem};
+use gantry_core::message::{self, Control, Nudge, Work, WorkItem};
 use gantry_store::claims::{self, Claimed, Outcome, Request};
 use gantry_store::{Error, queue};
 
@@ -56,9 +56,12 @@ async fn take(engine: &Arc<Engine>, publisher: &Publisher, deliveries: Vec<Deliv
                 good.push(delivery);
             }
             Err(error) => {
-                let message = error.to_string();
-                tracing::error!(%message, "a list of work could not be decoded");
-                let reason = Reason { code: "invalid_message", message: &message, origin: "worker", tenant: None };
+                let cause = error.to_string();
+                tracing::error!(%cause, "a list of work could not be decoded");
+                // Its good items are worked on all the same.
+                let good = message::items(delivery.body()).unwrap_or_default();
+                items.extend(good.into_iter().filter_map(|item| serde_json::from_str::<WorkItem>(item).ok()));
+                let reason = Reason { code: "invalid_message", message: &cause, origin: "worker", tenant: None };
                 if let Err(error) = dead_letter(publisher, delivery, reason).await {
                     tracing::warn!(%error, "a broken list of work could not be dead-lettered and went back to its queue");
                 }
@@ -119,8 +122,8 @@ async fn claim(engine: &Arc<Engine>, items: &[WorkItem]) -> Result<Vec<Claimed>,
                 return Ok(claimed);
             }
             Err(error @ Error::NotAlive(_)) => return Err(error),
-            // About the content of some row: the others are claimed without it. It stays dispatched, and is looked
-            // at again and again, less and less often.
+            // About the content of some row: the others are claimed without it. It stays dispatched, for a worker
+            // that can read it.
             Err(error) if !error.is_transient() && items.len() == 1 => {
                 tracing::error!(%error, job.id = %items[0].job, "a job cannot be claimed");
                 engine.registry.not_claimed(keys(), answer_was_lost);

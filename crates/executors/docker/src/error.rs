@@ -48,6 +48,7 @@ pub(crate) fn text(error: &Error) -> String {
 /// The failure of a request that did not decide anything about a container.
 pub(crate) fn failure(what: &str, error: &Error) -> Failure {
     let class = match answer(error) {
+        _ if no_such_container(error) => FailureClass::Lost,
         Some((429, _)) => FailureClass::Throttled,
         Some(_) => FailureClass::BackendError,
         None => match error {

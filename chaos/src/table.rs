@@ -1,0 +1,78 @@
+//! The table: a row per point as it is done, and what they come to.
+
+use crate::discovery::Target;
+use crate::trial::Row;
+use crate::verdict::Verdict;
+
+/// The sum of all rows.
+#[derive(Default)]
+pub(crate) struct Total {
+    points: usize,
+    untried: usize,
+    slow: usize,
+    verdict: Verdict,
+}
+
+/// Prints the head of the table.
+pub(crate) fn head(targets: &[Target]) {
+    println!("{} points", targets.len());
+    print!("{:<11} {:<48} {:<8} {:<12} {:>9}", "part", "point", "phase", "fired", "recovered");
+    for (name, _) in Verdict::default().counts() {
+        print!(" {name:>12}");
+    }
+    println!();
+}
+
+fn start_of_row(target: &Target) {
+    print!("{:<11} {:<48} {:<8}", target.part.name(), target.point, target.phase.name());
+}
+
+impl Total {
+    /// Counts a row and prints it.
+    pub(crate) fn add(&mut self, row: &Row) {
+        self.points += 1;
+        self.untried += usize::from(!row.fired);
+        self.slow += usize::from(row.recovered.is_none());
+        self.verdict.add(&row.verdict);
+        let recovered = row.recovered.map_or("no".to_owned(), |time| format!("{:.1} s", time.as_secs_f64()));
+        start_of_row(&row.target);
+        print!(" {:<12} {recovered:>9}", if row.fired { "yes" } else { "not reached" });
+        for (_, count) in row.verdict.counts() {
+            print!(" {count:>12}");
+        }
+        println!();
+        for note in &row.verdict.notes {
+            println!("    {note}");
+        }
+        if row.restarts > 0 {
+            println!("    parts that ended by themselves and were started again: {}", row.restarts);
+        }
+        if let Some(logs) = &row.logs {
+            println!("    what the parts said is kept in {}", logs.display());
+        }
+    }
+
+    /// A point that could not be tried.
+    pub(crate) fn failed(&mut self, target: &Target, error: &anyhow::Error) {
+        self.points += 1;
+        self.untried += 1;
+        start_of_row(target);
+        println!(" could not be tried: {error:#}");
+    }
+
+    /// Prints the last lines; true if everything is as it must be.
+    pub(crate) fn print(&self) -> bool {
+        if self.untried > 0 {
+            println!("chaos-points: {} points were not reached", self.untried);
+        }
+        if self.slow > 0 {
+            println!("chaos-points: {} fleets did not finish their jobs in time", self.slow);
+        }
+        print!("chaos-points: {} points,", self.points);
+        for (name, count) in self.verdict.counts() {
+            print!(" {name}={count}");
+        }
+        println!();
+        self.untried == 0 && self.slow == 0 && self.verdict.total() == 0
+    }
+}
