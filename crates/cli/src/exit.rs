@@ -3,7 +3,7 @@
 use gantry_api::wire::{Job, LogEnd};
 use gantry_core::{FailureClass, Status};
 
-/// The command failed; for what concerns the job itself see [`of`].
+/// The command failed; for what concerns the job itself see [`End::code`].
 pub(crate) const ERROR: u8 = 1;
 /// The command line makes no sense.
 pub(crate) const USAGE: u8 = 2;

@@ -1,6 +1,6 @@
 //! Compares a live database with what the migration makes.
 //!
-//! Both sides are asked the same catalog queries ([`snapshot`]): the live one, and a reference that the
+//! Both sides are asked the same catalog queries (`snapshot`): the live one, and a reference that the
 //! migration makes in a scratch database on the same server. What Postgres itself prints is compared, so that
 //! this module knows nothing of the schema's content and cannot lag behind it.
 
