@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
+use clap::ValueEnum;
 use rustix::process::Signal;
 
 use crate::fleet::Fleet;
@@ -18,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const ROUNDS: Duration = Duration::from_secs(12);
 
 /// What must happen to a part for it to pass a point.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Phase {
     /// Nothing: it starts and works.
     Work,
@@ -57,7 +58,8 @@ pub(crate) async fn discover(binaries: &Path) -> anyhow::Result<Vec<Target>> {
     for part in Part::ALL {
         fleet.start(part, Points::Noted)?;
     }
-    work(&mut fleet, &mut load).await?;
+    load.submit().await?;
+    settle(&mut fleet, &mut load).await?;
     // A condition would have to name the points.
     tokio::time::sleep(ROUNDS.saturating_sub(began.elapsed())).await;
     let mut targets = Vec::new();
@@ -87,11 +89,6 @@ pub(crate) async fn discover(binaries: &Path) -> anyhow::Result<Vec<Target>> {
     Ok(targets)
 }
 
-async fn work(fleet: &mut Fleet, load: &mut Load) -> anyhow::Result<()> {
-    load.submit().await?;
-    settle(fleet, load).await
-}
-
 async fn settle(fleet: &mut Fleet, load: &mut Load) -> anyhow::Result<()> {
     let settled = fleet.until(PATIENCE, None, async |fleet| load.settled(fleet).await).await?;
     if !settled {
@@ -117,5 +114,21 @@ fn add(targets: &mut Vec<Target>, phase: Phase, now: &Seen, before: &Seen) {
         for point in points.iter().filter(|point| !known.is_some_and(|known| known.contains(*point))) {
             targets.push(Target { part: *part, phase, point: point.clone() });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_point_belongs_to_the_first_phase_that_passes_it() {
+        let seen = |points: &[&str]| Seen::from([(Part::Worker, points.iter().map(ToString::to_string).collect())]);
+        let (worked, restarted) = (seen(&["a", "b"]), seen(&["a", "b", "c"]));
+        let mut targets = Vec::new();
+        add(&mut targets, Phase::Work, &worked, &Seen::new());
+        add(&mut targets, Phase::Restart, &restarted, &worked);
+        let found: Vec<_> = targets.iter().map(|target| (target.phase.name(), target.point.as_str())).collect();
+        assert_eq!(found, [("work", "a"), ("work", "b"), ("restart", "c")]);
     }
 }

@@ -8,6 +8,7 @@ use gantry_broker::Broker;
 use gantry_core::ExecutorType;
 use gantry_executor_mock::ledger::{self, Ledger};
 use gantry_store::hosts::{self, NewHost};
+use gantry_store::templates::{self, NewTemplate};
 use gantry_store::{Scope, Store, tenants};
 use gantry_testkit::{TestDb, TestVhost};
 use rustix::process::Signal;
@@ -19,7 +20,9 @@ use tempfile::TempDir;
 use crate::part::{Part, Points, Process, Surroundings};
 
 pub(crate) const KEY: &str = "gantry-chaos-key";
-/// Fewer than the jobs, so that some wait.
+/// A container template that jobs may name.
+pub(crate) const TEMPLATE: &str = "simulated";
+/// Of all hosts together. Fewer than the jobs, so that some wait.
 pub(crate) const SLOTS: u16 = 4;
 /// Between two looks at a condition.
 pub(crate) const POLL: Duration = Duration::from_millis(100);
@@ -49,17 +52,33 @@ impl Fleet {
         let store = Store::new(&few_connections(&database), "gantry-chaos")?;
         let tenant = tenants::put_tenant(&store, "chaos").await?;
         tenants::put_key(&store, tenant, "chaos", KEY, false).await?;
-        let host = NewHost {
-            tenant: None,
-            name: "chaos",
-            executor_type: ExecutorType::Mock,
-            connection_config: json!({ "dir": folder.path().join("mock") }),
-            executor_config: json!({}),
-            max_concurrent_jobs: i32::from(SLOTS),
-            cost_per_job: Default::default(),
-            cost_per_hour: Default::default(),
+        let template = NewTemplate {
+            tenant,
+            name: TEMPLATE,
+            description: "",
+            image: "simulated",
+            command: &[],
+            environment_text: "",
+            environment_template: None,
+            timeout_seconds: 60,
+            supported_executors: &[ExecutorType::Mock],
+            created_by: "chaos",
         };
-        hosts::insert(&store, Scope::Fleet, &host).await?;
+        templates::put(&store, &template).await?;
+        // Two hosts on one engine, because slots of a tenant's own are given out in another way than shared ones.
+        for (owner, slots) in [(None, SLOTS - 1), (Some(tenant), 1)] {
+            let host = NewHost {
+                tenant: owner,
+                name: "chaos",
+                executor_type: ExecutorType::Mock,
+                connection_config: json!({ "dir": folder.path().join("mock") }),
+                executor_config: json!({}),
+                max_concurrent_jobs: i32::from(slots),
+                cost_per_job: Default::default(),
+                cost_per_hour: Default::default(),
+            };
+            hosts::insert(&store, Scope::Fleet, &host).await?;
+        }
         // As in production, where the queues are there long before a part dies at its start.
         let broker = Broker::connect(gantry_broker::Config::new(amqp.as_str()), "gantry-chaos").await?;
         let types: Vec<&str> = ExecutorType::ALL.iter().map(|executor| executor.as_str()).collect();

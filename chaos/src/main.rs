@@ -19,6 +19,7 @@ use clap::Parser;
 use futures::{StreamExt, stream};
 use gantry_runtime::{process, telemetry};
 
+use discovery::Phase;
 use part::Part;
 use table::Total;
 
@@ -37,8 +38,16 @@ struct Options {
     /// Only points of this part
     #[arg(long, value_enum)]
     part: Option<Part>,
+    /// At which passing of its point a part dies. Not every part passes every point more than once: one that does not
+    /// is no fault, unless this is 1
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    passing: u32,
+    /// How the part is brought to its points, instead of the first way in which it passes each; one that this way does
+    /// not pass is no fault
+    #[arg(long, value_enum)]
+    phase: Option<Phase>,
     /// Fleets side by side
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 6)]
     fleets: usize,
     /// Where the parts' binaries are
     #[arg(long, default_value = "target/debug")]
@@ -46,7 +55,8 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    let telemetry = telemetry::Config { filter: "warn,lapin=off".to_owned(), ..telemetry::Config::default() };
+    let telemetry =
+        telemetry::Config { filter: "warn,lapin=off,sqlx=error".to_owned(), ..telemetry::Config::default() };
     process::run("gantry-chaos", &telemetry, async |shutdown| {
         let Arguments::Points(options) = Arguments::parse();
         // Whatever was started ends with what is dropped.
@@ -63,11 +73,15 @@ async fn points(options: &Options) -> anyhow::Result<()> {
         options.only.as_ref().is_none_or(|only| target.point.contains(only))
             && options.part.is_none_or(|part| target.part == part)
     });
+    for target in &mut targets {
+        target.phase = options.phase.unwrap_or(target.phase);
+    }
     ensure!(!targets.is_empty(), "no part passes such a point");
     table::head(&targets);
+    let must_fire = options.passing == 1 && options.phase.is_none();
     let mut total = Total::default();
     let mut rows = stream::iter(&targets)
-        .map(|target| async move { (target, trial::run(&options.binaries, target).await) })
+        .map(|target| async move { (target, trial::run(&options.binaries, target, options.passing, must_fire).await) })
         .buffer_unordered(options.fleets.max(1));
     while let Some((target, row)) = rows.next().await {
         match row {
@@ -75,5 +89,5 @@ async fn points(options: &Options) -> anyhow::Result<()> {
             Err(error) => total.failed(target, &error),
         }
     }
-    if total.print() { Ok(()) } else { bail!("a promise was broken, or a point was not tried") }
+    if total.print(must_fire) { Ok(()) } else { bail!("a promise was broken, or a point was not tried") }
 }

@@ -82,8 +82,9 @@ impl Surroundings {
             .stderr(self.log(part)?)
             .kill_on_drop(true);
         if part == Part::Worker {
-            // Shorter than a worker may be set up with for good: here Postgres always answers.
             command
+                // A transaction must be over in a third of the lease.
+                .env("GANTRY_DATABASE__TRANSACTION_TIMEOUT_MILLIS", "1500")
                 .env("GANTRY_WORKER__LEASE_SECONDS", "6")
                 .env("GANTRY_WORKER__BEAT_MILLIS", "500")
                 .env("GANTRY_WORKER__HOST_CHECK_SECONDS", "1")

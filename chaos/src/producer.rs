@@ -123,3 +123,28 @@ impl Received {
 fn lock(received: &Mutex<Received>) -> MutexGuard<'_, Received> {
     received.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_end_told_twice_is_one_and_another_end_is_another() {
+        let job = JobId::new();
+        let event = |id: &str, kind: &str| {
+            json!({ "id": id, "type": format!("gantry.job.{kind}"), "subject": job }).to_string().into_bytes()
+        };
+        let mut received = Received::default();
+        for (id, kind) in [("1", "started"), ("2", "completed"), ("2", "completed")] {
+            received.take(None, &event(id, kind));
+        }
+        assert_eq!(received.ends[&job].len(), 1);
+        received.take(None, &event("3", "failed"));
+        assert_eq!(received.ends[&job].len(), 2);
+        received.take(Some("key".to_owned()), br#"{"result": "accepted"}"#);
+        received.take(Some("key".to_owned()), b"not JSON");
+        assert_eq!(received.answers["key"].len(), 1);
+    }
+}

@@ -8,6 +8,7 @@ use crate::verdict::Verdict;
 #[derive(Default)]
 pub(crate) struct Total {
     points: usize,
+    unreached: usize,
     untried: usize,
     slow: usize,
     verdict: Verdict,
@@ -31,7 +32,7 @@ impl Total {
     /// Counts a row and prints it.
     pub(crate) fn add(&mut self, row: &Row) {
         self.points += 1;
-        self.untried += usize::from(!row.fired);
+        self.unreached += usize::from(!row.fired);
         self.slow += usize::from(row.recovered.is_none());
         self.verdict.add(&row.verdict);
         let recovered = row.recovered.map_or("no".to_owned(), |time| format!("{:.1} s", time.as_secs_f64()));
@@ -60,10 +61,13 @@ impl Total {
         println!(" could not be tried: {error:#}");
     }
 
-    /// Prints the last lines; true if everything is as it must be.
-    pub(crate) fn print(&self) -> bool {
+    /// Prints the last lines; true if everything is as it must be. With `must_fire`, every point must have been reached.
+    pub(crate) fn print(&self, must_fire: bool) -> bool {
+        if self.unreached > 0 {
+            println!("chaos-points: {} points were not reached", self.unreached);
+        }
         if self.untried > 0 {
-            println!("chaos-points: {} points were not reached", self.untried);
+            println!("chaos-points: {} points could not be tried", self.untried);
         }
         if self.slow > 0 {
             println!("chaos-points: {} fleets did not finish their jobs in time", self.slow);
@@ -73,6 +77,6 @@ impl Total {
             print!(" {name}={count}");
         }
         println!();
-        self.untried == 0 && self.slow == 0 && self.verdict.total() == 0
+        (self.unreached == 0 || !must_fire) && self.untried == 0 && self.slow == 0 && self.verdict.total() == 0
     }
 }

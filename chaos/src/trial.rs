@@ -8,13 +8,11 @@ use rustix::process::Signal;
 use crate::discovery::{Phase, Target};
 use crate::fleet::Fleet;
 use crate::load::Load;
-use crate::part::Points;
+use crate::part::{Part, Points};
 use crate::verdict::{self, Verdict};
 
 /// In which a point must be passed.
 const REACHED_WITHIN: Duration = Duration::from_secs(30);
-/// After which more jobs come, for points that not every batch passes.
-const MORE_AFTER: Duration = Duration::from_secs(10);
 /// In which all that was accepted must be over, from the restart on.
 const RECOVERED_WITHIN: Duration = Duration::from_secs(60);
 /// In which every container must be gone. One that its worker could not remove waits for the orphan reaper, which
@@ -35,21 +33,17 @@ pub(crate) struct Row {
     pub(crate) logs: Option<PathBuf>,
 }
 
-impl Row {
-    /// Whether the trial shows what it should.
-    pub(crate) fn is_good(&self) -> bool {
-        self.fired && self.recovered.is_some() && self.verdict.total() == 0
-    }
-}
-
-/// Tries one point on a fleet of its own.
-pub(crate) async fn run(binaries: &Path, target: &Target) -> anyhow::Result<Row> {
+/// Tries one point on a fleet of its own; the part dies at its `passing`th passing of it.
+/// With `must_fire` it is a fault if it does not.
+pub(crate) async fn run(binaries: &Path, target: &Target, passing: u32, must_fire: bool) -> anyhow::Result<Row> {
+    let failpoint = format!("{}@{passing}", target.point);
+    let fatal = Points::Fatal(&failpoint);
     let mut fleet = Fleet::create(binaries).await?;
     let mut load = Load::new(&fleet).await?;
-    start(&mut fleet, target)?;
+    start(&mut fleet, target, fatal)?;
     load.submit().await?;
-    provoke(&mut fleet, target).await?;
-    let fired = die(&mut fleet, &mut load, target).await?;
+    provoke(&mut fleet, target, fatal).await?;
+    let fired = die(&mut fleet, &mut load, target, fatal).await?;
 
     let again = Instant::now();
     fleet.start(target.part, Points::Ignored)?;
@@ -58,58 +52,47 @@ pub(crate) async fn run(binaries: &Path, target: &Target) -> anyhow::Result<Row>
     fleet.until(REMOVED_WITHIN, None, async |fleet| Ok(fleet.containers()? == 0)).await?;
 
     let verdict = verdict::judge(&fleet, &load).await?;
-    let restarts = fleet.restarts;
-    let mut row = Row { target: target.clone(), fired, recovered, verdict, restarts, logs: None };
-    row.logs = fleet.remove(!row.is_good()).await?;
-    Ok(row)
+    let (restarts, target) = (fleet.restarts, target.clone());
+    let good = (fired || !must_fire) && settled && verdict.total() == 0;
+    let logs = fleet.remove(!good).await?;
+    Ok(Row { target, fired, recovered, verdict, restarts, logs })
 }
 
-fn fatal(target: &Target) -> Points<'_> {
-    Points::Fatal(&target.point)
-}
-
-fn start(fleet: &mut Fleet, target: &Target) -> anyhow::Result<()> {
-    for part in crate::part::Part::ALL {
+fn start(fleet: &mut Fleet, target: &Target, fatal: Points<'_>) -> anyhow::Result<()> {
+    for part in Part::ALL {
         let armed = part == target.part && target.phase != Phase::Restart;
-        fleet.start(part, if armed { fatal(target) } else { Points::Ignored })?;
+        fleet.start(part, if armed { fatal } else { Points::Ignored })?;
     }
     Ok(())
 }
 
 /// Brings the part where it passes the point.
-async fn provoke(fleet: &mut Fleet, target: &Target) -> anyhow::Result<()> {
+async fn provoke(fleet: &mut Fleet, target: &Target, fatal: Points<'_>) -> anyhow::Result<()> {
     if target.phase == Phase::Work {
         return Ok(());
     }
     fleet.until(REACHED_WITHIN, Some(target.part), async |fleet| fleet.runs_something().await).await?;
-    match target.phase {
-        Phase::Work => {}
-        Phase::Restart => {
-            fleet.end(target.part, Signal::KILL).await?;
-            fleet.start(target.part, fatal(target))?;
-        }
-        Phase::Stop => fleet.end(target.part, Signal::TERM).await?,
+    if target.phase == Phase::Stop {
+        return fleet.end(target.part, Signal::TERM).await;
     }
-    Ok(())
+    fleet.end(target.part, Signal::KILL).await?;
+    fleet.start(target.part, fatal)
 }
 
 /// Waits until the part died where it should; false if it did not. It has ended in any case.
-async fn die(fleet: &mut Fleet, load: &mut Load, target: &Target) -> anyhow::Result<bool> {
-    let began = Instant::now();
-    let mut more = false;
+async fn die(fleet: &mut Fleet, load: &mut Load, target: &Target, fatal: Points<'_>) -> anyhow::Result<bool> {
     fleet
         .until(REACHED_WITHIN, Some(target.part), async |fleet| {
-            load.settled(fleet).await?;
             if fleet.has_ended(target.part)? {
                 if target.phase == Phase::Stop || fleet.surroundings.fired(&target.point)? {
                     return Ok(true);
                 }
                 // It ended over something else, such as a lease that a busy machine let pass.
                 fleet.restarts += 1;
-                fleet.start(target.part, fatal(target))?;
+                fleet.start(target.part, fatal)?;
             }
-            if !more && began.elapsed() > MORE_AFTER {
-                more = true;
+            // It must die with work in hand, and not every batch passes every point.
+            if load.settled(fleet).await? {
                 load.submit().await?;
             }
             Ok(false)

@@ -164,11 +164,11 @@ fn containers(verdict: &mut Verdict, fleet: &Fleet) -> anyhow::Result<BTreeSet<J
 
 fn ended(verdict: &mut Verdict, job: &Submitted, end: &End, row: &Value, ran: bool) {
     let mut expected = json!({
-        "status": end.status, "failure": end.failure, "retries": end.retries, "stdout": end.stdout, "ran": ran,
+        "status": end.status, "failure": end.failure, "retries": end.retries, "stdout": end.stdout, "ran": end.ran,
     });
     let mut found = json!({
         "status": row["status"], "failure": row["failure"], "retries": row["retries"], "stdout": row["stdout"],
-        "ran": end.ran,
+        "ran": ran,
     });
     // A container that is stopped exits with whatever the stop made of it.
     if let Some(code) = end.exit_code {
@@ -178,5 +178,37 @@ fn ended(verdict: &mut Verdict, job: &Submitted, end: &End, row: &Value, ran: bo
     if expected != found {
         let id = &row["id"];
         verdict.wrong(format!("{} ({id}): expected {expected}, found {found}; {}", job.name, row["error"]));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::Cancel;
+
+    #[test]
+    fn a_result_must_be_the_jobs_own() {
+        let end = End {
+            status: "completed",
+            exit_code: Some(0),
+            failure: None,
+            stdout: "one\n".to_owned(),
+            retries: 0,
+            ran: true,
+        };
+        let job = Submitted { name: "job", key: "key".to_owned(), cancel: Cancel::Never, end: None };
+        let right = json!({ "status": "completed", "exit_code": 0, "failure": null, "retries": 0, "stdout": "one\n" });
+        let wrong = |row: &Value, ran: bool| {
+            let mut verdict = Verdict::default();
+            ended(&mut verdict, &job, &end, row, ran);
+            verdict.wrong_result
+        };
+        assert_eq!(wrong(&right, true), 0);
+        assert_eq!(wrong(&right, false), 1, "without a container");
+        for (name, value) in [("stdout", json!("one\none\n")), ("exit_code", json!(1)), ("status", json!("failed"))] {
+            let mut row = right.clone();
+            row[name] = value;
+            assert_eq!(wrong(&row, true), 1, "{name}");
+        }
     }
 }

@@ -4,6 +4,7 @@ use gantry_core::JobId;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::fleet::TEMPLATE;
 use crate::producer::Producer;
 
 /// When a job's end is asked for.
@@ -92,6 +93,8 @@ fn cases() -> Vec<Case> {
         let body = job(&[("stdout", stdout), ("duration", "300ms")], &[], &[]);
         (body, Cancel::Never, Some(End::exits(0).prints(stdout.to_owned())))
     };
+    let of_a_template =
+        json!({ "template": TEMPLATE, "labels": { "mock.stdout": "three\n", "mock.duration": "300ms" } });
     let named = |name, (body, cancel, end): (Value, Cancel, Option<End>)| (name, body, cancel, end);
     vec![
         // It spans the death and the restart of a part.
@@ -144,7 +147,7 @@ fn cases() -> Vec<Case> {
         ),
         ("refused", job(&[], &[], &[("image", json!("not an image"))]), Cancel::Never, None),
         named("second", short("two\n")),
-        named("third", short("three\n")),
+        ("of a template", of_a_template, Cancel::Never, Some(End::exits(0).prints("three\n".to_owned()))),
     ]
 }
 
