@@ -54,7 +54,7 @@ pub(crate) struct Fleet {
     pub(crate) executor: Executor,
     pub(crate) broker: Broker,
     pub(crate) sql: PgPool,
-    /// Sees every create request, with docker.
+    /// Sees every create request, where that is measured.
     pub(crate) proxy: Option<Proxy>,
     store: Store,
     engine: Option<DockerEngine>,
@@ -66,7 +66,13 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    pub(crate) async fn start(binaries: &Path, executor: Executor, slots: u32) -> anyhow::Result<Self> {
+    /// `sees_requests`: whether the way to the engine leads through a proxy that notes create requests.
+    pub(crate) async fn start(
+        binaries: &Path,
+        executor: Executor,
+        slots: u32,
+        sees_requests: bool,
+    ) -> anyhow::Result<Self> {
         let data = tempfile::tempdir()?;
         let (postgres, rabbitmq) = tokio::try_join!(Postgres::start(data.path()), RabbitMq::start(data.path()))?;
         schema::create_database(&postgres.url("postgres", "postgres"), DATABASE).await?;
@@ -83,8 +89,12 @@ impl Fleet {
             Executor::Docker => {
                 let engine = DockerEngine::start(data.path()).await?;
                 engine.import_test_image().await?;
-                let proxy = Proxy::start(engine.socket_path(), &data.path().join("engine.sock")).await?;
-                (json!({"endpoint": format!("unix://{}", proxy.path().display())}), Some(engine), Some(proxy))
+                let proxy = match sees_requests {
+                    true => Some(Proxy::start(engine.socket_path(), &data.path().join("engine.sock")).await?),
+                    false => None,
+                };
+                let socket = proxy.as_ref().map_or(engine.socket_path(), Proxy::path);
+                (json!({"endpoint": format!("unix://{}", socket.display())}), Some(engine), proxy)
             }
         };
         add_host(&store, executor, connection, slots).await?;

@@ -69,7 +69,9 @@ async fn run(arguments: &Arguments) -> anyhow::Result<Value> {
         Executor::Mock => 2_000,
         Executor::Docker => 8,
     });
-    let fleet = Fleet::start(&arguments.binaries, executor, slots).await.context("could not start the fleet")?;
+    let sees_requests = matches!(arguments.case, Case::Idle);
+    let fleet =
+        Fleet::start(&arguments.binaries, executor, slots, sees_requests).await.context("could not start the fleet")?;
     let result = match arguments.case {
         Case::Throughput => throughput(&fleet, arguments.jobs).await,
         Case::Idle => idle(&fleet, arguments.jobs.min(1_000)).await,

@@ -10,11 +10,14 @@ use gantry_core::clock::{Clock, SystemClock};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::fleet::{Fleet, KEY};
+use crate::fleet::{Executor, Fleet, KEY};
 
 /// Publishes in flight at once, and how long the whole may take.
 const WAVE: usize = 2_000;
 const GIVE_UP: Duration = Duration::from_secs(600);
+/// Between two looks whether all have ended.
+const TOGETHER: Duration = Duration::from_millis(50);
+const SINGLY: Duration = Duration::from_millis(5);
 
 /// Jobs that were submitted together.
 pub(crate) struct Run {
@@ -47,7 +50,14 @@ fn submission(fleet: &Fleet, key: &str) -> anyhow::Result<Outgoing> {
 
 /// A few jobs that nobody measures: connections, caches, statements.
 pub(crate) async fn warm_up(fleet: &Fleet) -> anyhow::Result<()> {
-    all_at_once(fleet, if fleet.proxy.is_some() { 8 } else { 500 }).await?;
+    all_at_once(
+        fleet,
+        match fleet.executor {
+            Executor::Docker => 8,
+            Executor::Mock => 500,
+        },
+    )
+    .await?;
     Ok(())
 }
 
@@ -68,7 +78,7 @@ pub(crate) async fn all_at_once(fleet: &Fleet, jobs: usize) -> anyhow::Result<Ru
             result.context("a submission was not confirmed")?;
         }
     }
-    wait_for_ends(fleet, &prefix, jobs).await?;
+    wait_for_ends(fleet, &prefix, jobs, TOGETHER).await?;
     Ok(Run { prefix, submitted, began, ended: Instant::now() })
 }
 
@@ -82,15 +92,14 @@ pub(crate) async fn one_at_a_time(fleet: &Fleet, jobs: usize) -> anyhow::Result<
         let key = format!("{prefix}-{n}");
         submitted.insert(key.clone(), SystemClock.now());
         publisher.publish(submission(fleet, &key)?).await.context("a submission was not confirmed")?;
-        wait_for_ends(fleet, &prefix, n + 1).await?;
+        wait_for_ends(fleet, &prefix, n + 1, SINGLY).await?;
     }
     Ok(Run { prefix, submitted, began, ended: Instant::now() })
 }
 
 /// Waits until all jobs of a run have ended. What is asked while they run is cheap: it must not be what is measured.
-async fn wait_for_ends(fleet: &Fleet, prefix: &str, jobs: usize) -> anyhow::Result<()> {
+async fn wait_for_ends(fleet: &Fleet, prefix: &str, jobs: usize, pause: Duration) -> anyhow::Result<()> {
     let limit = Instant::now() + GIVE_UP;
-    let pause = Duration::from_millis(if jobs < 1_000 { 5 } else { 50 });
     loop {
         let busy: bool =
             sqlx::query_scalar("select exists (select 1 from container_jobs where status in ('pending', 'running'))")

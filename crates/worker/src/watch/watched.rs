@@ -10,6 +10,9 @@ use crate::executor::{End, ExecutionId};
 use crate::log::LogTail;
 use crate::registry::Run;
 
+/// How long a container runs before its log is read for the first time.
+const FIRST_LOG: Duration = Duration::from_millis(250);
+
 /// A container and what is known of it. Times are on the lease's clock.
 pub(crate) struct Watched {
     pub(crate) run: Arc<Run>,
@@ -75,6 +78,8 @@ impl Watched {
         if self.running_since.is_none() {
             self.running_since = Some(now);
             self.startup = self.launch_sent.map(|sent| now.saturating_sub(sent));
+            // One that ends right away is read once, at its end.
+            self.log_due = now + FIRST_LOG;
             let timeout = Duration::from_secs(self.run.spec.timeout_seconds().into());
             self.run_deadline.get_or_insert(now + timeout);
         }
