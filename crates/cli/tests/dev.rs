@@ -181,6 +181,24 @@ fn a_person_s_day_with_gantry_dev() {
     let shown = json(&run(data, &["-o", "json", "job", "show", &long]));
     assert_eq!((shown["attempts"].as_array().map(Vec::len), &shown["exit_code"]), (Some(1), &Value::from(7)));
 
+    // A host of one's own, seeded tenants, and a reset that wants to be sure.
+    let connection = serde_json::json!({ "dir": data.join("another-mock") }).to_string();
+    let added = run(
+        data,
+        &["host", "add", "another", "--executor", "mock", "--connection", &connection, "--slots", "3", "--shared"],
+    );
+    assert!(added.status.success(), "{added:?}");
+    let hosts = json(&run(data, &["-o", "json", "host", "list"]));
+    assert!(
+        hosts["hosts"].as_array().is_some_and(|hosts| hosts.iter().any(|host| host["name"] == "another")),
+        "{hosts}"
+    );
+    let seeded = run(data, &["db", "seed"]);
+    assert!(seeded.status.success(), "{seeded:?}");
+    let printed = String::from_utf8_lossy(&seeded.stdout).into_owned();
+    assert!(printed.contains("acme") && printed.contains("globex") && printed.contains("gantry_"), "{printed}");
+    assert_eq!(run(data, &["db", "reset"]).status.code(), Some(2));
+    assert_eq!(json(&run(data, &["-o", "json", "job", "show", &long]))["status"], "failed", "nothing was deleted");
     assert!(run(data, &["db", "validate"]).status.success());
     dev.stop();
     assert_eq!(left_over(data), Vec::<String>::new());
@@ -190,6 +208,7 @@ fn wait_until(condition: impl Fn() -> bool) {
     let limit = Instant::now() + Duration::from_secs(30);
     while !condition() {
         assert!(Instant::now() < limit, "the condition did not come about");
+        // The pace of asking.
         std::thread::sleep(Duration::from_millis(100));
     }
 }

@@ -102,6 +102,16 @@ impl Outcome {
             Self::Failed(failure) => Some(failure.clone()),
         }
     }
+
+    /// The failure behind the outcome of a container that was stopped for this reason. Stopped before it started in
+    /// time, whatever the backend says of the remains is not the job's exit: it is the place's failure.
+    pub fn failure_after(&self, stop_reason: Option<StopReason>) -> Option<Failure> {
+        if stop_reason == Some(StopReason::LaunchDeadline) {
+            let message = "the container did not start before the launch deadline";
+            return Some(Failure::new(FailureClass::BackendError, message));
+        }
+        self.failure()
+    }
 }
 
 /// What happens to a job.
@@ -188,13 +198,8 @@ fn after_attempt(ended: &AttemptEnded) -> Next {
         }
         Some(StopReason::LaunchDeadline) | None => {}
     }
-    let failure = match (ended.stop_reason, ended.outcome.failure()) {
-        // Stopped before it started in time: whatever the backend says of the remains is not the job's exit.
-        (Some(StopReason::LaunchDeadline), _) => {
-            Failure::new(FailureClass::BackendError, "the container did not start before the launch deadline")
-        }
-        (_, Some(failure)) => failure,
-        (_, None) => return Next::End { status: Status::Completed, failure: None },
+    let Some(failure) = ended.outcome.failure_after(ended.stop_reason) else {
+        return Next::End { status: Status::Completed, failure: None };
     };
     if ended.cancel_requested {
         return if failure.class.is_infrastructure() {

@@ -49,7 +49,8 @@ struct Decision<'a> {
     token: Token,
     ended: &'a Ended,
     locked: &'a Locked,
-    outcome: Outcome,
+    /// The failure that it counts as.
+    failure: Option<Failure>,
     next: Next,
     cost: Decimal,
 }
@@ -82,19 +83,20 @@ async fn apply_once(store: &Store, reports: &[Report], jitter: &(dyn Fn() -> f64
             }
             ReportKind::Ended(ended) if row.current_attempt == report.token.attempt && seen.insert(key) => {
                 let outcome: Outcome = ended.outcome.clone().into();
+                let failure = outcome.failure_after(row.stop_reason);
                 let policy = policies.get(&report.token.job).cloned().unwrap_or_default();
                 let event = Event::AttemptEnded(AttemptEnded {
-                    outcome: outcome.clone(),
+                    outcome,
                     stop_reason: row.stop_reason,
                     cancel_requested: row.cancel_requested,
-                    retry: retry::decide(&policy, row.used, failure_for_retry(row, &outcome).as_ref(), jitter()),
+                    retry: retry::decide(&policy, row.used, failure.as_ref(), jitter()),
                 });
                 let Ok(next) = state::next(row.status, &event) else {
                     applied.superseded += 1;
                     continue;
                 };
                 let cost = run_cost(&prices, row, ended);
-                decisions.push(Decision { token: report.token, ended, locked: row, outcome, next, cost });
+                decisions.push(Decision { token: report.token, ended, locked: row, failure, next, cost });
             }
             _ => applied.superseded += 1,
         }
@@ -109,16 +111,6 @@ async fn apply_once(store: &Store, reports: &[Report], jitter: &(dyn Fn() -> f64
     applied.events = events::insert(&mut tx, &events).await?;
     tx.commit().await?;
     Ok(applied)
-}
-
-/// A launch deadline is the place's fault whatever its container's remains say.
-fn failure_for_retry(row: &Locked, outcome: &Outcome) -> Option<Failure> {
-    match row.stop_reason {
-        Some(StopReason::LaunchDeadline) => {
-            Some(Failure::new(gantry_core::FailureClass::BackendError, "the container did not start in time"))
-        }
-        _ => outcome.failure(),
-    }
 }
 
 fn run_cost(prices: &HashMap<HostId, Prices>, row: &Locked, ended: &Ended) -> Decimal {
@@ -137,7 +129,7 @@ fn started_event(token: Token, row: &Locked) -> NewEvent {
 fn ended_event(decision: &Decision<'_>) -> NewEvent {
     let (kind, status, failure) = match &decision.next {
         Next::End { status, failure } => (EventKind::Ended(*status), *status, failure.clone()),
-        _ => (EventKind::Retrying, Status::Pending, decision.outcome.failure()),
+        _ => (EventKind::Retrying, Status::Pending, decision.failure.clone()),
     };
     let exit_code = exit_code(decision);
     NewEvent { kind, data: event_data(decision.token, decision.locked, kind, status, exit_code, failure) }
@@ -165,11 +157,10 @@ fn event_data(
 }
 
 fn exit_code(decision: &Decision<'_>) -> Option<i32> {
-    match (&decision.next, &decision.outcome) {
-        (Next::End { status: Status::Completed, .. }, _) => Some(0),
-        (Next::End { failure: Some(failure), .. }, _) => failure.exit_code,
-        (_, Outcome::Exited(code)) => Some(*code),
-        (_, Outcome::Failed(failure)) => failure.exit_code,
+    match &decision.next {
+        Next::End { status: Status::Completed, .. } => Some(0),
+        Next::End { failure, .. } => failure.as_ref().and_then(|failure| failure.exit_code),
+        _ => decision.failure.as_ref().and_then(|failure| failure.exit_code),
     }
 }
 
@@ -275,7 +266,7 @@ async fn write_ends(tx: &mut sqlx::PgConnection, decisions: &[Decision<'_>]) -> 
     let (jobs, attempts, _) = columns(decisions.iter().map(|decision| &decision.token));
     let end = |d: &Decision<'_>| match &d.next {
         Next::End { status, failure } => (*status, failure.clone(), None),
-        Next::Retry(retry) => (Status::Pending, d.outcome.failure(), Some(retry.clone())),
+        Next::Retry(retry) => (Status::Pending, d.failure.clone(), Some(retry.clone())),
         // `state::next` gives nothing else for an attempt's end.
         Next::Run | Next::CancelRequested => (d.locked.status, None, None),
     };

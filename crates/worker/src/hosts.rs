@@ -119,18 +119,26 @@ fn is_due(engine: &Engine, listed: &ServedHost) -> bool {
     }
 }
 
+/// Why a check failed.
+enum Failed {
+    /// It may answer the next time: a few of these are borne.
+    NoAnswer(String),
+    /// It is not the engine that it was: not one job more.
+    AnotherEngine(String),
+}
+
 /// Reaches a host: what it says of itself if it is the engine that it always was.
-async fn check(engine: &Engine, listed: &ServedHost) -> Result<String, String> {
-    let health = engine.executor.check(&listed.host).await.map_err(|failure| failure.message)?;
+async fn check(engine: &Engine, listed: &ServedHost) -> Result<String, Failed> {
+    let health = engine.executor.check(&listed.host).await.map_err(|failure| Failed::NoAnswer(failure.message))?;
     let known = match &listed.engine_identity {
         Some(known) => known.clone(),
-        None => identify(&engine.store, listed.host.id, &health.identity).await?,
+        None => identify(&engine.store, listed.host.id, &health.identity).await.map_err(Failed::NoAnswer)?,
     };
     if known != health.identity {
-        return Err(format!(
+        return Err(Failed::AnotherEngine(format!(
             "another engine answers here ({}, not {known}): this worker does not serve the host",
             health.identity
-        ));
+        )));
     }
     Ok(health.detail)
 }
@@ -140,17 +148,18 @@ async fn identify(store: &Store, host: HostId, identity: &str) -> Result<String,
 }
 
 /// Keeps the result of a check; the first one that succeeds makes the host one of ours.
-fn settle(engine: &Arc<Engine>, host: Host, checked: Result<String, String>) -> HostCheck {
+fn settle(engine: &Arc<Engine>, host: Host, checked: Result<String, Failed>) -> HostCheck {
     let now = engine.lease.now();
     let mut served = engine.hosts.lock();
-    let (answered, detail) = match checked {
-        Ok(detail) => (true, detail),
-        Err(cause) => (false, cause),
+    let (answered, bearable, detail) = match checked {
+        Ok(detail) => (true, true, detail),
+        Err(Failed::NoAnswer(cause)) => (false, true, cause),
+        Err(Failed::AnotherEngine(cause)) => (false, false, cause),
     };
     let healthy = match served.get_mut(&host.id) {
         Some(entry) => {
             entry.failures = if answered { 0 } else { entry.failures + 1 };
-            let healthy = answered || entry.healthy && entry.failures < FAILURES;
+            let healthy = answered || bearable && entry.healthy && entry.failures < FAILURES;
             if healthy != entry.healthy {
                 tracing::warn!(host.name = %host.name, healthy, detail, "a host's health changed");
             }

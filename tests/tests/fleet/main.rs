@@ -16,3 +16,4 @@ mod limit;
 mod outages;
 mod tenancy;
 mod waiting;
+mod worker;
