@@ -20,8 +20,8 @@ comment on role gantry_api is 'Gantry API: sees the tenant that its transaction 
 create type executor_type as enum ('docker', 'cloudrun', 'fargate', 'scaleway', 'mock');
 comment on type executor_type is 'Kind of backend. docker: a Docker Engine. cloudrun: Google Cloud Run Jobs. fargate: AWS ECS. scaleway: Scaleway Serverless Jobs. mock: simulated containers.';
 
-create type host_state as enum ('active', 'cordoned', 'draining');
-comment on type host_state is 'What an operator allows on a host. active: new jobs. cordoned: no new jobs. draining: no new jobs, until it is empty.';
+create type host_state as enum ('active', 'cordoned', 'draining', 'lost');
+comment on type host_state is 'What an operator allows on a host. active: new jobs. cordoned: no new jobs. draining: no new jobs, until it is empty. lost: no new jobs, and the attempts there are given up.';
 
 create type job_status as enum ('pending', 'running', 'completed', 'failed', 'timeout', 'cancelled');
 comment on type job_status is 'pending: no attempt owns it. running: an attempt owns it. completed: exit code 0. failed: ended otherwise, or can never run. timeout: ran or waited too long. cancelled: its end was asked for. The last four never change.';
@@ -34,6 +34,9 @@ comment on type failure_class is 'Why an attempt failed. exit_nonzero: another e
 
 create type stop_reason as enum ('cancel', 'timeout', 'launch_deadline');
 comment on type stop_reason is 'Why a container is stopped. cancel: asked for. timeout: the run deadline. launch_deadline: claimed and not started in time.';
+
+create type abandon as enum ('retry', 'fail');
+comment on type abandon is 'How an attempt is given up whose end can never be confirmed. retry: the infrastructure budget decides. fail: the job ends with it.';
 
 create type worker_state as enum ('alive', 'handed_over', 'dead');
 comment on type worker_state is 'alive: beats. handed_over: ended in order, its attempts are free to take. dead: overdue, its attempts are free to take. The last two never change.';
@@ -212,8 +215,10 @@ create table worker_hosts (
     healthy boolean not null,
     failures integer not null default 0,
     detail text not null default '',
+    unhealthy_since timestamptz,
     checked_at timestamptz not null default now(),
-    primary key (worker_id, executor_host_id)
+    primary key (worker_id, executor_host_id),
+    constraint worker_hosts_unhealthy_is_dated check (healthy = (unhealthy_since is null))
 );
 create index worker_hosts_host on worker_hosts (executor_host_id);
 comment on table worker_hosts is 'Which worker reaches which host: health is a property of the pair.';
@@ -222,7 +227,20 @@ comment on column worker_hosts.executor_host_id is 'The host.';
 comment on column worker_hosts.healthy is 'Whether the worker serves the host: it answered, and its identity matched.';
 comment on column worker_hosts.failures is 'Failed checks in a row.';
 comment on column worker_hosts.detail is 'What the last check said.';
+comment on column worker_hosts.unhealthy_since is 'Since when the worker has not served it; null while it does.';
 comment on column worker_hosts.checked_at is 'When it was last checked.';
+
+-- Not for everyone: it may name addresses of other tenants' hosts.
+create function gantry_host_detail(worker uuid, host uuid) returns text
+    language sql stable security definer set search_path = pg_catalog, pg_temp
+    as $$
+        select wh.detail from public.worker_hosts wh join public.executor_hosts h on h.id = wh.executor_host_id
+        where wh.worker_id = worker and wh.executor_host_id = host
+          and (public.gantry_is_operator() or h.tenant_id = public.gantry_tenant())
+    $$;
+comment on function gantry_host_detail(uuid, uuid) is 'What the last check of a worker said of a host, for an operator or the owner of the host.';
+revoke execute on function gantry_host_detail(uuid, uuid) from public;
+grant execute on function gantry_host_detail(uuid, uuid) to gantry_api, gantry_fleet;
 
 -- What to run ---------------------------------------------------------------------------------------------------
 create table environment_variable_templates (
@@ -261,6 +279,7 @@ create table container_templates (
     timeout_seconds integer not null default 3600,
     supported_executors executor_type[] not null default '{}',
     retry_policy jsonb not null default '{}',
+    on_lost jsonb not null default '{}',
     created_by text not null,
     created_at timestamptz not null default now(),
     constraint container_templates_environment foreign key (environment_template, tenant_id) references environment_variable_templates (id, tenant_id),
@@ -268,7 +287,7 @@ create table container_templates (
     constraint container_templates_cpu_positive check (cpu_limit > 0),
     constraint container_templates_memory_minimum check (memory_limit_mb >= 6),
     constraint container_templates_timeout_range check (timeout_seconds between 1 and 604800),
-    constraint container_templates_retry_is_object check (jsonb_typeof(retry_policy) = 'object')
+    constraint container_templates_policies_are_objects check (jsonb_typeof(retry_policy) = 'object' and jsonb_typeof(on_lost) = 'object')
 );
 create unique index container_templates_tenant_name on container_templates (tenant_id, name);
 create unique index container_templates_id_tenant on container_templates (id, tenant_id);
@@ -287,6 +306,7 @@ comment on column container_templates.memory_limit_mb is 'MiB; null for no limit
 comment on column container_templates.timeout_seconds is 'Run deadline.';
 comment on column container_templates.supported_executors is 'Where it may run, in order of preference; empty for anywhere.';
 comment on column container_templates.retry_policy is 'The user''s retry policy.';
+comment on column container_templates.on_lost is 'What to do when the host of a job does not come back.';
 comment on column container_templates.created_by is 'Who made it.';
 comment on column container_templates.created_at is 'When it was made.';
 
@@ -436,6 +456,9 @@ create table container_executions (
     started_at timestamptz,
     ended_at timestamptz,
     stop_reason stop_reason,
+    abandoned_at timestamptz,
+    abandoned_by text,
+    abandoned_as abandon,
     exit_code integer,
     failure_class failure_class,
     retried_by retry_budget,
@@ -459,10 +482,12 @@ create table container_executions (
     constraint container_executions_attempt_positive check (attempt > 0 and epoch > 0),
     constraint container_executions_name_shape check (external_name ~ '^[a-z][a-z0-9-]{0,47}$'),
     constraint container_executions_execution_id_length check (char_length(execution_id) <= 255),
-    constraint container_executions_over_holds_nothing check (ended_at is null or not slot_held)
+    constraint container_executions_over_holds_nothing check (ended_at is null or not slot_held),
+    constraint container_executions_abandoned_is_told check ((abandoned_at is null) = (abandoned_by is null) and (abandoned_at is null) = (abandoned_as is null))
 ) with (fillfactor = 70);
 create index container_executions_owned on container_executions (worker_id) where ended_at is null;
 create index container_executions_slots on container_executions (executor_host_id) where slot_held;
+create index container_executions_abandoned on container_executions (abandoned_at) where abandoned_at is not null and ended_at is null;
 comment on table container_executions is 'One try of a job. (job_id, attempt, epoch) is the fencing token of whoever runs it.';
 comment on column container_executions.job_id is 'The job.';
 comment on column container_executions.attempt is 'From 1.';
@@ -478,6 +503,9 @@ comment on column container_executions.launch_sent_at is 'Stored before the laun
 comment on column container_executions.started_at is 'When its container was seen running.';
 comment on column container_executions.ended_at is 'When its end was recorded.';
 comment on column container_executions.stop_reason is 'Why its container was stopped; stored before the stop is asked for.';
+comment on column container_executions.abandoned_at is 'When it was given up because its end can never be confirmed. Its worker lets go of it, and the dispatcher reports its end.';
+comment on column container_executions.abandoned_by is 'Who gave it up: key: and the id of an API key, host lost, or on_lost.';
+comment on column container_executions.abandoned_as is 'Whether the job may be tried again.';
 comment on column container_executions.exit_code is 'Exit code; null for a failure of the infrastructure.';
 comment on column container_executions.failure_class is 'Why it failed.';
 comment on column container_executions.retried_by is 'The budget that paid for the next attempt; null if there was none.';
@@ -548,17 +576,41 @@ comment on column job_events.data is 'The data of the event.';
 comment on column job_events.created_at is 'When it was written.';
 comment on column job_events.published_at is 'When RabbitMQ confirmed it.';
 
+-- What people decided -------------------------------------------------------------------------------------------
+create table audit_log (
+    id uuid primary key,
+    tenant_id uuid not null references tenants,
+    actor text not null,
+    action text not null,
+    subject text not null,
+    detail jsonb not null default '{}',
+    created_at timestamptz not null default now(),
+    constraint audit_log_actions check (action in ('host_lost', 'host_activated', 'job_abandoned'))
+);
+create index audit_log_tenant on audit_log (tenant_id, id);
+comment on table audit_log is 'What operators did that gives a promise up or steers the fleet: written in the transaction that did it, never changed.';
+comment on column audit_log.id is 'UUIDv7.';
+comment on column audit_log.tenant_id is 'The tenant of whoever did it.';
+comment on column audit_log.actor is 'Who: key: and the id of the API key.';
+comment on column audit_log.action is 'What.';
+comment on column audit_log.subject is 'The id of the host or job.';
+comment on column audit_log.detail is 'What else is worth knowing.';
+comment on column audit_log.created_at is 'When.';
+
 -- Who may see what ----------------------------------------------------------------------------------------------
 grant usage on schema public to gantry_fleet, gantry_api;
 grant execute on function gantry_tenant(), gantry_is_operator() to gantry_fleet, gantry_api;
 grant select, insert, update, delete on all tables in schema public to gantry_fleet;
 revoke insert, update, delete on fleet from gantry_fleet;
+revoke update, delete on audit_log from gantry_fleet;
 
-grant select on fleet, tenants, projects, executor_hosts, workers, environment_variable_templates, container_templates, container_jobs, container_job_specs, idempotency_keys, container_executions, container_log_chunks, job_events to gantry_api;
+grant select on fleet, tenants, projects, executor_hosts, workers, environment_variable_templates, container_templates, container_jobs, container_job_specs, idempotency_keys, container_executions, container_log_chunks, job_events, audit_log to gantry_api;
 -- Not the detail: it may name addresses of other tenants' hosts.
-grant select (worker_id, executor_host_id, healthy) on worker_hosts to gantry_api;
+grant select (worker_id, executor_host_id, healthy, failures, unhealthy_since) on worker_hosts to gantry_api;
 grant insert, update on container_jobs, executor_hosts to gantry_api;
-grant insert on container_job_specs, idempotency_keys, job_events to gantry_api;
+grant insert on container_job_specs, idempotency_keys, job_events, audit_log to gantry_api;
+-- To give an attempt up, and nothing else.
+grant update (epoch, abandoned_at, abandoned_by, abandoned_as) on container_executions to gantry_api;
 
 alter table tenants enable row level security;
 alter table tenants force row level security;
@@ -578,7 +630,7 @@ declare
     name text;
 begin
     foreach name in array array['projects', 'environment_variable_templates', 'container_templates', 'container_jobs',
-        'container_job_specs', 'idempotency_keys', 'container_executions', 'container_log_chunks', 'job_events']
+        'container_job_specs', 'idempotency_keys', 'container_executions', 'container_log_chunks', 'job_events', 'audit_log']
     loop
         execute format('alter table %I enable row level security', name);
         execute format('alter table %I force row level security', name);

@@ -50,39 +50,9 @@ impl Fleet {
         let folder = tempfile::Builder::new().prefix("gantry-chaos").tempdir_in("/dev/shm")?;
         let (database, amqp) = (db.fleet_url(), vhost.amqp_url().to_owned());
         let store = Store::new(&few_connections(&database), "gantry-chaos")?;
-        let tenant = tenants::put_tenant(&store, "chaos").await?;
-        tenants::put_key(&store, tenant, "chaos", KEY, false).await?;
-        let template = NewTemplate {
-            tenant,
-            name: TEMPLATE,
-            description: "",
-            image: "simulated",
-            command: &[],
-            environment_text: "",
-            environment_template: None,
-            timeout_seconds: 60,
-            supported_executors: &[ExecutorType::Mock],
-            created_by: "chaos",
-        };
-        templates::put(&store, &template).await?;
-        // Two hosts on one engine, because slots of a tenant's own are given out in another way than shared ones.
-        for (owner, slots) in [(None, SLOTS - 1), (Some(tenant), 1)] {
-            let host = NewHost {
-                tenant: owner,
-                name: "chaos",
-                executor_type: ExecutorType::Mock,
-                connection_config: json!({ "dir": folder.path().join("mock") }),
-                executor_config: json!({}),
-                max_concurrent_jobs: i32::from(slots),
-                cost_per_job: Default::default(),
-                cost_per_hour: Default::default(),
-            };
-            hosts::insert(&store, Scope::Fleet, &host).await?;
-        }
+        populate(&store, &folder.path().join("mock")).await?;
         // As in production, where the queues are there long before a part dies at its start.
-        let broker = Broker::connect(gantry_broker::Config::new(amqp.as_str()), "gantry-chaos").await?;
-        let types: Vec<&str> = ExecutorType::ALL.iter().map(|executor| executor.as_str()).collect();
-        broker.topology().declare(&broker, &types).await?;
+        declare(&amqp).await?;
         let sql = PgPoolOptions::new().max_connections(3).connect(&db.owner_url()).await?;
         let surroundings = Surroundings {
             binaries: binaries.to_owned(),
@@ -114,7 +84,8 @@ impl Fleet {
     pub(crate) async fn end(&mut self, part: Part, signal: Signal) -> anyhow::Result<()> {
         let process = self.process(part)?;
         process.signal(signal)?;
-        process.wait().await
+        process.wait().await?;
+        Ok(())
     }
 
     /// Starts every part again that ended by itself, but for `spared`: as any supervisor would.
@@ -165,9 +136,9 @@ impl Fleet {
         ledger::read(&self.mock()).context("the containers left no ledger")
     }
 
-    /// Containers that were not removed.
-    pub(crate) fn containers(&self) -> anyhow::Result<usize> {
-        Ok(std::fs::read_dir(self.mock().join("containers")).context("no container was ever made")?.count())
+    /// Containers that were not removed, by name.
+    pub(crate) fn left(&self) -> anyhow::Result<Vec<String>> {
+        left(&self.mock())
     }
 
     /// Ends the parts and removes everything; with `keep`, the folder with the parts' logs stays, and is returned.
@@ -185,6 +156,56 @@ impl Fleet {
     }
 }
 
-fn few_connections(url: &str) -> gantry_store::Config {
+/// The simulated containers in the folder `mock` that were not removed.
+pub(crate) fn left(mock: &Path) -> anyhow::Result<Vec<String>> {
+    std::fs::read_dir(mock.join("containers"))
+        .context("no container was ever made")?
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect()
+}
+
+/// A tenant with a key, a template, and two hosts of simulated containers in the folder `mock`.
+pub(crate) async fn populate(store: &Store, mock: &Path) -> anyhow::Result<()> {
+    let tenant = tenants::put_tenant(store, "chaos").await?;
+    tenants::put_key(store, tenant, "chaos", KEY, false).await?;
+    let template = NewTemplate {
+        tenant,
+        name: TEMPLATE,
+        description: "",
+        image: "simulated",
+        command: &[],
+        environment_text: "",
+        environment_template: None,
+        timeout_seconds: 60,
+        supported_executors: &[ExecutorType::Mock],
+        created_by: "chaos",
+    };
+    templates::put(store, &template).await?;
+    // Two hosts on one engine, because slots of a tenant's own are given out in another way than shared ones.
+    for (owner, slots) in [(None, SLOTS - 1), (Some(tenant), 1)] {
+        let host = NewHost {
+            tenant: owner,
+            name: "chaos",
+            executor_type: ExecutorType::Mock,
+            connection_config: json!({ "dir": mock }),
+            executor_config: json!({}),
+            max_concurrent_jobs: i32::from(slots),
+            cost_per_job: Default::default(),
+            cost_per_hour: Default::default(),
+        };
+        hosts::insert(store, Scope::Fleet, &host).await?;
+    }
+    Ok(())
+}
+
+/// Declares every queue.
+pub(crate) async fn declare(amqp: &str) -> anyhow::Result<()> {
+    let broker = Broker::connect(gantry_broker::Config::new(amqp), "gantry-chaos").await?;
+    let types: Vec<&str> = ExecutorType::ALL.iter().map(|executor| executor.as_str()).collect();
+    broker.topology().declare(&broker, &types).await?;
+    Ok(())
+}
+
+pub(crate) fn few_connections(url: &str) -> gantry_store::Config {
     gantry_store::Config { max_connections: 2, ..gantry_store::Config::new(url) }
 }

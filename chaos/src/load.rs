@@ -31,7 +31,7 @@ impl Load {
 
     /// The ledger: what was accepted, as the producer was told.
     pub(crate) fn accepted(&self) -> Vec<(&Submitted, &End, JobId)> {
-        workload::accepted(&self.producer, &self.jobs)
+        workload::accepted(&self.producer.received(), &self.jobs)
     }
 
     /// Cancels what is due.
@@ -49,7 +49,7 @@ impl Load {
             .bind(id.uuid())
             .fetch_one(&fleet.sql)
             .await?;
-            if cancel == Cancel::Pending || started {
+            if cancel != Cancel::Running || started {
                 jobs::cancel(&fleet.store, Scope::Fleet, id).await?;
                 self.cancelled.insert(id);
             }

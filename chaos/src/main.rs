@@ -1,11 +1,13 @@
-//! Breaks Gantry on purpose and counts what that cost. Run it through `make chaos-points`: it finds its servers by the
-//! `GANTRY_TEST_*` variables.
+//! Breaks Gantry on purpose and counts what that cost. Run it through `make chaos` and `make chaos-points`: the crash
+//! points find their servers by the `GANTRY_TEST_*` variables, the other stages start servers of their own.
 
 mod discovery;
 mod fleet;
 mod load;
+mod outcome;
 mod part;
 mod producer;
+mod run;
 mod table;
 mod trial;
 mod verdict;
@@ -20,14 +22,29 @@ use futures::{StreamExt, stream};
 use gantry_runtime::{process, telemetry};
 
 use discovery::Phase;
+use outcome::Outcome;
 use part::Part;
 use table::Total;
 
-/// Jobs on simulated containers, while parts are killed.
+/// Jobs, while things break.
 #[derive(Parser)]
 enum Arguments {
-    /// Kills each part once at every failpoint that it passes
+    /// Kills each part once at every failpoint that it passes, on simulated containers
     Points(Options),
+    /// Real processes under a schedule of faults, on simulated and real containers
+    Run(run::Options),
+    /// Everything, one after another, summed up in one last line
+    All {
+        /// Which schedule of faults
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Fleets side by side, while there is one for every crash point
+        #[arg(long, default_value_t = 6)]
+        fleets: usize,
+        /// Where the parts' binaries are
+        #[arg(long, default_value = "target/debug")]
+        binaries: PathBuf,
+    },
 }
 
 #[derive(clap::Args)]
@@ -58,16 +75,47 @@ fn main() -> ExitCode {
     let telemetry =
         telemetry::Config { filter: "warn,lapin=off,sqlx=error".to_owned(), ..telemetry::Config::default() };
     process::run("gantry-chaos", &telemetry, async |shutdown| {
-        let Arguments::Points(options) = Arguments::parse();
         // Whatever was started ends with what is dropped.
         tokio::select! {
-            result = points(&options) => result,
+            result = chaos(Arguments::parse()) => result,
             () = shutdown.requested() => bail!("stopped before the end"),
         }
     })
 }
 
-async fn points(options: &Options) -> anyhow::Result<()> {
+async fn chaos(arguments: Arguments) -> anyhow::Result<()> {
+    let outcome = match arguments {
+        Arguments::Points(options) => points(&options).await?,
+        Arguments::Run(options) => {
+            let outcome = run::run(&options).await?;
+            outcome.explain();
+            outcome.print();
+            outcome
+        }
+        Arguments::All { seed, fleets, binaries } => all(seed, fleets, binaries).await,
+    };
+    if outcome.is_good() { Ok(()) } else { bail!("a promise was broken, or not all was tried") }
+}
+
+/// Every stage, also when one before it could not be done.
+async fn all(seed: u64, fleets: usize, binaries: PathBuf) -> Outcome {
+    let mut sum = Outcome::default();
+    let every_point =
+        Options { only: None, part: None, passing: 1, phase: None, fleets, binaries: binaries.clone() };
+    sum.add(stage("crash points", points(&every_point)).await);
+    sum.add(stage("faults", run::run(&run::Options::full(seed, binaries))).await);
+    sum.print();
+    sum
+}
+
+/// One stage, with its faults told in words.
+async fn stage(name: &str, run: impl Future<Output = anyhow::Result<Outcome>>) -> Outcome {
+    let outcome = run.await.unwrap_or_else(|error| Outcome::failed(name, &error));
+    outcome.explain();
+    outcome
+}
+
+async fn points(options: &Options) -> anyhow::Result<Outcome> {
     let mut targets = discovery::discover(&options.binaries).await?;
     targets.retain(|target| {
         options.only.as_ref().is_none_or(|only| target.point.contains(only))
@@ -89,5 +137,5 @@ async fn points(options: &Options) -> anyhow::Result<()> {
             Err(error) => total.failed(target, &error),
         }
     }
-    if total.print(must_fire) { Ok(()) } else { bail!("a promise was broken, or a point was not tried") }
+    Ok(total.print(must_fire))
 }

@@ -3,22 +3,31 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::ValueEnum;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
+/// The lease of a worker: shortened, so that what it must outlast does not take long.
+pub(crate) const LEASE: Duration = Duration::from_secs(6);
+
 /// Which part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Part {
     Dispatcher,
     Recorder,
+    /// Of simulated containers.
     Worker,
+    /// Of real ones.
+    DockerWorker,
+    Api,
 }
 
 impl Part {
+    /// What a fleet of simulated containers consists of.
     pub(crate) const ALL: [Self; 3] = [Self::Dispatcher, Self::Recorder, Self::Worker];
 
     pub(crate) fn name(self) -> &'static str {
@@ -26,6 +35,8 @@ impl Part {
             Self::Dispatcher => "dispatcher",
             Self::Recorder => "recorder",
             Self::Worker => "worker",
+            Self::DockerWorker => "docker-worker",
+            Self::Api => "api",
         }
     }
 
@@ -34,7 +45,14 @@ impl Part {
             Self::Dispatcher => "gantry-dispatcher",
             Self::Recorder => "gantry-recorder",
             Self::Worker => "gantry-worker-mock",
+            Self::DockerWorker => "gantry-worker-docker",
+            Self::Api => "gantry-api",
         }
+    }
+
+    /// Whether it holds a lease.
+    pub(crate) fn is_worker(self) -> bool {
+        matches!(self, Self::Worker | Self::DockerWorker)
     }
 }
 
@@ -68,24 +86,31 @@ pub(crate) struct Process {
 impl Surroundings {
     /// Starts a part. It is killed with the value.
     pub(crate) fn spawn(&self, part: Part, points: Points<'_>) -> anyhow::Result<Process> {
-        let binary = self.binaries.join(part.binary());
-        let mut command = Command::new(&binary);
+        Process::start(self.command(part, points)?)
+    }
+
+    /// The command that starts a part, with lease times that are over soon; for whoever wants to change some of it.
+    pub(crate) fn command(&self, part: Part, points: Points<'_>) -> anyhow::Result<Command> {
+        // Absolute, so that it may start in any folder.
+        let mut command = Command::new(std::path::absolute(self.binaries.join(part.binary()))?);
         command
             .env("GANTRY_DATABASE__URL", &self.database)
             // Several fleets share a server of 300.
             .env("GANTRY_DATABASE__MAX_CONNECTIONS", "6")
             .env("GANTRY_BROKER__URL", &self.broker)
-            .env("GANTRY_SERVE__LISTEN", "127.0.0.1:0")
             .env("GANTRY_TELEMETRY__FILTER", "info,lapin=off")
             .stdin(Stdio::null())
             .stdout(self.log(part)?)
             .stderr(self.log(part)?)
             .kill_on_drop(true);
-        if part == Part::Worker {
+        if part != Part::Api {
+            command.env("GANTRY_SERVE__LISTEN", "127.0.0.1:0");
+        }
+        if part.is_worker() {
             command
                 // A transaction must be over in a third of the lease.
                 .env("GANTRY_DATABASE__TRANSACTION_TIMEOUT_MILLIS", "1500")
-                .env("GANTRY_WORKER__LEASE_SECONDS", "6")
+                .env("GANTRY_WORKER__LEASE_SECONDS", LEASE.as_secs().to_string())
                 .env("GANTRY_WORKER__BEAT_MILLIS", "500")
                 .env("GANTRY_WORKER__HOST_CHECK_SECONDS", "1")
                 .env("GANTRY_WORKER__STOP_GRACE_SECONDS", "1");
@@ -99,8 +124,7 @@ impl Surroundings {
                 command.env("GANTRY_FAILPOINT", point).env("GANTRY_FAILPOINT_FIRED", self.fired_path());
             }
         }
-        let child = command.spawn().with_context(|| format!("could not start {}", binary.display()))?;
-        Ok(Process { child })
+        Ok(command)
     }
 
     fn log(&self, part: Part) -> anyhow::Result<File> {
@@ -136,6 +160,18 @@ fn lines(path: &Path) -> anyhow::Result<BTreeSet<String>> {
 }
 
 impl Process {
+    /// Starts a command. It is killed with the value, if the command says so.
+    pub(crate) fn start(mut command: Command) -> anyhow::Result<Self> {
+        let binary = command.as_std().get_program().to_owned();
+        let child = command.spawn().with_context(|| format!("could not start {}", binary.display()))?;
+        Ok(Self { child })
+    }
+
+    /// Its process id, until its end is known.
+    pub(crate) fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// Whether it has ended.
     pub(crate) fn has_ended(&mut self) -> anyhow::Result<bool> {
         Ok(self.child.try_wait()?.is_some())
@@ -150,8 +186,7 @@ impl Process {
     }
 
     /// Waits for its end.
-    pub(crate) async fn wait(&mut self) -> anyhow::Result<()> {
-        self.child.wait().await?;
-        Ok(())
+    pub(crate) async fn wait(&mut self) -> anyhow::Result<ExitStatus> {
+        Ok(self.child.wait().await?)
     }
 }

@@ -18,8 +18,8 @@ use serde_json::Value;
 use crate::fleet::KEY;
 
 /// What came back so far.
-#[derive(Debug, Default)]
-struct Received {
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Received {
     /// Every answer, by correlation id. The same submission may be answered twice.
     answers: BTreeMap<String, Vec<Value>>,
     /// The ids of the terminal events of each job: an event may come twice, with the same id.
@@ -68,48 +68,58 @@ impl Producer {
 
     /// Hands in a job under a key, which is also what the answer is found by; returns when RabbitMQ has it.
     pub(crate) async fn submit(&self, key: &str, body: &Value) -> anyhow::Result<()> {
-        let mut headers = FieldTable::default();
-        headers.insert("x-gantry-api-key".into(), AMQPValue::LongString(LongString::from(KEY.as_bytes())));
-        let properties = BasicProperties::default()
-            .with_delivery_mode(2)
-            .with_headers(headers)
-            .with_message_id(key.into())
-            .with_correlation_id(key.into())
-            .with_reply_to(self.queue.as_str().into());
-        let options = BasicPublishOptions { mandatory: true, immediate: false };
-        let route = "gantry.submissions";
-        let body = body.to_string();
-        let sent = self.channel.basic_publish(route.into(), route.into(), options, body.as_bytes(), properties).await?;
-        let confirm = sent.await.context("a submission was not confirmed")?;
-        ensure!(confirm.take_message().is_none(), "no queue took a submission");
-        Ok(())
+        publish(&self.channel, &self.queue, key, body).await
     }
 
     /// The answers to a submission.
     pub(crate) fn answers(&self, key: &str) -> Vec<Value> {
-        lock(&self.received).answers.get(key).cloned().unwrap_or_default()
+        lock(&self.received).answers(key).to_vec()
+    }
+
+    /// How many different terminal events a job had.
+    pub(crate) fn ends(&self, job: JobId) -> usize {
+        lock(&self.received).ends(job)
+    }
+
+    /// All that came back so far.
+    pub(crate) fn received(&self) -> Received {
+        lock(&self.received).clone()
+    }
+}
+
+impl Received {
+    /// The answers to a submission.
+    pub(crate) fn answers(&self, key: &str) -> &[Value] {
+        self.answers.get(key).map_or(&[], Vec::as_slice)
     }
 
     /// The job that a submission made.
     pub(crate) fn accepted(&self, key: &str) -> Option<JobId> {
-        let answers = self.answers(key);
-        let accepted = answers.iter().find(|answer| answer["result"] == "accepted")?;
+        let accepted = self.answers(key).iter().find(|answer| answer["result"] == "accepted")?;
         accepted["job_id"].as_str()?.parse().ok()
     }
 
     /// How many different terminal events a job had.
     pub(crate) fn ends(&self, job: JobId) -> usize {
-        lock(&self.received).ends.get(&job).map_or(0, BTreeSet::len)
+        self.ends.get(&job).map_or(0, BTreeSet::len)
     }
-}
 
-impl Received {
-    fn take(&mut self, correlation: Option<String>, body: &[u8]) {
+    /// How many jobs had one.
+    pub(crate) fn ended(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Notes an answer, whichever way it came.
+    pub(crate) fn answer(&mut self, key: &str, answer: Value) {
+        self.answers.entry(key.to_owned()).or_default().push(answer);
+    }
+
+    /// Notes a message: an answer if it is correlated to something, else an event.
+    pub(crate) fn take(&mut self, correlation: Option<String>, body: &[u8]) {
         // Whatever is not JSON is nobody's answer, and is missed as one.
         let Ok(body) = serde_json::from_slice::<Value>(body) else { return };
         if let Some(correlation) = correlation {
-            self.answers.entry(correlation).or_default().push(body);
-            return;
+            return self.answer(&correlation, body);
         }
         let kind = body["type"].as_str().and_then(|kind| kind.strip_prefix("gantry.job."));
         let terminal = matches!(kind, Some("completed" | "failed" | "timeout" | "cancelled"));
@@ -118,6 +128,25 @@ impl Received {
             self.ends.entry(job).or_default().insert(id.to_owned());
         }
     }
+}
+
+/// Publishes a submission whose answer is wanted in `queue`; returns when RabbitMQ has it.
+pub(crate) async fn publish(channel: &Channel, queue: &str, key: &str, body: &Value) -> anyhow::Result<()> {
+    let mut headers = FieldTable::default();
+    headers.insert("x-gantry-api-key".into(), AMQPValue::LongString(LongString::from(KEY.as_bytes())));
+    let properties = BasicProperties::default()
+        .with_delivery_mode(2)
+        .with_headers(headers)
+        .with_message_id(key.into())
+        .with_correlation_id(key.into())
+        .with_reply_to(queue.into());
+    let options = BasicPublishOptions { mandatory: true, immediate: false };
+    let route = "gantry.submissions";
+    let body = body.to_string();
+    let sent = channel.basic_publish(route.into(), route.into(), options, body.as_bytes(), properties).await?;
+    let confirm = sent.await.context("a submission was not confirmed")?;
+    ensure!(confirm.take_message().is_none(), "no queue took a submission");
+    Ok(())
 }
 
 fn lock(received: &Mutex<Received>) -> MutexGuard<'_, Received> {

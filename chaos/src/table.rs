@@ -1,6 +1,7 @@
 //! The table: a row per point as it is done, and what they come to.
 
 use crate::discovery::Target;
+use crate::outcome::Outcome;
 use crate::trial::Row;
 use crate::verdict::Verdict;
 
@@ -11,6 +12,7 @@ pub(crate) struct Total {
     unreached: usize,
     untried: usize,
     slow: usize,
+    jobs: usize,
     verdict: Verdict,
 }
 
@@ -34,6 +36,7 @@ impl Total {
         self.points += 1;
         self.unreached += usize::from(!row.fired);
         self.slow += usize::from(row.recovered.is_none());
+        self.jobs += row.jobs;
         self.verdict.add(&row.verdict);
         let recovered = row.recovered.map_or("no".to_owned(), |time| format!("{:.1} s", time.as_secs_f64()));
         start_of_row(&row.target);
@@ -61,22 +64,25 @@ impl Total {
         println!(" could not be tried: {error:#}");
     }
 
-    /// Prints the last lines; true if everything is as it must be. With `must_fire`, every point must have been reached.
-    pub(crate) fn print(&self, must_fire: bool) -> bool {
-        if self.unreached > 0 {
-            println!("chaos-points: {} points were not reached", self.unreached);
-        }
-        if self.untried > 0 {
-            println!("chaos-points: {} points could not be tried", self.untried);
-        }
-        if self.slow > 0 {
-            println!("chaos-points: {} fleets did not finish their jobs in time", self.slow);
+    /// Prints the last lines. With `must_fire`, every point must have been reached.
+    pub(crate) fn print(&self, must_fire: bool) -> Outcome {
+        let counted = [
+            (self.unreached, "points were not reached", must_fire),
+            (self.untried, "points could not be tried", true),
+            (self.slow, "fleets did not finish their jobs in time", true),
+        ];
+        let mut unproved = Vec::new();
+        for (count, what, is_fault) in counted.into_iter().filter(|(count, ..)| *count > 0) {
+            println!("chaos-points: {count} {what}");
+            if is_fault {
+                unproved.push(format!("crash points: {count} {what}"));
+            }
         }
         print!("chaos-points: {} points,", self.points);
         for (name, count) in self.verdict.counts() {
             print!(" {name}={count}");
         }
         println!();
-        (self.unreached == 0 || !must_fire) && self.untried == 0 && self.slow == 0 && self.verdict.total() == 0
+        Outcome { jobs: self.jobs, faults: self.points, unproved, verdict: self.verdict.clone() }
     }
 }

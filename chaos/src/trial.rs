@@ -26,6 +26,8 @@ pub(crate) struct Row {
     pub(crate) fired: bool,
     /// From the restart to the last end, if all ended.
     pub(crate) recovered: Option<Duration>,
+    /// How many were handed in.
+    pub(crate) jobs: usize,
     pub(crate) verdict: Verdict,
     /// How often a part that nobody killed had to be started again.
     pub(crate) restarts: usize,
@@ -49,13 +51,13 @@ pub(crate) async fn run(binaries: &Path, target: &Target, passing: u32, must_fir
     fleet.start(target.part, Points::Ignored)?;
     let settled = fleet.until(RECOVERED_WITHIN, None, async |fleet| load.settled(fleet).await).await?;
     let recovered = settled.then(|| again.elapsed());
-    fleet.until(REMOVED_WITHIN, None, async |fleet| Ok(fleet.containers()? == 0)).await?;
+    fleet.until(REMOVED_WITHIN, None, async |fleet| Ok(fleet.left()?.is_empty())).await?;
 
     let verdict = verdict::judge(&fleet, &load).await?;
     let (restarts, target) = (fleet.restarts, target.clone());
     let good = (fired || !must_fire) && settled && verdict.total() == 0;
     let logs = fleet.remove(!good).await?;
-    Ok(Row { target, fired, recovered, verdict, restarts, logs })
+    Ok(Row { target, fired, recovered, jobs: load.jobs.len(), verdict, restarts, logs })
 }
 
 fn start(fleet: &mut Fleet, target: &Target, fatal: Points<'_>) -> anyhow::Result<()> {

@@ -4,12 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context;
-use gantry_core::JobId;
+use gantry_core::{FailureClass, JobId, retry};
+use gantry_executor_mock::ledger::Ledger;
 use serde_json::{Value, json};
+use sqlx::PgPool;
 
 use crate::fleet::{Fleet, SLOTS};
 use crate::load::Load;
-use crate::workload::{End, Submitted};
+use crate::producer::Received;
+use crate::workload::{self, End, Stdout, Submitted};
 
 /// What was counted; all must be 0.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +32,8 @@ pub(crate) struct Verdict {
     pub(crate) wrong_result: usize,
     /// Each fault in words.
     pub(crate) notes: Vec<String>,
+    /// What is not as it would be on a quiet day, and by the rules: no fault.
+    pub(crate) excused: Vec<String>,
 }
 
 impl Verdict {
@@ -56,12 +61,16 @@ impl Verdict {
         self.wrong_result += other.wrong_result;
     }
 
+    fn excuse(&mut self, note: String) {
+        self.excused.push(note);
+    }
+
     fn lose(&mut self, note: String) {
         self.lost += 1;
         self.notes.push(format!("lost: {note}"));
     }
 
-    fn duplicate(&mut self, note: String) {
+    pub(crate) fn duplicate(&mut self, note: String) {
         self.duplicated += 1;
         self.notes.push(format!("duplicated: {note}"));
     }
@@ -72,41 +81,184 @@ impl Verdict {
     }
 }
 
-/// Counts.
-pub(crate) async fn judge(fleet: &Fleet, load: &Load) -> anyhow::Result<Verdict> {
-    let mut verdict = Verdict::default();
-    let rows = rows(fleet).await?;
-    answers(&mut verdict, load, &rows);
-    let ran = containers(&mut verdict, fleet)?;
-    for (job, end, id) in load.accepted() {
-        match rows.get(&id) {
-            Some(row) if row["over"] == true => ended(&mut verdict, job, end, row, ran.contains(&id)),
-            row => verdict.lose(format!("{} ({id}) is not over: {row:?}", job.name)),
-        }
-        let told = load.producer.ends(id);
-        let written = rows.get(&id).and_then(|row| row["ends"].as_u64()).unwrap_or(0);
-        if told == 0 {
-            verdict.lose(format!("nobody was told of the end of {} ({id})", job.name));
-        } else if told > 1 || written > 1 {
-            verdict.duplicate(format!("{} ({id}) has {told} ends told, {written} written", job.name));
-        }
-    }
-    let slots: i64 = sqlx::query_scalar(
-        "select (select coalesce(sum(current_job_count), 0) from executor_hosts)
-             + (select count(*) from container_executions where slot_held)",
-    )
-    .fetch_one(&fleet.sql)
-    .await?;
-    verdict.leaked_slots = usize::try_from(slots).context("a negative number of slots")?;
-    Ok(verdict)
+/// What is known when all is over.
+pub(crate) struct Evidence {
+    pub(crate) jobs: Vec<Submitted>,
+    /// What the producer was told.
+    pub(crate) received: Received,
+    pub(crate) rows: Rows,
+    /// What the containers of each engine wrote down themselves.
+    pub(crate) engines: Vec<Engine>,
+    /// Slots that hosts count, and those that attempts hold.
+    pub(crate) slots: i64,
 }
 
-/// Every job of the fleet.
-async fn rows(fleet: &Fleet) -> anyhow::Result<BTreeMap<JobId, Value>> {
+/// Gantry's own rows, by job.
+pub(crate) type Rows = BTreeMap<JobId, Value>;
+
+/// Of one engine.
+pub(crate) struct Engine {
+    pub(crate) ledger: Ledger,
+    /// Containers that may run at once.
+    pub(crate) limit: usize,
+    /// The least that each attempt has printed, in lines, where its container told.
+    pub(crate) printed: BTreeMap<(JobId, i32), u32>,
+    /// Names of the containers that are still there.
+    pub(crate) left: Vec<String>,
+}
+
+/// Judges a fleet of simulated containers.
+pub(crate) async fn judge(fleet: &Fleet, load: &Load) -> anyhow::Result<Verdict> {
+    let engine = Engine {
+        ledger: fleet.ledger()?,
+        limit: SLOTS.into(),
+        printed: BTreeMap::new(),
+        left: fleet.left()?,
+    };
+    let evidence = Evidence {
+        jobs: load.jobs.clone(),
+        received: load.producer.received(),
+        rows: rows(&fleet.sql).await?,
+        engines: vec![engine],
+        slots: slots(&fleet.sql).await?,
+    };
+    evidence.judge()
+}
+
+impl Evidence {
+    /// Counts.
+    pub(crate) fn judge(&self) -> anyhow::Result<Verdict> {
+        let mut verdict = Verdict::default();
+        self.answers(&mut verdict);
+        let mut ran = BTreeSet::new();
+        for engine in &self.engines {
+            ran.extend(engine.judge(&mut verdict));
+        }
+        for (job, end, id) in workload::accepted(&self.received, &self.jobs) {
+            match self.rows.get(&id) {
+                Some(row) if row["over"] == true => self.ended(&mut verdict, job, end, row, ran.contains(&id)),
+                row => verdict.lose(format!("{} ({id}) is not over: {row:?}", job.name)),
+            }
+            let told = self.received.ends(id);
+            let written = self.rows.get(&id).and_then(|row| row["ends"].as_u64()).unwrap_or(0);
+            if told == 0 {
+                verdict.lose(format!("nobody was told of the end of {} ({id})", job.name));
+            } else if told > 1 || written > 1 {
+                verdict.duplicate(format!("{} ({id}) has {told} ends told, {written} written", job.name));
+            }
+        }
+        verdict.leaked_slots = usize::try_from(self.slots).context("a negative number of slots")?;
+        if verdict.leaked_slots > 0 {
+            verdict.notes.push(format!("leaked slots: hosts count and attempts hold {} in all", self.slots));
+        }
+        Ok(verdict)
+    }
+
+    /// What the producer was told of its submissions.
+    fn answers(&self, verdict: &mut Verdict) {
+        let mut known = BTreeSet::new();
+        for job in &self.jobs {
+            let answers = self.received.answers(&job.key);
+            if answers.is_empty() {
+                verdict.lose(format!("{} was not answered", job.name));
+            }
+            let ids: BTreeSet<&str> = answers.iter().filter_map(|answer| answer["job_id"].as_str()).collect();
+            known.extend(ids.iter().filter_map(|id| id.parse::<JobId>().ok()));
+            if ids.len() > 1 {
+                verdict.duplicate(format!("{} is {} jobs", job.name, ids.len()));
+            }
+            let expected = if job.end.is_some() { "accepted" } else { "rejected" };
+            if let Some(other) = answers.iter().find(|answer| answer["result"] != expected) {
+                verdict.wrong(format!("{} should be {expected}: {other}", job.name));
+            }
+        }
+        for id in self.rows.keys().filter(|id| !known.contains(id)) {
+            verdict.duplicate(format!("nobody was told of job {id}"));
+        }
+    }
+
+    fn ended(&self, verdict: &mut Verdict, job: &Submitted, end: &End, row: &Value, ran: bool) {
+        let cancelled = end.or_cancelled && row["status"] == "cancelled";
+        let end = if cancelled { &End { stdout: Stdout::Lines, ran, ..End::cancelled() } } else { end };
+        let mut expected = json!({
+            "status": end.status, "failure": end.failure, "retries": end.retries, "ran": end.ran,
+        });
+        let mut found = json!({
+            "status": row["status"], "failure": row["failure"], "retries": row["retries"], "ran": ran,
+        });
+        // A container that is stopped exits with whatever the stop made of it.
+        if let Some(code) = end.exit_code {
+            expected["exit_code"] = json!(code);
+            found["exit_code"] = row["exit_code"].clone();
+        }
+        let (id, error) = (&row["id"], &row["error"]);
+        if expected != found {
+            if gave_up(row) {
+                return verdict.excuse(format!("{} ({id}) used up its budget for the infrastructure's faults: {error}", job.name));
+            }
+            return verdict.wrong(format!("{} ({id}): expected {expected}, found {found}; {error}", job.name));
+        }
+        let stdout = row["stdout"].as_str().unwrap_or_default();
+        let printed = match &end.stdout {
+            Stdout::Exactly(expected) => expected.clone(),
+            Stdout::Lines => {
+                let count = u32::try_from(stdout.lines().count()).unwrap_or(u32::MAX);
+                workload::lines(count.max(self.printed(id, row)))
+            }
+        };
+        if stdout != printed {
+            let what = format!("{} ({id}) printed {printed:?}, and {stdout:?} is stored", job.name);
+            if row["logs_incomplete"] == true { verdict.excuse(what) } else { verdict.wrong(what) }
+        }
+    }
+
+    /// What the last attempt of a job has printed at least.
+    fn printed(&self, id: &Value, row: &Value) -> u32 {
+        let id = id.as_str().and_then(|id| id.parse().ok());
+        let attempt = row["attempt"].as_i64().and_then(|attempt| i32::try_from(attempt).ok());
+        let Some(key) = id.zip(attempt) else { return 0 };
+        self.engines.iter().find_map(|engine| engine.printed.get(&key)).copied().unwrap_or(0)
+    }
+}
+
+/// Whether a job failed because the infrastructure failed it more often than it is forgiven: an end by the rules.
+fn gave_up(row: &Value) -> bool {
+    let class = serde_json::from_value::<FailureClass>(row["failure"].clone());
+    let retries = row["infrastructure_retries"].as_u64().unwrap_or(0);
+    row["status"] == "failed"
+        && class.is_ok_and(|class| class.is_infrastructure())
+        && retries >= u64::from(retry::INFRASTRUCTURE_RETRIES)
+}
+
+impl Engine {
+    /// What really ran; returns the jobs that did.
+    fn judge(&self, verdict: &mut Verdict) -> BTreeSet<JobId> {
+        let starts = self.ledger.starts();
+        for ((job, attempt), count) in starts.iter().filter(|(_, count)| **count > 1) {
+            verdict.duplicate(format!("attempt {attempt} of {job} had {count} containers"));
+        }
+        for job in self.ledger.alive_twice() {
+            verdict.duplicate(format!("{job} had two containers alive at once"));
+        }
+        let most = self.ledger.max_concurrency();
+        if most > self.limit {
+            verdict.over_limit += most - self.limit;
+            verdict.notes.push(format!("over limit: {most} containers ran at once where {} may", self.limit));
+        }
+        verdict.orphans += self.left.len();
+        verdict.notes.extend(self.left.iter().map(|name| format!("orphan: {name}")));
+        starts.into_keys().map(|(job, _)| job).collect()
+    }
+}
+
+/// Every job of the fleet; `sql` as the database's owner.
+pub(crate) async fn rows(sql: &PgPool) -> anyhow::Result<Rows> {
     let rows: Vec<Value> = sqlx::query_scalar(
         "select jsonb_build_object('id', j.id, 'status', j.status, 'exit_code', j.exit_code, 'failure', j.failure_class,
-             'retries', j.user_retries, 'attempt', j.attempt, 'error', j.error_message,
-             'over', j.completed_at is not null,
+             'retries', j.user_retries, 'infrastructure_retries', j.infrastructure_retries, 'attempt', j.attempt,
+             'error', j.error_message, 'over', j.completed_at is not null,
+             'logs_incomplete', coalesce((select e.logs_incomplete from container_executions e
+                                          where e.job_id = j.id and e.attempt = j.attempt), false),
              'ends', (select count(*) from job_events e
                       where e.job_id = j.id and e.kind in ('completed', 'failed', 'timeout', 'cancelled')),
              'stdout', (select coalesce(convert_from(string_agg(c.data, ''::bytea order by c.byte_offset), 'UTF8'), '')
@@ -114,7 +266,7 @@ async fn rows(fleet: &Fleet) -> anyhow::Result<BTreeMap<JobId, Value>> {
                         where c.job_id = j.id and c.attempt = j.attempt and c.stream = 'stdout'))
          from container_jobs j",
     )
-    .fetch_all(&fleet.sql)
+    .fetch_all(sql)
     .await?;
     rows.into_iter()
         .map(|row| {
@@ -124,61 +276,11 @@ async fn rows(fleet: &Fleet) -> anyhow::Result<BTreeMap<JobId, Value>> {
         .collect()
 }
 
-/// What the producer was told of its submissions.
-fn answers(verdict: &mut Verdict, load: &Load, rows: &BTreeMap<JobId, Value>) {
-    let mut known = BTreeSet::new();
-    for job in &load.jobs {
-        let answers = load.producer.answers(&job.key);
-        if answers.is_empty() {
-            verdict.lose(format!("{} was not answered", job.name));
-        }
-        let ids: BTreeSet<&str> = answers.iter().filter_map(|answer| answer["job_id"].as_str()).collect();
-        known.extend(ids.iter().filter_map(|id| id.parse::<JobId>().ok()));
-        if ids.len() > 1 {
-            verdict.duplicate(format!("{} is {} jobs", job.name, ids.len()));
-        }
-        let expected = if job.end.is_some() { "accepted" } else { "rejected" };
-        if let Some(other) = answers.iter().find(|answer| answer["result"] != expected) {
-            verdict.wrong(format!("{} should be {expected}: {other}", job.name));
-        }
-    }
-    for id in rows.keys().filter(|id| !known.contains(id)) {
-        verdict.duplicate(format!("nobody was told of job {id}"));
-    }
-}
-
-/// What really ran; returns the jobs that did.
-fn containers(verdict: &mut Verdict, fleet: &Fleet) -> anyhow::Result<BTreeSet<JobId>> {
-    let ledger = fleet.ledger()?;
-    let starts = ledger.starts();
-    for ((job, attempt), count) in starts.iter().filter(|(_, count)| **count > 1) {
-        verdict.duplicate(format!("attempt {attempt} of {job} had {count} containers"));
-    }
-    for job in ledger.alive_twice() {
-        verdict.duplicate(format!("{job} had two containers alive at once"));
-    }
-    verdict.over_limit = ledger.max_concurrency().saturating_sub(SLOTS.into());
-    verdict.orphans = fleet.containers()?;
-    Ok(starts.into_keys().map(|(job, _)| job).collect())
-}
-
-fn ended(verdict: &mut Verdict, job: &Submitted, end: &End, row: &Value, ran: bool) {
-    let mut expected = json!({
-        "status": end.status, "failure": end.failure, "retries": end.retries, "stdout": end.stdout, "ran": end.ran,
-    });
-    let mut found = json!({
-        "status": row["status"], "failure": row["failure"], "retries": row["retries"], "stdout": row["stdout"],
-        "ran": ran,
-    });
-    // A container that is stopped exits with whatever the stop made of it.
-    if let Some(code) = end.exit_code {
-        expected["exit_code"] = json!(code);
-        found["exit_code"] = row["exit_code"].clone();
-    }
-    if expected != found {
-        let id = &row["id"];
-        verdict.wrong(format!("{} ({id}): expected {expected}, found {found}; {}", job.name, row["error"]));
-    }
+/// The slots that hosts count, and those that attempts hold.
+pub(crate) async fn slots(sql: &PgPool) -> anyhow::Result<i64> {
+    let sum = "select (select coalesce(sum(current_job_count), 0) from executor_hosts)
+                   + (select count(*) from container_executions where slot_held)";
+    Ok(sqlx::query_scalar(sum).fetch_one(sql).await?)
 }
 
 #[cfg(test)]
@@ -186,29 +288,73 @@ mod tests {
     use super::*;
     use crate::workload::Cancel;
 
+    fn wrong(end: &End, printed: u32, row: &Value, ran: bool) -> (usize, usize) {
+        let job = Submitted { name: "job", key: "key".to_owned(), cancel: Cancel::Never, end: None };
+        let id: JobId = row["id"].as_str().expect("an id").parse().expect("an id");
+        let engine = Engine {
+            ledger: Ledger::default(),
+            limit: 1,
+            printed: BTreeMap::from([((id, 1), printed)]),
+            left: Vec::new(),
+        };
+        let evidence = Evidence {
+            jobs: Vec::new(),
+            received: Received::default(),
+            rows: Rows::new(),
+            engines: vec![engine],
+            slots: 0,
+        };
+        let mut verdict = Verdict::default();
+        evidence.ended(&mut verdict, &job, end, row, ran);
+        (verdict.wrong_result, verdict.excused.len())
+    }
+
+    fn with(row: &Value, fields: &[(&str, Value)]) -> Value {
+        let mut row = row.clone();
+        for (name, value) in fields {
+            row[*name] = value.clone();
+        }
+        row
+    }
+
+    fn row(status: &str, stdout: &str) -> Value {
+        json!({ "id": JobId::new(), "status": status, "exit_code": 0, "failure": null, "retries": 0, "stdout": stdout,
+                "attempt": 1, "logs_incomplete": false, "infrastructure_retries": 0 })
+    }
+
     #[test]
     fn a_result_must_be_the_jobs_own() {
-        let end = End {
-            status: "completed",
-            exit_code: Some(0),
-            failure: None,
-            stdout: "one\n".to_owned(),
-            retries: 0,
-            ran: true,
-        };
-        let job = Submitted { name: "job", key: "key".to_owned(), cancel: Cancel::Never, end: None };
-        let right = json!({ "status": "completed", "exit_code": 0, "failure": null, "retries": 0, "stdout": "one\n" });
-        let wrong = |row: &Value, ran: bool| {
-            let mut verdict = Verdict::default();
-            ended(&mut verdict, &job, &end, row, ran);
-            verdict.wrong_result
-        };
-        assert_eq!(wrong(&right, true), 0);
-        assert_eq!(wrong(&right, false), 1, "without a container");
+        let end = End::exits(0).prints("one\n".to_owned());
+        let right = row("completed", "one\n");
+        assert_eq!(wrong(&end, 0, &right, true), (0, 0));
+        assert_eq!(wrong(&end, 0, &right, false), (1, 0), "without a container");
         for (name, value) in [("stdout", json!("one\none\n")), ("exit_code", json!(1)), ("status", json!("failed"))] {
-            let mut row = right.clone();
-            row[name] = value;
-            assert_eq!(wrong(&row, true), 1, "{name}");
+            assert_eq!(wrong(&end, 0, &with(&right, &[(name, value)]), true), (1, 0), "{name}");
         }
+    }
+
+    #[test]
+    fn a_cancel_may_come_too_late_or_not_but_loses_no_line() {
+        let end = End { or_cancelled: true, ..End::exits(0).prints(workload::lines(9)) };
+        let cancelled = with(&row("cancelled", &workload::lines(5)), &[("failure", json!("cancelled"))]);
+        assert_eq!(wrong(&end, 5, &cancelled, true), (0, 0));
+        assert_eq!(wrong(&end, 4, &cancelled, true), (0, 0), "a line more than the container had time to tell of");
+        assert_eq!(wrong(&end, 6, &cancelled, true), (1, 0), "a line is missing");
+        assert_eq!(wrong(&end, 0, &with(&cancelled, &[("stdout", json!("line 2\n"))]), true), (1, 0), "a gap");
+        assert_eq!(wrong(&End::exits(0), 0, &cancelled, true), (1, 0), "nobody asked");
+    }
+
+    #[test]
+    fn an_end_by_the_rules_of_the_infrastructure_is_told_apart() {
+        let end = End::exits(0);
+        let failed = with(
+            &row("failed", ""),
+            &[("failure", json!("backend_error")), ("exit_code", json!(null)), ("infrastructure_retries", json!(5))],
+        );
+        assert_eq!(wrong(&end, 0, &failed, true), (0, 1));
+        assert_eq!(wrong(&end, 0, &with(&failed, &[("infrastructure_retries", json!(4))]), true), (1, 0));
+        assert_eq!(wrong(&end, 0, &with(&failed, &[("failure", json!("exit_nonzero"))]), true), (1, 0));
+        let cut = with(&row("completed", "lin"), &[("logs_incomplete", json!(true))]);
+        assert_eq!(wrong(&End::exits(0).prints("line 1\n".to_owned()), 0, &cut, true), (0, 1));
     }
 }

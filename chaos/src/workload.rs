@@ -1,11 +1,13 @@
 //! The jobs of a trial: one of every kind of life, each with what must come of it.
 
+use std::time::Duration;
+
 use gantry_core::JobId;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::fleet::TEMPLATE;
-use crate::producer::Producer;
+use crate::producer::{Producer, Received};
 
 /// When a job's end is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +15,8 @@ pub(crate) enum Cancel {
     Never,
     Pending,
     Running,
+    /// This long after it was accepted, whatever has become of it by then.
+    After(Duration),
 }
 
 /// How a job must end.
@@ -22,11 +26,21 @@ pub(crate) struct End {
     /// As far as it is the job's own.
     pub(crate) exit_code: Option<i32>,
     pub(crate) failure: Option<&'static str>,
-    pub(crate) stdout: String,
+    pub(crate) stdout: Stdout,
     /// Retries by the user's policy.
     pub(crate) retries: i16,
     /// Whether it had a container at all.
     pub(crate) ran: bool,
+    /// Whether the job may have been cancelled before it came to that.
+    pub(crate) or_cancelled: bool,
+}
+
+/// What a job's standard output must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Stdout {
+    Exactly(String),
+    /// [`lines`], at least as many as the container's own ledger tells of: it was stopped.
+    Lines,
 }
 
 /// A job that was handed in.
@@ -42,26 +56,36 @@ pub(crate) struct Submitted {
 
 impl End {
     fn of(status: &'static str) -> Self {
-        Self { status, exit_code: None, failure: None, stdout: String::new(), retries: 0, ran: true }
+        let stdout = Stdout::Exactly(String::new());
+        Self { status, exit_code: None, failure: None, stdout, retries: 0, ran: true, or_cancelled: false }
     }
 
-    fn exits(code: i32) -> Self {
+    pub(crate) fn timeout() -> Self {
+        Self { failure: Some("timeout"), ..Self::of("timeout") }
+    }
+
+    pub(crate) fn cancelled() -> Self {
+        Self { failure: Some("cancelled"), ..Self::of("cancelled") }
+    }
+
+    pub(crate) fn exits(code: i32) -> Self {
         match code {
             0 => Self { exit_code: Some(0), ..Self::of("completed") },
             _ => Self { exit_code: Some(code), failure: Some("exit_nonzero"), ..Self::of("failed") },
         }
     }
 
-    fn prints(self, stdout: String) -> Self {
-        Self { stdout, ..self }
+    pub(crate) fn prints(self, stdout: String) -> Self {
+        Self { stdout: Stdout::Exactly(stdout), ..self }
     }
 
-    fn never_ran(self) -> Self {
+    pub(crate) fn never_ran(self) -> Self {
         Self { ran: false, ..self }
     }
 }
 
-fn lines(count: u32) -> String {
+/// What a container prints that counts: `line 1` and so on.
+pub(crate) fn lines(count: u32) -> String {
     (1..=count).map(|line| format!("line {line}\n")).collect()
 }
 
@@ -81,13 +105,13 @@ fn job(labels: &[(&str, &str)], more: &[(&str, Value)], spec: &[(&str, Value)]) 
 }
 
 /// A job's name, its body, when it is cancelled, and its end.
-type Case = (&'static str, Value, Cancel, Option<End>);
+pub(crate) type Case = (&'static str, Value, Cancel, Option<End>);
 
-fn cases() -> Vec<Case> {
+/// One simulated container of every kind of life.
+pub(crate) fn cases() -> Vec<Case> {
     let ever = ("duration", "1h");
     let retry = json!({ "max_attempts": 2, "backoff_seconds": 1, "max_backoff_seconds": 1 });
-    let timeout = End { failure: Some("timeout"), ..End::of("timeout") };
-    let cancelled = End { failure: Some("cancelled"), ..End::of("cancelled") };
+    let (timeout, cancelled) = (End::timeout(), End::cancelled());
     let invalid = End { failure: Some("invalid_spec"), ..End::of("failed") };
     let short = |stdout: &'static str| {
         let body = job(&[("stdout", stdout), ("duration", "300ms")], &[], &[]);
@@ -140,8 +164,8 @@ fn cases() -> Vec<Case> {
         ),
         (
             "queue deadline",
-            // Nobody here runs docker.
-            job(&[], &[("preferred_executor", json!("docker")), ("queue_timeout_seconds", json!(1))], &[]),
+            // Nobody here has an account there.
+            job(&[], &[("preferred_executor", json!("fargate")), ("queue_timeout_seconds", json!(1))], &[]),
             Cancel::Never,
             Some(timeout.never_ran()),
         ),
@@ -165,6 +189,6 @@ pub(crate) async fn submit(producer: &Producer) -> anyhow::Result<Vec<Submitted>
 }
 
 /// The accepted ones, as far as answered: the ledger.
-pub(crate) fn accepted<'a>(producer: &Producer, jobs: &'a [Submitted]) -> Vec<(&'a Submitted, &'a End, JobId)> {
-    jobs.iter().filter_map(|job| Some((job, job.end.as_ref()?, producer.accepted(&job.key)?))).collect()
+pub(crate) fn accepted<'a>(received: &Received, jobs: &'a [Submitted]) -> Vec<(&'a Submitted, &'a End, JobId)> {
+    jobs.iter().filter_map(|job| Some((job, job.end.as_ref()?, received.accepted(&job.key)?))).collect()
 }

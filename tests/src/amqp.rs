@@ -61,7 +61,8 @@ pub struct Tap {
 }
 
 impl Amqp {
-    pub(crate) async fn connect(url: &str) -> Self {
+    /// Connects.
+    pub async fn connect(url: &str) -> Self {
         let connection = Connection::connect(url, ConnectionProperties::default()).await.expect("RabbitMQ answers");
         let channel = connection.create_channel().await.expect("a channel");
         channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
@@ -70,6 +71,11 @@ impl Amqp {
 
     /// Publishes a message that some queue must take.
     pub async fn publish(&self, message: Outgoing) {
+        assert!(self.offer(message).await, "the queue refused the message");
+    }
+
+    /// Publishes a message; false if its queue is full and refused it.
+    pub async fn offer(&self, message: Outgoing) -> bool {
         let mut headers = FieldTable::default();
         for (name, value) in message.headers {
             headers.insert(name.as_str().into(), AMQPValue::LongString(LongString::from(value.into_bytes())));
@@ -88,7 +94,15 @@ impl Amqp {
         let (exchange, key) = (message.exchange.as_str().into(), message.routing_key.as_str().into());
         let sent = self.channel.basic_publish(exchange, key, options, &message.body, properties).await;
         let confirm = sent.expect("sent").await.expect("confirmed");
+        let taken = confirm.is_ack();
         assert!(confirm.take_message().is_none(), "no queue took the message");
+        taken
+    }
+
+    /// Whether there is a queue of this name. The connection is of no use afterwards if there is not.
+    pub async fn exists(&self, queue: &str) -> bool {
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        self.channel.queue_declare(queue.into(), options, FieldTable::default()).await.is_ok()
     }
 
     /// Publishes JSON.

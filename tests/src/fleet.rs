@@ -32,7 +32,8 @@ use crate::workers::patient;
 /// Connections of one part at most: many parts share a server that has 300.
 const CONNECTIONS: u32 = 6;
 const TENANT: &str = "acme";
-const KEY: &str = "the-key-of-acme";
+pub(crate) const KEY: &str = "the-key-of-acme";
+const OPERATOR_KEY: &str = "the-key-of-acme-s-operator";
 
 /// A fleet of the test's own. Declare it before its parts: they must end before it does.
 #[derive(Debug)]
@@ -56,15 +57,20 @@ pub struct Fleet {
 impl Fleet {
     /// One without hosts and without parts.
     pub async fn new() -> Self {
-        logging();
         let (db, vhost) = tokio::join!(TestDb::create(), TestVhost::create());
+        Self::on(db, vhost, gantry_broker::Config::new).await
+    }
+
+    /// On this database and vhost; the topology is declared as `broker` has it.
+    pub(crate) async fn on(db: TestDb, vhost: TestVhost, broker: impl FnOnce(String) -> gantry_broker::Config) -> Self {
+        logging();
         let store = Store::new(&config(&db.fleet_url()), "test").expect("an address");
         let pool = PgPoolOptions::new().max_connections(CONNECTIONS).connect_lazy(&db.owner_url()).expect("an address");
         let id = tenants::fleet(&store).await.expect("the schema has a fleet");
         let tenant = tenants::put_tenant(&store, TENANT).await.expect("stored");
         tenants::put_key(&store, tenant, "test", KEY, false).await.expect("stored");
         // As in production, where parts have declared everything long before a test's client comes.
-        let broker = Broker::connect(gantry_broker::Config::new(vhost.amqp_url()), "test").await.expect("connected");
+        let broker = Broker::connect(broker(vhost.amqp_url().to_owned()), "test").await.expect("connected");
         let types: Vec<&str> = ExecutorType::ALL.iter().map(|executor| executor.as_str()).collect();
         broker.topology().declare(&broker, &types).await.expect("declared");
         let amqp = Amqp::connect(vhost.amqp_url()).await;
@@ -108,6 +114,12 @@ impl Fleet {
     pub async fn mock_host_of(&self, owner: Option<TenantId>, slots: i32) -> HostId {
         let directory = json!({ "dir": self.folder.path() });
         self.host(owner, ExecutorType::Mock, directory, json!({}), slots).await
+    }
+
+    /// A host of the tenant's own, on another engine of simulated containers: what runs there is in no ledger.
+    pub async fn mock_host_elsewhere(&self, slots: i32) -> HostId {
+        let directory = json!({ "dir": self.folder.path().join("elsewhere") });
+        self.host(Some(self.tenant), ExecutorType::Mock, directory, json!({}), slots).await
     }
 
     /// The test's engine as a host. Nothing is pulled: there is nothing to pull from.
@@ -208,6 +220,12 @@ impl Fleet {
         (part, Client::new(address.await.expect("the API starts"), KEY))
     }
 
+    /// A client with an operator's key of the tenant.
+    pub async fn operator(&self, client: &Client) -> Client {
+        tenants::put_key(&self.store, self.tenant, "operator", OPERATOR_KEY, true).await.expect("stored");
+        client.with_key(Some(OPERATOR_KEY))
+    }
+
     /// A producer of the tenant.
     pub async fn producer(&self) -> Producer {
         Producer::new(self.amqp.clone(), KEY).await
@@ -240,6 +258,31 @@ impl Fleet {
     pub async fn containers(&self) -> Vec<String> {
         let owned = DockerExecutor::new().list_owned(&invariants::engine(), self.id).await;
         owned.expect("the engine answers").into_iter().map(|owned| owned.name).collect()
+    }
+
+    /// Where its parts find Postgres and RabbitMQ; the API's role has an address of its own.
+    pub(crate) fn addresses(&self) -> (&str, &str) {
+        (&self.servers.0, &self.servers.1)
+    }
+
+    /// RabbitMQ's own address, past any proxy.
+    pub fn amqp_address(&self) -> &str {
+        self.vhost.amqp_url()
+    }
+
+    /// A producer of the tenant over a connection of the test's choice.
+    pub async fn producer_on(&self, amqp: Amqp) -> Producer {
+        Producer::new(amqp, KEY).await
+    }
+
+    /// RabbitMQ lost everything: queues, exchanges and connections.
+    pub async fn reset_broker(&self) {
+        self.vhost.reset().await;
+    }
+
+    /// Somebody deleted every queue and every exchange of Gantry's.
+    pub async fn delete_topology(&self) {
+        self.vhost.delete_all("gantry.").await;
     }
 
     /// Throws away every message in every queue.

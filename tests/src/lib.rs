@@ -11,8 +11,10 @@ mod http;
 mod invariants;
 pub mod jobs;
 mod part;
+mod process;
 mod producer;
 mod rows;
+mod servers;
 mod workers;
 
 use std::time::Duration;
@@ -21,7 +23,9 @@ pub use amqp::{Amqp, Outgoing, Received, Tap};
 pub use fleet::Fleet;
 pub use http::{Answer, Client};
 pub use part::Part;
+pub use process::{Process, Role};
 pub use producer::{Message, Producer};
+pub use servers::Servers;
 pub use workers::quick;
 
 /// Longer than anything here takes on a busy machine; only a broken program reaches it.

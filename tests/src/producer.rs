@@ -55,6 +55,11 @@ impl Producer {
 
     /// Publishes a message; the answer is read with [`Producer::answer`], by the id returned here.
     pub async fn send(&self, message: Message) -> String {
+        self.offer(message).await.expect("the queue of submissions has room")
+    }
+
+    /// The same; none if the queue of submissions is full and refused it.
+    pub async fn offer(&self, message: Message) -> Option<String> {
         let correlation_id = Uuid::now_v7().to_string();
         let headers: BTreeMap<String, String> =
             [("x-gantry-api-key", message.api_key), ("traceparent", message.traceparent)]
@@ -70,8 +75,7 @@ impl Producer {
             correlation_id: Some(correlation_id.clone()),
             reply_to: Some(self.reply_to.clone()),
         };
-        self.amqp.publish(outgoing).await;
-        correlation_id
+        self.amqp.offer(outgoing).await.then_some(correlation_id)
     }
 
     /// Waits for the answer to a message.

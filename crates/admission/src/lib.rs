@@ -3,6 +3,7 @@
 
 mod admit;
 mod incoming;
+pub mod metrics;
 mod resolve;
 
 pub use admit::{Admitted, admit};

@@ -47,6 +47,7 @@ fn from_template(template: &Template) -> Result<ContainerSpec, Problem> {
         mounts: Vec::new(),
         network: None,
         retry: template.retry.clone(),
+        on_lost: template.on_lost,
     })
 }
 
@@ -70,6 +71,7 @@ mod tests {
             timeout_seconds: 5,
             supported_executors: Vec::new(),
             retry: retry::Policy::default(),
+            on_lost: Default::default(),
         }
     }
 

@@ -97,13 +97,14 @@ fn status(code: Code) -> StatusCode {
         | Code::UnknownTemplate
         | Code::UnknownProject
         | Code::UnsupportedExecutor
-        | Code::InvalidEnvironment => StatusCode::BAD_REQUEST,
+        | Code::InvalidEnvironment
+        | Code::ConfirmationRequired => StatusCode::BAD_REQUEST,
         Code::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Code::Unauthorized => StatusCode::UNAUTHORIZED,
         Code::Forbidden => StatusCode::FORBIDDEN,
         Code::NotFound => StatusCode::NOT_FOUND,
         Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-        Code::IdempotencyConflict | Code::Conflict => StatusCode::CONFLICT,
+        Code::IdempotencyConflict | Code::Conflict | Code::HostReachable => StatusCode::CONFLICT,
         Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
@@ -126,6 +127,8 @@ fn title(code: Code) -> &'static str {
         Code::UnsupportedExecutor => "The executor cannot run this job",
         Code::InvalidEnvironment => "An environment is not valid",
         Code::Conflict => "It conflicts with what is there",
+        Code::HostReachable => "The host answers",
+        Code::ConfirmationRequired => "It must be confirmed",
         Code::Unavailable => "Not available now",
         Code::Internal => "A fault of Gantry's own",
     }

@@ -1,5 +1,6 @@
 //! The API's description of itself.
 
+use gantry_core::lost::{Abandon, Condition};
 use gantry_core::problem::Code;
 use gantry_core::spec::{ContainerSpec, Submission};
 use gantry_core::state::StopReason;
@@ -10,17 +11,18 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{ArrayBuilder, OneOfBuilder, Ref, RefOr, Schema};
 use utoipa::{Modify, OpenApi, PartialSchema, ToSchema};
 
-use crate::routes::{hosts, jobs, logs, submit};
+use crate::routes::{hosts, jobs, logs, lost, submit};
 use crate::wire::LogEnd;
 
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Gantry", description = "Submit container jobs, watch them, and look at where they run. Every error is a `ProblemDetails`."),
-    paths(submit::submit, jobs::list, jobs::show, jobs::cancel, logs::logs, hosts::list, hosts::create),
+    paths(submit::submit, jobs::list, jobs::show, jobs::cancel, logs::logs, hosts::list, hosts::create, lost::abandon, lost::host, lost::activate, lost::audit),
     components(schemas(LogEnd)),
     tags(
         (name = "jobs", description = "Jobs and their logs, of the tenant of the API key."),
         (name = "hosts", description = "The places that run containers."),
+        (name = "audit", description = "What operators did."),
     ),
     security(("api_key" = [])),
     modifiers(&ApiKey),
@@ -74,6 +76,8 @@ fn contracts() -> Map<String, Value> {
     generator.subschema_for::<WaitingReason>();
     generator.subschema_for::<FailureClass>();
     generator.subschema_for::<StopReason>();
+    generator.subschema_for::<Condition>();
+    generator.subschema_for::<Abandon>();
     generator.subschema_for::<Code>();
     generator.take_definitions(true)
 }

@@ -3,6 +3,7 @@
 pub(crate) mod hosts;
 pub(crate) mod jobs;
 pub(crate) mod logs;
+pub(crate) mod lost;
 pub(crate) mod submit;
 
 use std::sync::Arc;
@@ -27,7 +28,11 @@ pub(crate) fn router(app: Arc<App>, readiness: Readiness) -> Router {
         .route("/v1/jobs/{id}", get(jobs::show))
         .route("/v1/jobs/{id}/logs", get(logs::logs))
         .route("/v1/jobs/{id}/cancel", post(jobs::cancel))
+        .route("/v1/jobs/{id}/abandon", post(lost::abandon))
         .route("/v1/hosts", get(hosts::list).post(hosts::create))
+        .route("/v1/hosts/{host}/lost", post(lost::host))
+        .route("/v1/hosts/{host}/activate", post(lost::activate))
+        .route("/v1/audit", get(lost::audit))
         .with_state(app)
         .route("/openapi.json", get(move || async move { Json(document.as_ref().clone()) }))
         .merge(serve::router(readiness))

@@ -1,10 +1,11 @@
 //! From the store's rows to what travels.
 
+use gantry_store::history::AttemptView;
 use gantry_store::hosts::HostView;
-use gantry_store::jobs::{AttemptView, JobView};
+use gantry_store::jobs::JobView;
 use gantry_store::logs;
 
-use crate::wire::{Attempt, Cursor, Data, Host, Job, LogChunk, Stream};
+use crate::wire::{Abandoned, Attempt, Cursor, Data, Host, Job, LogChunk, Standing, Stream};
 
 impl From<JobView> for Job {
     fn from(view: JobView) -> Self {
@@ -50,6 +51,12 @@ impl From<AttemptView> for Attempt {
             claimed_at: view.claimed_at,
             started_at: view.started_at,
             ended_at: view.ended_at,
+            standing: view.standing.map(|standing| Standing {
+                condition: standing.condition,
+                since: standing.since,
+                cause: standing.cause,
+            }),
+            abandoned: view.abandoned.map(|given_up| Abandoned { at: given_up.at, by: given_up.by, how: given_up.how }),
             stop_reason: view.stop_reason,
             exit_code: view.exit_code,
             failure_class: view.failure_class,

@@ -7,6 +7,7 @@
 mod hosts;
 mod jobs;
 mod logs;
+mod lost;
 mod problem;
 pub(crate) mod schema;
 
@@ -15,4 +16,5 @@ pub use jobs::{Accepted, Attempt, CancelReply, CancelResult, Job, JobDetail, Job
 pub use logs::{
     Cursor, Data, END_EVENT, ERROR_EVENT, InvalidCursor, LogChunk, LogEnd, LogPage, STDERR_EVENT, STDOUT_EVENT, Stream,
 };
+pub use lost::{AbandonReply, AbandonRequest, Abandoned, AuditEntry, AuditList, HostLostRequest, HostReply, Standing};
 pub use problem::{PROBLEM_JSON, ProblemDetails};

@@ -13,6 +13,10 @@ use serde::Deserialize;
 pub struct Config {
     /// `amqp://user:password@host:5672/vhost` (or `amqps://`). A secret, because
     /// it carries the password. The vhost is percent-encoded: `%2f` for `/`.
+    ///
+    /// Of a cluster: the addresses of its nodes, separated by commas (a comma
+    /// in a password is `%2c`). One of them is connected to, any to begin with,
+    /// and the next when that is lost.
     pub url: SecretString,
 
     /// Put in front of every exchange and queue name, as it is (`"staging."`

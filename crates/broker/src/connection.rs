@@ -6,13 +6,11 @@
 //! back of its user: the publisher knows what to send again and the consumer
 //! what its deliveries are worth, and only they do.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use futures::{Stream, StreamExt};
-use lapin::{
-    Channel, Connection, ConnectionProperties, Event, options::QueueDeclareOptions, types::FieldTable, uri::AMQPUri,
-};
+use lapin::{Channel, Connection, ConnectionProperties, options::QueueDeclareOptions, types::FieldTable, uri::AMQPUri};
+use rand::seq::SliceRandom;
 use secrecy::ExposeSecret;
 use tokio::{
     sync::{Mutex, watch},
@@ -20,7 +18,11 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::{Config, Topology, message::short};
+mod supervise;
+
+use supervise::{Standing, Supervisor};
+
+use crate::{Config, Topology, message::short, topology};
 
 /// Why there is no connection or no channel.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +30,7 @@ pub enum Error {
     /// The URL cannot be read. Its text is left out: it may hold a password.
     #[error("the broker's url is not a valid AMQP URL: {0}")]
     Url(String),
-    /// RabbitMQ answered and said no: wrong password, unknown vhost.
+    /// RabbitMQ answered and said no: wrong password, unknown vhost. Of a cluster, every node did.
     #[error("the broker at {at} refused the connection; check user, password and vhost")]
     Refused {
         /// Host, port and vhost.
@@ -54,6 +56,12 @@ pub enum Error {
         /// How long it was given.
         after: Duration,
     },
+    /// It takes nothing at the moment, questions included: a memory or disk alarm.
+    #[error("the broker at {at} takes nothing now: memory or disk alarm")]
+    Blocked {
+        /// Host, port and vhost.
+        at: String,
+    },
     /// The queue asked about does not exist, or its depth cannot be read.
     #[error("could not read the depth of queue `{queue}`")]
     Depth {
@@ -76,9 +84,12 @@ pub struct Broker {
 struct Inner {
     config: Config,
     topology: Topology,
-    /// Host, port and vhost, for messages.
+    /// Host, port and vhost of each node, for messages.
     at: String,
     live: watch::Receiver<Option<Arc<Connection>>>,
+    /// Whether RabbitMQ has said that it takes no messages.
+    blocked: watch::Receiver<bool>,
+    standing: Arc<Standing>,
     /// For passive declares, which are frequent and one at a time.
     depth: Mutex<Option<Channel>>,
     _stop: DropGuard,
@@ -89,24 +100,37 @@ impl Broker {
     /// RabbitMQ's console: `gantry-<part>`.
     ///
     /// A broker that does not answer is tried for `connect_timeout`, so that
-    /// the parts of a fleet can start in any order.
+    /// the parts of a fleet can start in any order. The nodes of a cluster are
+    /// tried in turn, each process beginning with any of them.
     ///
     /// # Errors
     /// [`Error::Url`] and [`Error::Refused`] at once; [`Error::Unreachable`] or
     /// [`Error::TimedOut`] when the time is up.
     pub async fn connect(config: Config, part: &str) -> Result<Self, Error> {
-        let target = Target::new(&config, part)?;
+        let mut target = Target::new(&config, part)?;
+        let at = target.at();
         let first = target.connect_first(config.connect_timeout).await?;
         let (sender, live) = watch::channel(None);
+        let (block, blocked) = watch::channel(false);
+        let (topology, standing) = (Topology::new(&config), Arc::new(Standing::default()));
         let stop = CancellationToken::new();
-        let at = target.at.clone();
-        tokio::spawn(supervise(target, first, sender, stop.clone()));
+        let supervisor = Supervisor {
+            target,
+            live: sender,
+            block,
+            topology: topology.clone(),
+            standing: standing.clone(),
+            part: part.to_owned(),
+        };
+        tokio::spawn(supervisor.run(first, stop.clone()));
         let broker = Self {
             inner: Arc::new(Inner {
-                topology: Topology::new(&config),
+                topology,
                 config,
                 at,
                 live,
+                blocked,
+                standing,
                 depth: Mutex::new(None),
                 _stop: stop.drop_guard(),
             }),
@@ -119,6 +143,27 @@ impl Broker {
     pub fn is_connected(&self) -> bool {
         let live = self.inner.live.borrow();
         live.as_ref().is_some_and(|c| c.status().connected())
+    }
+
+    /// Whether RabbitMQ takes no messages at this moment: a memory or disk alarm.
+    pub fn is_blocked(&self) -> bool {
+        *self.inner.blocked.borrow()
+    }
+
+    /// [`Broker::is_blocked`], for those who wait for its end.
+    pub(crate) fn blocked(&self) -> watch::Receiver<bool> {
+        self.inner.blocked.clone()
+    }
+
+    /// All of the topology was declared, with these executor types: from now on it is declared again whenever the
+    /// connection is new, or something is found missing.
+    pub(crate) fn stands(&self, executor_types: &[&str]) {
+        self.inner.standing.add(executor_types);
+    }
+
+    /// A queue or an exchange is not there, or messages to it find no way. The supervisor looks after it.
+    pub(crate) fn is_missing_something(&self) {
+        self.inner.standing.is_missing_something();
     }
 
     /// The names of this broker's exchanges and queues.
@@ -134,8 +179,12 @@ impl Broker {
     ///
     /// # Errors
     /// [`Error::Depth`] where the queue does not exist or the connection broke
-    /// meanwhile, [`Error::TimedOut`] where there is none.
+    /// meanwhile, [`Error::TimedOut`] where there is none, [`Error::Blocked`] during an alarm: RabbitMQ
+    /// does not read the question then.
     pub async fn ready_messages(&self, queue: &str) -> Result<u32, Error> {
+        if self.is_blocked() {
+            return Err(Error::Blocked { at: self.inner.at.clone() });
+        }
         let mut cached = self.inner.depth.lock().await;
         let channel = match cached.take().filter(|c| c.status().connected()) {
             Some(channel) => channel,
@@ -144,7 +193,12 @@ impl Broker {
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let declare = channel.queue_declare(short(queue), options, FieldTable::default());
         let declared = self.in_time(declare).await?;
-        let found = declared.map_err(|source| Error::Depth { queue: queue.to_owned(), source })?;
+        let found = declared.map_err(|source| {
+            if topology::is_not_found(&source) {
+                self.is_missing_something();
+            }
+            Error::Depth { queue: queue.to_owned(), source }
+        })?;
         // Only a channel that answered well is kept: RabbitMQ closes it otherwise.
         *cached = Some(channel);
         Ok(found.message_count())
@@ -179,40 +233,65 @@ impl Broker {
 
 /// Whom to connect to, and as whom.
 struct Target {
-    uri: AMQPUri,
-    at: String,
+    /// Never empty. The first is the one to try next.
+    nodes: VecDeque<Node>,
     name: String,
     attempt_timeout: Duration,
 }
 
+/// One node of the broker.
+struct Node {
+    uri: AMQPUri,
+    /// Host, port and vhost, for messages.
+    at: String,
+}
+
 impl Target {
     fn new(config: &Config, part: &str) -> Result<Self, Error> {
-        let mut uri: AMQPUri = config.url.expose_secret().parse().map_err(Error::Url)?;
-        if uri.query.heartbeat.is_none() {
-            let seconds = config.heartbeat.as_secs().max(1);
-            uri.query.heartbeat = Some(u16::try_from(seconds).unwrap_or(u16::MAX));
+        let urls = config.url.expose_secret().split(',').map(str::trim).filter(|url| !url.is_empty());
+        let mut nodes = urls.map(|url| Node::new(url, config.heartbeat)).collect::<Result<Vec<_>, _>>()?;
+        if nodes.is_empty() {
+            return Err(Error::Url("it is empty".to_owned()));
         }
-        Ok(Self {
-            at: format!("{}:{}{}", uri.authority.host, uri.authority.port, vhost(&uri)),
-            uri,
-            name: format!("gantry-{part}"),
-            attempt_timeout: config.connect_timeout,
-        })
+        // So that a fleet whose parts all have the same list does not sit on one node.
+        nodes.shuffle(&mut rand::rng());
+        Ok(Self { nodes: nodes.into(), name: format!("gantry-{part}"), attempt_timeout: config.connect_timeout })
     }
 
-    async fn connect(&self) -> Result<Connection, Error> {
-        let properties = ConnectionProperties::default().with_connection_name(self.name.as_str().into());
-        let attempt = Connection::connect_uri(self.uri.clone(), properties);
-        match timeout(self.attempt_timeout, attempt).await {
-            Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(source)) if source.is_amqp_error() => Err(Error::Refused { at: self.at.clone(), source }),
-            Ok(Err(source)) => Err(Error::Unreachable { at: self.at.clone(), source }),
-            Err(_) => Err(Error::TimedOut { at: self.at.clone(), after: self.attempt_timeout }),
+    /// Host, port and vhost of each node.
+    fn at(&self) -> String {
+        let nodes: Vec<&str> = self.nodes.iter().map(|node| node.at.as_str()).collect();
+        nodes.join(", ")
+    }
+
+    /// Tries each node once, until one answers.
+    async fn connect(&mut self) -> Result<Connection, Error> {
+        let mut failure = None;
+        for _ in 0..self.nodes.len() {
+            match self.nodes[0].connect(&self.name, self.attempt_timeout).await {
+                Ok(connection) => return Ok(connection),
+                // A node that is just starting or joining refuses what the others do not: only
+                // when all refuse, it is final.
+                Err(error) if failure.is_none() || !matches!(error, Error::Refused { .. }) => failure = Some(error),
+                Err(_) => {}
+            }
+            self.pass_over();
         }
+        Err(failure.expect("there is a node"))
+    }
+
+    /// The node that is connected to, or was tried last.
+    fn current(&self) -> &str {
+        &self.nodes[0].at
+    }
+
+    /// The node that was lost, or does not answer, is tried last.
+    fn pass_over(&mut self) {
+        self.nodes.rotate_left(1);
     }
 
     /// The first connection: a refusal is final, silence is waited out.
-    async fn connect_first(&self, patience: Duration) -> Result<Connection, Error> {
+    async fn connect_first(&mut self, patience: Duration) -> Result<Connection, Error> {
         let started = tokio::time::Instant::now();
         let mut pauses = back_off();
         loop {
@@ -231,6 +310,29 @@ impl Target {
     }
 }
 
+impl Node {
+    fn new(url: &str, heartbeat: Duration) -> Result<Self, Error> {
+        let mut uri: AMQPUri = url.parse().map_err(Error::Url)?;
+        if uri.query.heartbeat.is_none() {
+            let seconds = heartbeat.as_secs().max(1);
+            uri.query.heartbeat = Some(u16::try_from(seconds).unwrap_or(u16::MAX));
+        }
+        let at = format!("{}:{}{}", uri.authority.host, uri.authority.port, vhost(&uri));
+        Ok(Self { uri, at })
+    }
+
+    async fn connect(&self, name: &str, limit: Duration) -> Result<Connection, Error> {
+        let properties = ConnectionProperties::default().with_connection_name(name.into());
+        let at = self.at.clone();
+        match timeout(limit, Connection::connect_uri(self.uri.clone(), properties)).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(source)) if source.is_amqp_error() => Err(Error::Refused { at, source }),
+            Ok(Err(source)) => Err(Error::Unreachable { at, source }),
+            Err(_) => Err(Error::TimedOut { at, after: limit }),
+        }
+    }
+}
+
 fn vhost(uri: &AMQPUri) -> String {
     match uri.vhost.as_str() {
         "/" => "/".to_owned(),
@@ -238,10 +340,11 @@ fn vhost(uri: &AMQPUri) -> String {
     }
 }
 
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Before its jitter, which may double it: a fleet must flow again within 10 s of its broker.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Pauses between attempts: from 50 ms to 5 s, with jitter so that a fleet
-/// does not come back in one wave.
+/// Pauses between attempts: from 50 ms to 2 s and as much again of jitter, so
+/// that a fleet does not come back in one wave.
 pub(crate) fn back_off() -> impl Iterator<Item = Duration> + Send {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(50))
@@ -249,75 +352,4 @@ pub(crate) fn back_off() -> impl Iterator<Item = Duration> + Send {
         .without_max_times()
         .with_jitter()
         .build()
-}
-
-/// Publishes the connection of the moment, and replaces it when it is lost,
-/// until the last handle is gone.
-async fn supervise(
-    target: Target,
-    first: Connection,
-    live: watch::Sender<Option<Arc<Connection>>>,
-    stop: CancellationToken,
-) {
-    let mut connection = Arc::new(first);
-    loop {
-        let events = connection.events_listener();
-        live.send_replace(Some(connection.clone()));
-        let cause = tokio::select! {
-            () = stop.cancelled() => break,
-            cause = lost(&connection, events) => cause,
-        };
-        live.send_replace(None);
-        tracing::warn!(broker.at = target.at, broker.cause = cause, "lost the broker, reconnecting");
-        let replacement = tokio::select! {
-            () = stop.cancelled() => return,
-            replacement = reconnect(&target) => replacement,
-        };
-        connection = Arc::new(replacement);
-        tracing::info!(broker.at = target.at, "reconnected to the broker");
-    }
-    // A courtesy that lets RabbitMQ requeue at once; it finds out anyway.
-    let goodbye = connection.close(200, "OK".into());
-    if let Ok(Err(error)) = timeout(Duration::from_secs(1), goodbye).await {
-        tracing::debug!(%error, "the broker's connection did not close cleanly");
-    }
-}
-
-/// Resolves with the cause when the connection is gone. The status is looked
-/// at besides the events, because an event from before the listener is missed.
-async fn lost(connection: &Connection, events: impl Stream<Item = Event>) -> String {
-    let mut events = std::pin::pin!(events);
-    loop {
-        tokio::select! {
-            event = events.next() => match event {
-                Some(Event::Error(error)) => return error.to_string(),
-                Some(Event::ConnectionBlocked(reason)) => {
-                    tracing::warn!(broker.reason = reason, "the broker takes no messages: memory or disk alarm");
-                }
-                Some(Event::ConnectionUnblocked) => {
-                    tracing::info!("the broker takes messages again");
-                }
-                Some(_) => {}
-                None => return "closed".to_owned(),
-            },
-            () = sleep(Duration::from_secs(1)) => {}
-        }
-        if !connection.status().connected() {
-            return "closed".to_owned();
-        }
-    }
-}
-
-async fn reconnect(target: &Target) -> Connection {
-    for pause in back_off() {
-        match target.connect().await {
-            Ok(connection) => return connection,
-            Err(error) => {
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::warn!(%error, broker.cause = cause, "still without the broker");
-            }
-        }
-        sleep(pause).await;
-    }
-    unreachable!("the back-off never ends")
 }

@@ -9,7 +9,10 @@ use lapin::{
 };
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::{Broker, Delivery, connection, connection::back_off, message::short, settle::Settler};
+use crate::{
+    Broker, Delivery, connection, connection::back_off, message::short, metrics, settle::Settler,
+    topology::is_not_found,
+};
 
 /// How a consumer gathers messages.
 #[derive(Debug, Clone)]
@@ -154,6 +157,9 @@ impl Consumer {
                     sleep(back_off().next().unwrap_or_default()).await;
                 }
                 Error::Consume { what, source } => {
+                    if is_not_found(&source) {
+                        self.broker.is_missing_something();
+                    }
                     tracing::warn!(queue = what, error = %source, "cannot consume, trying again");
                     sleep(pauses.next().unwrap_or_default()).await;
                 }
@@ -232,6 +238,7 @@ impl Consumer {
     /// Forgets the channel. What was gathered on it comes again.
     async fn lose(&mut self, cause: &str) {
         tracing::warn!(queue = self.source.name(), cause, "lost a consumer, starting it again");
+        metrics::consumer_restarted(self.source.name());
         self.live = None;
         self.gathered.clear();
         // A queue that is gone or refused is not asked for in a tight loop.

@@ -1,6 +1,6 @@
 //! Putting aside what cannot be processed.
 
-use crate::{Delivery, Outgoing, Publisher, Route, publish};
+use crate::{Delivery, Outgoing, Publisher, Route, metrics, publish};
 
 /// Headers that no dead letter keeps: they hold credentials.
 pub const CREDENTIALS: &[&str] = &["x-gantry-api-key", "authorization"];
@@ -32,6 +32,7 @@ pub async fn dead_letter(publisher: &Publisher, delivery: Delivery, reason: Reas
     let letter = compose(publisher.dead_route(), &delivery, reason);
     match publisher.publish(letter).await {
         Ok(()) => {
+            count(reason.origin, reason.code);
             delivery.ack().await;
             Ok(())
         }
@@ -40,6 +41,11 @@ pub async fn dead_letter(publisher: &Publisher, delivery: Delivery, reason: Reas
             Err(error)
         }
     }
+}
+
+/// Counts a letter that was put aside in another way than by [`dead_letter`].
+pub fn count(origin: &str, reason: &str) {
+    metrics::dead_lettered(origin, reason);
 }
 
 fn compose(route: Route, delivery: &Delivery, reason: Reason<'_>) -> Outgoing {

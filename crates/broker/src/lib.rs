@@ -19,6 +19,7 @@ pub mod consume;
 pub mod dead_letter;
 mod delivery;
 mod message;
+mod metrics;
 pub mod publish;
 mod settle;
 pub mod topology;

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::{Broker, Outgoing, Route, trace};
+use crate::{Broker, Outgoing, Route, metrics, trace};
 
 /// What became of a publish that was not confirmed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -106,6 +106,19 @@ fn point(outgoing: &Outgoing) -> String {
     if outgoing.exchange.is_empty() { "reply".to_owned() } else { outgoing.exchange.clone() }
 }
 
+fn count(exchange: &str, result: &Result<(), Error>) {
+    let outcome = match result {
+        Ok(()) => "confirmed",
+        Err(Error::Unroutable { .. }) => "unroutable",
+        Err(Error::Refused { .. }) => "refused",
+        Err(Error::Unconfirmed { .. }) => "unconfirmed",
+        Err(Error::Rejected { .. }) => "rejected",
+        Err(Error::TooLarge { .. }) => "too_large",
+        Err(Error::Stopped) => "stopped",
+    };
+    metrics::published(exchange, outcome);
+}
+
 /// Publishes on a channel of its own; clones share it.
 #[derive(Debug, Clone)]
 pub struct Publisher {
@@ -133,8 +146,13 @@ impl Publisher {
         let point = point(&outgoing);
         gantry_failpoint::around("publish", &point, async {
             let deadline = self.deadline();
-            let answer = self.send(outgoing, deadline).await?;
-            self.wait(answer, deadline).await
+            let exchange = outgoing.exchange.clone();
+            let result = match self.send(outgoing, deadline).await {
+                Ok(answer) => self.wait(answer, deadline).await,
+                Err(error) => Err(error),
+            };
+            count(&exchange, &result);
+            result
         })
         .await
     }
@@ -150,23 +168,26 @@ impl Publisher {
         let deadline = self.deadline();
         let mut answers = Vec::with_capacity(outgoing.len());
         for message in outgoing {
-            answers.push(self.send(message, deadline).await);
+            let exchange = message.exchange.clone();
+            answers.push((exchange, self.send(message, deadline).await));
         }
         // One after the other is no slower, and arms one timer instead of thousands.
         let mut results = Vec::with_capacity(answers.len());
-        for sent in answers {
-            results.push(match sent {
+        for (exchange, sent) in answers {
+            let result = match sent {
                 Ok(answer) => self.wait(answer, deadline).await,
                 Err(error) => Err(error),
-            });
+            };
+            count(&exchange, &result);
+            results.push(result);
         }
         results
     }
 
     /// Publishes without an answer, for nudges, live logs and replies: what is
-    /// lost with a connection stays lost.
+    /// lost with a connection stays lost, and during an alarm nothing is sent.
     pub fn publish_unconfirmed(&self, mut outgoing: Outgoing) {
-        if !self.broker.is_connected() {
+        if !self.broker.is_connected() || self.broker.is_blocked() {
             return;
         }
         if let Err(error) = self.check(&outgoing) {

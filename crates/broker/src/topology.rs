@@ -70,7 +70,10 @@ pub enum Error {
         #[source]
         source: lapin::Error,
     },
-    /// No channel could be opened.
+    /// No channel could be opened on the connection.
+    #[error("could not open a channel")]
+    Channel(#[source] lapin::Error),
+    /// There is no connection.
     #[error(transparent)]
     Connection(#[from] connection::Error),
 }
@@ -183,11 +186,18 @@ impl Topology {
 
     /// Declares all of it, with a jobs queue for each of `executor_types`.
     /// Declaring what exists already with the same settings changes nothing.
+    /// From then on `broker` declares it again by itself, on every new
+    /// connection and when something of it is found missing.
     ///
     /// # Errors
     /// [`Error::Mismatch`] where something exists with other settings.
     pub async fn declare(&self, broker: &Broker, executor_types: &[&str]) -> Result<(), Error> {
-        let channel = broker.channel().await?;
+        self.declare_on(&broker.channel().await?, executor_types).await?;
+        broker.stands(executor_types);
+        Ok(())
+    }
+
+    pub(crate) async fn declare_on(&self, channel: &Channel, executor_types: &[&str]) -> Result<(), Error> {
         for (name, kind) in [
             ("gantry.submissions", ExchangeKind::Direct),
             ("gantry.jobs", ExchangeKind::Direct),
@@ -197,32 +207,32 @@ impl Topology {
             ("gantry.control", ExchangeKind::Fanout),
             ("gantry.dead", ExchangeKind::Direct),
         ] {
-            declare_exchange(&channel, &self.name(name), kind).await?;
+            declare_exchange(channel, &self.name(name), kind).await?;
         }
 
         // What receives dead letters exists before what sends them: at-least-once
         // dead-lettering keeps a message in its source queue while nothing takes it.
         for queue in [self.dead_queue(), self.expired_queue()] {
-            declare_queue(&channel, &queue, quorum()).await?;
-            bind(&channel, &queue, &self.dead_exchange(), &queue).await?;
+            declare_queue(channel, &queue, quorum()).await?;
+            bind(channel, &queue, &self.dead_exchange(), &queue).await?;
         }
 
         let submissions = self.submissions_queue();
         let mut bounded = self.work_queue(&self.expired_queue());
         bounded.insert("x-max-length".into(), AMQPValue::LongLongInt(self.submissions_max_length.into()));
-        declare_queue(&channel, &submissions, bounded).await?;
+        declare_queue(channel, &submissions, bounded).await?;
         for key in [submissions.as_str(), ""] {
-            bind(&channel, &submissions, &self.submissions().exchange, key).await?;
+            bind(channel, &submissions, &self.submissions().exchange, key).await?;
         }
 
         let work = self.work_queue(&self.dead_queue());
         let reports = self.reports_queue();
-        declare_queue(&channel, &reports, work.clone()).await?;
-        bind(&channel, &reports, &self.reports().exchange, &reports).await?;
+        declare_queue(channel, &reports, work.clone()).await?;
+        bind(channel, &reports, &self.reports().exchange, &reports).await?;
         for executor_type in executor_types {
             let queue = self.jobs_queue(executor_type);
-            declare_queue(&channel, &queue, work.clone()).await?;
-            bind(&channel, &queue, &self.jobs("").exchange, executor_type).await?;
+            declare_queue(channel, &queue, work.clone()).await?;
+            bind(channel, &queue, &self.jobs("").exchange, executor_type).await?;
         }
         Ok(())
     }
@@ -290,4 +300,12 @@ fn explain(kind: &'static str, name: &str, source: lapin::Error) -> Error {
         }
     }
     Error::Declare { kind, name, source }
+}
+
+/// Whether RabbitMQ said that a queue or an exchange does not exist.
+pub(crate) fn is_not_found(error: &lapin::Error) -> bool {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => matches!(error.kind(), AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND)),
+        _ => false,
+    }
 }

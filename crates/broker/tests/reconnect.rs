@@ -212,3 +212,36 @@ async fn a_confirm_that_never_comes_ends_at_the_deadline() {
     let unknown = publisher.publish(Outgoing::work(route, b"2".to_vec())).await;
     assert_eq!(unknown, Err(publish::Error::Unconfirmed { after: deadline }));
 }
+
+#[tokio::test]
+async fn another_node_takes_the_place_of_one_that_is_lost() {
+    let vhost = TestVhost::create().await;
+    // To a client, two ways to one broker are two nodes of a cluster.
+    let nodes = [Proxy::start(vhost.amqp_url()).await, Proxy::start(vhost.amqp_url()).await];
+    let mut config = Config::new(format!("{}, {}", nodes[0].url(), nodes[1].url()));
+    config.connect_timeout = Duration::from_secs(2);
+    let broker = Broker::connect(config, "test").await.expect("connected");
+    let topology = broker.topology().clone();
+    topology.declare(&broker, &["docker"]).await.expect("declared");
+    let publisher = Publisher::new(&broker);
+    // Whichever it began with, it must do without each in its turn.
+    for node in &nodes {
+        node.stall();
+        node.cut();
+        let message = Outgoing::work(topology.jobs("docker"), b"job".to_vec());
+        publisher.publish(message).await.expect("confirmed through the other");
+        node.resume();
+    }
+}
+
+#[tokio::test]
+async fn a_list_of_addresses_is_final_only_when_all_refuse() {
+    let vhost = TestVhost::create().await;
+    let good = vhost.amqp_url();
+    let refused = good.replace("guest:guest", "guest:wrong");
+    for url in [format!("{good},{refused}"), format!("{refused},{good}")] {
+        Broker::connect(Config::new(url), "test").await.expect("one of them lets it in");
+    }
+    let error = Broker::connect(Config::new(format!("{refused},{refused}")), "test").await.expect_err("refused");
+    assert!(matches!(error, gantry_broker::connection::Error::Refused { .. }), "{error}");
+}

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use gantry_api::wire::{
-    Accepted, CancelReply, Cursor, HostCreated, HostList, JobDetail, JobList, LogPage, NewHost, ProblemDetails,
+    AbandonReply, AbandonRequest, Accepted, AuditList, CancelReply, Cursor, HostCreated, HostList, HostLostRequest,
+    HostReply, JobDetail, JobList, LogPage, NewHost, ProblemDetails,
 };
 use gantry_core::JobId;
 use gantry_core::spec::Submission;
@@ -106,6 +107,26 @@ impl Client {
         self.json(self.request(Method::GET, "v1/hosts")).await
     }
 
+    /// Gives a job's open attempt up.
+    pub(crate) async fn abandon(&self, id: JobId, request: &AbandonRequest) -> Result<AbandonReply> {
+        self.json(self.request(Method::POST, &format!("v1/jobs/{id}/abandon")).json(request)).await
+    }
+
+    /// Declares a host lost, by its name or id.
+    pub(crate) async fn host_lost(&self, host: &str, request: &HostLostRequest) -> Result<HostReply> {
+        self.json(self.host_request(host, "lost").json(request)).await
+    }
+
+    /// Lets a host take jobs again.
+    pub(crate) async fn activate_host(&self, host: &str) -> Result<HostReply> {
+        self.json(self.host_request(host, "activate")).await
+    }
+
+    /// What operators did, newest first.
+    pub(crate) async fn audit(&self, query: &impl Serialize) -> Result<AuditList> {
+        self.json(self.request(Method::GET, "v1/audit").query(query)).await
+    }
+
     /// Adds a host.
     pub(crate) async fn add_host(&self, host: &NewHost) -> Result<HostCreated> {
         self.json(self.request(Method::POST, "v1/hosts").json(host)).await
@@ -131,6 +152,15 @@ impl Client {
         // An API behind a proxy may have a path of its own.
         url.set_path(&format!("{}/{path}", self.base.path().trim_end_matches('/')));
         url
+    }
+
+    /// A deed on one host, whose name may contain anything.
+    fn host_request(&self, host: &str, deed: &str) -> RequestBuilder {
+        let mut url = self.url("v1/hosts");
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.push(host).push(deed);
+        }
+        self.http.post(url).timeout(REQUEST_TIMEOUT)
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {

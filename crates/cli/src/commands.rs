@@ -1,5 +1,6 @@
 //! The command line.
 
+mod audit;
 mod db;
 mod host;
 mod job;
@@ -53,9 +54,11 @@ pub(crate) enum Command {
     /// Run jobs and look at them
     #[command(subcommand)]
     Job(job::Command),
-    /// Look at the hosts that run containers, and add some
+    /// Look at the hosts that run containers, add some, give some up
     #[command(subcommand)]
     Host(host::Command),
+    /// Look at what operators did (with an operator's key)
+    Audit(audit::Audit),
     /// Make, check and fill the database (directly, without the API)
     #[command(subcommand)]
     Db(db::Command),
@@ -71,6 +74,7 @@ impl Cli {
         match self.command {
             Command::Job(command) => command.run(&global.client()?, global.output).await,
             Command::Host(command) => command.run(&global.client()?, global.output).await,
+            Command::Audit(audit) => audit.run(&global.client()?, global.output).await,
             Command::Db(command) => command.run(global.output).await,
             Command::Tenant(command) => command.run(global.output).await,
             Command::Dev(dev) => Ok(dev.main()),

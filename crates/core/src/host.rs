@@ -18,6 +18,8 @@ pub enum State {
     Cordoned,
     /// No new jobs, until it is empty.
     Draining,
+    /// It does not come back: no new jobs, and the attempts there are given up.
+    Lost,
 }
 
 /// A host as an executor needs it.

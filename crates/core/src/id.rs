@@ -76,6 +76,8 @@ ids! {
     EventId,
     /// An API key (not its secret).
     ApiKeyId,
+    /// An entry of the audit log.
+    AuditId,
     /// The fleet: one per database.
     FleetId,
 }

@@ -11,6 +11,7 @@ pub mod executor;
 pub mod failure;
 pub mod host;
 pub mod id;
+pub mod lost;
 pub mod message;
 pub mod naming;
 pub mod output;
@@ -25,7 +26,7 @@ pub mod waiting;
 
 pub use executor::ExecutorType;
 pub use failure::{Failure, FailureClass};
-pub use id::{ApiKeyId, EventId, FleetId, HostId, JobId, ProjectId, TemplateId, TenantId, WorkerId};
+pub use id::{ApiKeyId, AuditId, EventId, FleetId, HostId, JobId, ProjectId, TemplateId, TenantId, WorkerId};
 pub use problem::Problem;
 pub use state::Status;
 pub use waiting::WaitingReason;

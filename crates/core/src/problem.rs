@@ -39,8 +39,12 @@ pub enum Code {
     UnsupportedExecutor,
     /// An environment text has a line that is not `KEY=value`.
     InvalidEnvironment,
-    /// The name is taken.
+    /// The name is taken, or the job has ended before.
     Conflict,
+    /// The host answers: what runs there can be stopped, and need not be given up.
+    HostReachable,
+    /// What was asked for gives a promise up and must be confirmed.
+    ConfirmationRequired,
     /// Gantry cannot take the request now; the same request may be sent again.
     Unavailable,
     /// A fault of Gantry's own.

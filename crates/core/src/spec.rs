@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::env::{self, Environment};
 use crate::problem::{Code, Problem};
-use crate::{ExecutorType, retry};
+use crate::{ExecutorType, lost, retry};
 
 /// Limits on what one job may bring, so that every backend and the database can hold it.
 pub mod limits {
@@ -26,6 +26,8 @@ pub mod limits {
     pub const LABELS: usize = 64;
     /// The longest run deadline: a week, in seconds.
     pub const TIMEOUT_SECONDS: u32 = 7 * 24 * 3600;
+    /// The longest time that `on_lost` may wait: a week, in seconds.
+    pub const ON_LOST_SECONDS: u32 = 7 * 24 * 3600;
     /// The longest time in the queue: 30 days, in seconds.
     pub const QUEUE_TIMEOUT_SECONDS: u32 = 30 * 24 * 3600;
 }
@@ -129,6 +131,9 @@ pub struct ContainerSpec {
     /// When to try again.
     #[serde(default)]
     pub retry: retry::Policy,
+    /// What to do when its host does not come back. Default: wait.
+    #[serde(default, skip_serializing_if = "lost::Policy::is_default")]
+    pub on_lost: lost::Policy,
 }
 
 /// A bind mount.
@@ -289,6 +294,10 @@ impl ContainerSpec {
         if let Some(network) = &self.network {
             check_text(&name("network"), network, limits::NAME)?;
         }
+        if !(10..=limits::ON_LOST_SECONDS).contains(&self.on_lost.after_seconds) {
+            let (most, given) = (limits::ON_LOST_SECONDS, self.on_lost.after_seconds);
+            return invalid("on_lost.after_seconds", format!("must be 10 to {most}, not {given}"));
+        }
         self.retry.validate(&name("retry."))
     }
 }
@@ -414,6 +423,9 @@ mod tests {
             problem(json!({"spec": {"image": "i", "retry": {"max_attempts": 0}}})),
             at("spec.retry.max_attempts")
         );
+        let on_lost = |policy: Value| problem(json!({"spec": {"image": "i", "on_lost": policy}}));
+        assert_eq!(on_lost(json!({"action": "retry", "after_seconds": 9})), at("spec.on_lost.after_seconds"));
+        assert_eq!(on_lost(json!({"action": "hope"})), at("spec.on_lost.action"));
         assert_eq!(problem(json!({"spec": {"image": "i"}, "priority": 101})), at("priority"));
         assert_eq!(problem(json!({"spec": {"image": "i"}, "preferred_executor": "lambda"})), at("preferred_executor"));
         assert_eq!(problem(json!({"spec": {"image": "i"}, "name": "n\u{0}"})), at("name"));

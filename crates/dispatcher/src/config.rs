@@ -40,19 +40,25 @@ pub struct Settings {
     pub poll_millis: u64,
     /// Milliseconds between two upkeep passes. Default 1,000.
     pub upkeep_millis: u64,
+    /// Milliseconds between two looks at the fleet for its metrics. Default 15,000.
+    pub observe_millis: u64,
     /// Dispatched jobs per free slot. Default 1.
     pub window_factor: f64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { intake_batch: 500, poll_millis: 500, upkeep_millis: 1_000, window_factor: 1.0 }
+        Self { intake_batch: 500, poll_millis: 500, upkeep_millis: 1_000, observe_millis: 15_000, window_factor: 1.0 }
     }
 }
 
 impl Settings {
     pub(crate) fn poll(&self) -> Duration {
         Duration::from_millis(self.poll_millis)
+    }
+
+    pub(crate) fn observe(&self) -> Duration {
+        Duration::from_millis(self.observe_millis)
     }
 
     pub(crate) fn upkeep(&self) -> Duration {

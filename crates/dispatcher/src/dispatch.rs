@@ -8,7 +8,7 @@ use gantry_core::message::{Control, Nudge, Work, WorkItem};
 use gantry_runtime::Shutdown;
 use gantry_store::queue::{self, Window};
 
-use crate::Parts;
+use crate::{Parts, metrics};
 
 /// Rows marked in one statement at most.
 const BATCH: i64 = 1_000;
@@ -43,6 +43,7 @@ async fn pass(parts: &Parts) -> Result<(), gantry_store::Error> {
             }
             let limit = room.min(BATCH);
             let items = queue::dispatch(&parts.store, window, limit).await?;
+            metrics::dispatched(window.executor, items.len());
             full |= items.len() == BATCH as usize;
             publish(parts, window.executor, &items).await;
         }

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use futures::future::join_all;
+use gantry_admission::metrics::{self, Door};
 use gantry_admission::{Admitted, Incoming, admit};
 use gantry_broker::consume::{self, Consumer};
 use gantry_broker::dead_letter::Reason;
-use gantry_broker::{Delivery, Outgoing, ack_all, dead_letter};
+use gantry_broker::{Delivery, Outgoing, ack_all, dead_letter, publish};
 use gantry_core::Problem;
 use gantry_core::message::Reply;
 use gantry_runtime::Shutdown;
@@ -55,7 +56,11 @@ async fn take_in(parts: &Parts, shutdown: &Shutdown, keys: &mut Keys, deliveries
         }
     };
     parts.nudge.notify_one();
-    answer(parts, &deliveries, &verdicts).await;
+    gantry_runtime::metrics::batch("admit", verdicts.len());
+    for verdict in &verdicts {
+        metrics::count(Door::Amqp, verdict.outcome.as_ref().map(|admitted| admitted.existing));
+    }
+    answer(parts, shutdown, &deliveries, &verdicts).await;
     let mut admitted = Vec::with_capacity(deliveries.len());
     let mut rejected = Vec::new();
     for (delivery, verdict) in deliveries.into_iter().zip(verdicts) {
@@ -105,9 +110,10 @@ async fn judge(parts: &Parts, keys: &mut Keys, deliveries: &[Delivery]) -> Resul
 }
 
 /// Tells those who asked. A reply that cannot be delivered is its reader's loss: the job is durable anyway, and
-/// the same submission again gets the same answer.
-async fn answer(parts: &Parts, deliveries: &[Delivery], verdicts: &[Verdict]) {
-    let replies: Vec<Outgoing> = deliveries
+/// the same submission again gets the same answer. While RabbitMQ takes no messages (an alarm) the replies wait; when
+/// the connection is lost, the deliveries come again and are answered then.
+async fn answer(parts: &Parts, shutdown: &Shutdown, deliveries: &[Delivery], verdicts: &[Verdict]) {
+    let mut replies: Vec<(&Delivery, Outgoing)> = deliveries
         .iter()
         .zip(verdicts)
         .filter_map(|(delivery, verdict)| {
@@ -120,14 +126,25 @@ async fn answer(parts: &Parts, deliveries: &[Delivery], verdicts: &[Verdict]) {
             let mut reply =
                 Outgoing::reply(properties.reply_to.as_deref()?, properties.correlation_id.as_deref(), body);
             reply.properties.content_type = Some("application/json".to_owned());
-            Some(reply)
+            Some((delivery, reply))
         })
         .collect();
-    if replies.is_empty() {
-        return;
-    }
-    for error in parts.publisher.publish_all(replies).await.into_iter().filter_map(Result::err) {
-        tracing::warn!(%error, "a reply was not delivered");
+    while !replies.is_empty() {
+        let results = parts.publisher.publish_all(replies.iter().map(|(_, reply)| reply.clone()).collect()).await;
+        let mut waiting = Vec::new();
+        for ((delivery, reply), result) in replies.into_iter().zip(results) {
+            match result {
+                Ok(()) => {}
+                Err(publish::Error::Unconfirmed { .. }) if delivery.is_live() && !shutdown.is_requested() => {
+                    waiting.push((delivery, reply));
+                }
+                Err(error) => tracing::warn!(%error, "a reply was not delivered"),
+            }
+        }
+        if !waiting.is_empty() {
+            tracing::warn!(replies = waiting.len(), "replies were not confirmed, sending them again");
+        }
+        replies = waiting;
     }
 }
 

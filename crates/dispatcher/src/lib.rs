@@ -6,6 +6,10 @@ mod auth;
 mod config;
 mod dispatch;
 mod intake;
+mod lost;
+mod metrics;
+mod observe;
+mod process;
 mod upkeep;
 
 use std::sync::Arc;
@@ -18,6 +22,7 @@ use gantry_store::Store;
 use tokio::sync::Notify;
 
 pub use config::{Config, Settings};
+pub use process::main;
 
 /// How long tasks may take to stop. Nothing is lost that is cut off: it is in Postgres, or not acked.
 const PATIENCE: Duration = Duration::from_millis(2_500);
@@ -56,6 +61,7 @@ impl Service {
                 dispatch::run(&self.parts, &shutdown),
                 dispatch::listen(&self.parts, &shutdown),
                 upkeep::run(&self.parts, &shutdown),
+                observe::run(&self.parts, &shutdown),
             );
         };
         if !shutdown.bounded(PATIENCE, Box::pin(tasks)).await {

@@ -1,26 +1,5 @@
 //! `gantry-dispatcher`.
 
-use std::process::ExitCode;
-
-use gantry_broker::Broker;
-use gantry_dispatcher::{Config, Service};
-use gantry_runtime::{process, serve};
-use gantry_store::Store;
-
-fn main() -> ExitCode {
-    process::run_configured("gantry-dispatcher", async |config: Config, shutdown| {
-        let store = Store::new(&config.database, "gantry-dispatcher")?;
-        let broker = Broker::connect(config.broker, "dispatcher").await?;
-        let readiness = serve::Readiness::new();
-        readiness.watch("database", &store, |store: Store| async move {
-            store.ping().await.map_err(|error| error.to_string())
-        });
-        readiness.watch("broker", &broker, |broker: Broker| async move {
-            if broker.is_connected() { Ok(()) } else { Err("not connected".to_owned()) }
-        });
-        let server = serve::Server::start(&config.serve, readiness, shutdown.clone()).await?;
-        Service::new(store, broker, config.dispatcher).run(shutdown).await?;
-        server.stopped().await?;
-        Ok(())
-    })
+fn main() -> std::process::ExitCode {
+    gantry_dispatcher::main()
 }

@@ -1,5 +1,5 @@
 //! The one pass in which time changes anything: parked rows come due, queue deadlines pass, messages are sent
-//! again, overdue workers are declared dead, old keys leave.
+//! again, overdue workers are declared dead, what is lost is given up, old keys leave.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use gantry_runtime::clock::{Boottime, Monotonic};
 use gantry_store::{queue, workers};
 use tokio::time::timeout;
 
-use crate::{Parts, dispatch};
+use crate::{Parts, dispatch, lost, metrics};
 
 /// Rows touched by one statement at most; a full batch is followed by the next.
 const BATCH: i64 = 1_000;
@@ -21,6 +21,7 @@ const DEPTH_WITHIN: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
     let mut trust = Trust::default();
+    let mut sent = lost::Sent::default();
     loop {
         tokio::select! {
             () = tokio::time::sleep(parts.settings.upkeep()) => {}
@@ -29,6 +30,9 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
         if let Err(error) = pass(parts, &mut trust).await {
             trust = Trust::default();
             tracing::warn!(%error, "upkeep failed, trying again");
+        }
+        if let Err(error) = lost::pass(parts, &mut sent).await {
+            tracing::warn!(%error, "cannot look after lost attempts now, trying again");
         }
         republish_all(parts).await;
     }
@@ -99,6 +103,7 @@ async fn republish(parts: &Parts, executor: ExecutorType) -> Result<(), gantry_s
     let items = queue::republishable(&parts.store, executor, matches!(depth, Ok(Ok(0))), BATCH).await?;
     if !items.is_empty() {
         tracing::debug!(executor.type = %executor, jobs = items.len(), "dispatched jobs are published again");
+        metrics::republished(executor, items.len());
         dispatch::publish(parts, executor, &items).await;
     }
     Ok(())

@@ -1,11 +1,11 @@
 //! Reports come in batches of lists. A delivery is acked once everything in it is recorded or put aside.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use gantry_broker::consume::{self, Consumer};
-use gantry_broker::dead_letter::Reason;
-use gantry_broker::{Delivery, Outgoing, ack_all, dead_letter};
+use gantry_broker::dead_letter::{self, Reason, dead_letter};
+use gantry_broker::{Delivery, Outgoing, ack_all};
 use gantry_core::message::{self, Control, Ended, Nudge, Report, ReportKind, ReportedOutcome, Reports, Token};
 use gantry_core::text::sanitize_json;
 use gantry_core::{ExecutorType, Failure, FailureClass};
@@ -15,12 +15,14 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use crate::Parts;
 use crate::apply::{self, Poison};
+use crate::{Parts, metrics};
 
 /// Lists taken at once at most, and reports applied in one transaction at most.
 const LISTS: usize = 50;
 const REPORTS: usize = 500;
+/// The reason of a letter that holds one report.
+const POISON: &str = "poison_report";
 /// How long to wait before Postgres is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -45,6 +47,7 @@ async fn record(
     committed: &mpsc::Sender<Vec<Committed>>,
     deliveries: Vec<Delivery>,
 ) -> Option<()> {
+    let delivered = Instant::now();
     let mut reports = Vec::new();
     let mut good = Vec::with_capacity(deliveries.len());
     let mut poison = Vec::new();
@@ -83,11 +86,17 @@ async fn record(
             join_all(good.into_iter().chain(broken).map(Delivery::requeue)).await;
             return None;
         };
+        gantry_runtime::metrics::batch("record", chunk.len());
+        metrics::applied(chunk.len(), applied.superseded, &applied.events);
         chunk.iter().for_each(trace);
         freed.extend(applied.freed);
         // The receiver ends only after this sender.
         let _ = committed.send(applied.events).await;
     }
+    if !reports.is_empty() {
+        metrics::recorded(delivered.elapsed());
+    }
+    metrics::poison(poison.len());
     for item in &poison {
         put_report_aside(parts, item).await;
     }
@@ -172,12 +181,13 @@ async fn put_report_aside(parts: &Parts, poison: &Poison) {
     tracing::error!(reason = %poison.reason, "a report could not be recorded as it is");
     let list = Reports::V1 { reports: vec![poison.report.clone()] };
     let Ok(mut letter) = Outgoing::json(parts.broker.topology().dead(), &list) else { return };
-    letter.headers.insert("x-gantry-reason", "poison_report");
+    letter.headers.insert("x-gantry-reason", POISON);
     letter.headers.insert("x-gantry-message", poison.reason.as_str());
     letter.headers.insert("x-gantry-origin", "recorder");
     // Recorded or not, the row tells: an attempt whose end is not recorded is reported again by its worker.
-    if let Err(error) = parts.publisher.publish(letter).await {
-        tracing::error!(%error, report = %poison.report, "a report could not be dead-lettered");
+    match parts.publisher.publish(letter).await {
+        Ok(()) => dead_letter::count("recorder", POISON),
+        Err(error) => tracing::error!(%error, report = %poison.report, "a report could not be dead-lettered"),
     }
 }
 

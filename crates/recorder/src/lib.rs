@@ -4,7 +4,9 @@
 mod apply;
 mod config;
 mod consume;
+mod metrics;
 mod outbox;
+mod process;
 
 use std::time::Duration;
 
@@ -16,6 +18,7 @@ use gantry_store::events::Committed;
 use tokio::sync::mpsc;
 
 pub use config::Config;
+pub use process::main;
 
 /// Events that may wait between the transaction and RabbitMQ. Beyond it the recorder waits; none is lost
 /// either way, the outbox has them.

@@ -7,7 +7,7 @@ use gantry_runtime::Shutdown;
 use gantry_store::events::{self, Committed};
 use tokio::sync::mpsc;
 
-use crate::Parts;
+use crate::{Parts, metrics};
 
 /// Events published at once at most.
 const BATCH: usize = 1_000;
@@ -65,6 +65,8 @@ async fn publish(parts: &Parts, batch: &[Committed]) {
             Err(_) => refused += 1,
         }
     }
+    gantry_runtime::metrics::batch("publish_events", batch.len());
+    metrics::published(confirmed.len(), refused);
     if let Some(error) = results.into_iter().find_map(Result::err) {
         tracing::warn!(%error, events = refused, "events were not published, and will be again");
     }

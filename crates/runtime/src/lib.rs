@@ -29,6 +29,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod metrics;
 pub mod process;
 pub mod serve;
 pub mod shutdown;

@@ -120,6 +120,11 @@ impl DockerEngine {
         self.server.stop().await
     }
 
+    /// Kills the engine (SIGKILL). Its containers run on, until the next start ends them.
+    pub async fn crash(self) -> Result<()> {
+        self.server.crash(Signal::KILL).await
+    }
+
     fn docker<const N: usize>(&self, arguments: [&str; N]) -> Result<Command> {
         let mut command = self.folder.command(program::find("docker", &[], "docker.io")?);
         command.env("DOCKER_HOST", format!("unix://{}", self.socket.display())).args(arguments);

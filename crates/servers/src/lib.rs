@@ -1,6 +1,6 @@
 //! Private servers as child processes in a folder.
 //!
-//! [`Postgres`], [`RabbitMq`] and [`DockerEngine`] run the installed programs with their own
+//! [`Postgres`], [`RabbitMq`] (or a [`RabbitCluster`]) and [`DockerEngine`] run the installed programs with their own
 //! ports, their own data and nothing outside a data folder, listening on 127.0.0.1 only.
 //! `gantry dev` uses them as its embedded default, the test suite and the benchmarks as their
 //! surroundings.
@@ -47,4 +47,4 @@ mod rabbitmq;
 pub use docker::{DockerEngine, TEST_IMAGE};
 pub use error::{Error, Result};
 pub use postgres::Postgres;
-pub use rabbitmq::RabbitMq;
+pub use rabbitmq::{RabbitCluster, RabbitMq};

@@ -84,6 +84,12 @@ impl Postgres {
     pub async fn stop(self) -> Result<()> {
         self.server.stop().await
     }
+
+    /// Postgres' immediate shutdown: clients are cut off, nothing is written down, and the next start recovers as
+    /// after a crash.
+    pub async fn crash(self) -> Result<()> {
+        self.server.crash(Signal::QUIT).await
+    }
 }
 
 async fn make_cluster(folder: &Folder, bin: &Path, cluster: &Path) -> Result<()> {

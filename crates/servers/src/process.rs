@@ -78,6 +78,13 @@ impl Server {
         Err(self.failed(format!("did not stop within {STOP_WITHIN:?} and was killed")))
     }
 
+    /// Ends the server with a signal that leaves it no time for an orderly stop, and waits until it has ended.
+    pub(crate) async fn crash(mut self, signal: Signal) -> Result<()> {
+        self.signal(signal);
+        self.child.wait().await.map_err(Error::io("wait for", &self.log))?;
+        Ok(())
+    }
+
     fn signal(&self, signal: Signal) {
         // No id: it has ended and been waited for. An error: it has ended just now.
         if let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {

@@ -90,7 +90,7 @@ pub async fn owned(store: &Store, worker: WorkerId) -> Result<Vec<Owned>> {
                 r#"/* attempts::owned */
         select e.job_id, e.attempt, e.epoch, j.cancel_requested_at is not null as "cancel_requested!"
         from container_executions e join container_jobs j on j.id = e.job_id
-        where e.worker_id = $1 and e.ended_at is null"#,
+        where e.worker_id = $1 and e.ended_at is null and e.abandoned_at is null"#,
                 worker.uuid()
             )
             .fetch_all(store.pool()),
@@ -113,7 +113,7 @@ pub async fn adopt(store: &Store, worker: WorkerId, hosts: &[HostId], limit: i64
                 "/* attempts::adopt */
                 with orphaned as (
                     select e.job_id, e.attempt from container_executions e join workers w on w.id = e.worker_id
-                    where e.ended_at is null and w.state <> 'alive' and e.executor_host_id = any($2)
+                    where e.ended_at is null and e.abandoned_at is null and w.state <> 'alive' and e.executor_host_id = any($2)
                     order by e.job_id limit $3 for no key update of e skip locked)
                 update container_executions e set worker_id = $1, epoch = e.epoch + 1
                 from orphaned o where e.job_id = o.job_id and e.attempt = o.attempt
@@ -150,7 +150,7 @@ pub async fn read(store: &Store, worker: WorkerId, tokens: &[Token]) -> Result<V
         join container_executions e on e.job_id = t.job_id and e.attempt = t.attempt and e.epoch = t.epoch
         join container_jobs j on j.id = e.job_id
         join container_job_specs s on s.job_id = e.job_id
-        where e.worker_id = $1 and e.ended_at is null"#,
+        where e.worker_id = $1 and e.ended_at is null and e.abandoned_at is null"#,
                 worker.uuid(),
                 &jobs,
                 &attempts,

@@ -53,13 +53,26 @@ pub struct Claimed {
     pub spec: ResolvedSpec,
 }
 
+/// How long a job waited for its claim.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Wait {
+    /// Since it was accepted; none for a further attempt.
+    pub since_submission: Option<Duration>,
+    /// Since it entered the window.
+    pub since_dispatch: Duration,
+}
+
 /// What a claim did.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome {
     /// The jobs that are ours.
     pub claimed: Vec<Claimed>,
+    /// How long each of them has waited.
+    pub waits: Vec<Wait>,
     /// Rows that found no place: parked, or left for another live worker.
     pub unplaced: usize,
+    /// Those of them that were parked, by reason.
+    pub released: HashMap<String, usize>,
     /// Items that no row answers to any more: claimed by another, cancelled, released.
     pub stale: usize,
 }
@@ -73,23 +86,27 @@ async fn claim_once(store: &Store, request: &Request<'_>) -> Result<Outcome> {
     let mut tx = store.begin_as("claims::claim", request.worker).await?;
     let (slots, prices) = lock_hosts(&mut tx, request.hosts).await?;
     let candidates = lock_jobs(&mut tx, request.items).await?;
-    let places = placement::place(&candidates.iter().map(|(c, _)| *c).collect::<Vec<_>>(), &slots);
+    let places = placement::place(&candidates.iter().map(|(c, ..)| *c).collect::<Vec<_>>(), &slots);
 
     let mut placed = Vec::with_capacity(places.len());
     let mut unplaced = Vec::new();
-    for ((candidate, attempt), place) in candidates.iter().zip(places) {
+    let mut waits = Vec::with_capacity(places.len());
+    for ((candidate, attempt, wait), place) in candidates.iter().zip(places) {
         match place {
-            Ok(host) => placed.push((*candidate, *attempt, host)),
+            Ok(host) => {
+                placed.push((*candidate, *attempt, host));
+                waits.push(*wait);
+            }
             Err(why) => unplaced.push((candidate.id, why)),
         }
     }
     let specs = read_specs(&mut tx, &mut placed).await?;
     let claimed = take(&mut tx, request, &placed, specs, &prices).await?;
-    if !unplaced.is_empty() {
-        release(&mut tx, request, &unplaced).await?;
-    }
+    let released =
+        if unplaced.is_empty() { HashMap::new() } else { release(&mut tx, request, &unplaced).await? };
     tx.commit().await?;
-    Ok(Outcome { claimed, unplaced: unplaced.len(), stale: request.items.len() - candidates.len() })
+    let stale = request.items.len() - candidates.len();
+    Ok(Outcome { claimed, waits, unplaced: unplaced.len(), released, stale })
 }
 
 async fn lock_hosts(tx: &mut sqlx::PgConnection, hosts: &[HostId]) -> Result<(Vec<Slots>, HashMap<HostId, Prices>)> {
@@ -122,31 +139,38 @@ async fn lock_hosts(tx: &mut sqlx::PgConnection, hosts: &[HostId]) -> Result<(Ve
 }
 
 /// The items whose row still waits for exactly this claim, in the order of the items, with their attempt.
-async fn lock_jobs(tx: &mut sqlx::PgConnection, items: &[WorkItem]) -> Result<Vec<(Candidate, i32)>> {
+async fn lock_jobs(tx: &mut sqlx::PgConnection, items: &[WorkItem]) -> Result<Vec<(Candidate, i32, Wait)>> {
     let ids: Vec<Uuid> = items.iter().map(|item| item.job.uuid()).collect();
     let attempts: Vec<i32> = items.iter().map(|item| item.attempt).collect();
     let sequences: Vec<i32> = items.iter().map(|item| item.sequence).collect();
     let rows = sqlx::query!(
-        "/* claims::lock_jobs */
-        select j.id, j.tenant_id from container_jobs j
+        r#"/* claims::lock_jobs */
+        select j.id, j.tenant_id, extract(epoch from now() - j.created_at)::float8 as "submitted!",
+            extract(epoch from now() - j.dispatched_at)::float8 as "dispatched!"
+        from container_jobs j
         join (select distinct * from unnest($1::uuid[], $2::int[], $3::int[])) as w(id, attempt, sequence) on w.id = j.id
         where j.status = 'pending' and j.dispatched_at is not null
           and j.attempt = w.attempt - 1 and j.dispatch_sequence = w.sequence
-        order by j.id for no key update of j",
+        order by j.id for no key update of j"#,
         &ids,
         &attempts,
         &sequences
     )
     .fetch_all(&mut *tx)
     .await?;
-    let mut tenants: HashMap<JobId, TenantId> =
-        rows.into_iter().map(|row| (row.id.into(), row.tenant_id.into())).collect();
+    // A clock that was set back is no reason to fail.
+    let ago = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    let mut found: HashMap<JobId, (TenantId, Duration, Duration)> = rows
+        .into_iter()
+        .map(|row| (row.id.into(), (row.tenant_id.into(), ago(row.submitted), ago(row.dispatched))))
+        .collect();
     // `remove`: an item that is listed twice is one candidate.
     Ok(items
         .iter()
         .filter_map(|item| {
-            let tenant = tenants.remove(&item.job)?;
-            Some((Candidate { id: item.job, tenant }, item.attempt))
+            let (tenant, submitted, since_dispatch) = found.remove(&item.job)?;
+            let wait = Wait { since_submission: (item.attempt == 1).then_some(submitted), since_dispatch };
+            Some((Candidate { id: item.job, tenant }, item.attempt, wait))
         })
         .collect())
 }
@@ -267,13 +291,18 @@ async fn take(
     Ok(claimed.collect())
 }
 
-/// Parks what no other live worker can serve either; what one can stays dispatched for it.
-async fn release(tx: &mut sqlx::PgConnection, request: &Request<'_>, unplaced: &[(JobId, Unplaced)]) -> Result<()> {
+/// Parks what no other live worker can serve either; what one can stays dispatched for it. Returns how many it parked
+/// for which reason.
+async fn release(
+    tx: &mut sqlx::PgConnection,
+    request: &Request<'_>,
+    unplaced: &[(JobId, Unplaced)],
+) -> Result<HashMap<String, usize>> {
     let ids: Vec<Uuid> = unplaced.iter().map(|(job, _)| job.uuid()).collect();
     let full: Vec<bool> = unplaced.iter().map(|(_, why)| *why == Unplaced::Full).collect();
     let served: Vec<Uuid> = request.hosts.iter().map(|host| host.uuid()).collect();
-    sqlx::query!(
-        "/* claims::release */
+    let rows = sqlx::query!(
+        r#"/* claims::release */
         update container_jobs j
         set dispatched_at = null, published_at = null, publishes = 0, dispatch_sequence = dispatch_sequence + 1,
             parked_until = now() + make_interval(secs => $5),
@@ -292,14 +321,19 @@ async fn release(tx: &mut sqlx::PgConnection, request: &Request<'_>, unplaced: &
                 and w.last_beat_at > now() - make_interval(secs => w.lease_seconds)
             where w.id <> $3 and h.executor_type = j.executor_type and not (h.id = any($4))
               and h.is_active and h.state = 'active' and h.current_job_count < h.max_concurrent_jobs
-              and (h.tenant_id is null or h.tenant_id = j.tenant_id))",
+              and (h.tenant_id is null or h.tenant_id = j.tenant_id))
+        returning j.waiting_reason::text as "reason!""#,
         &ids,
         &full,
         request.worker.uuid(),
         &served,
         PARK_SECONDS
     )
-    .execute(&mut *tx)
+    .fetch_all(&mut *tx)
     .await?;
-    Ok(())
+    let mut released = HashMap::new();
+    for row in rows {
+        *released.entry(row.reason).or_default() += 1;
+    }
+    Ok(released)
 }

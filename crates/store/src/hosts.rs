@@ -58,31 +58,36 @@ pub struct NewHost<'a> {
 
 /// Stores a host. A taken name violates `executor_hosts_owner_name`.
 pub async fn insert(store: &Store, scope: Scope, host: &NewHost<'_>) -> Result<HostId> {
-    let id = HostId::new();
-    let mut tx = store.begin_scoped("hosts::insert", scope).await?;
-    sqlx::query!(
-        "/* hosts::insert */
+    store
+        .bounded("hosts::insert", async {
+            let id = HostId::new();
+            let mut tx = store.begin_scoped("hosts::insert", scope).await?;
+            sqlx::query!(
+                "/* hosts::insert */
         insert into executor_hosts (id, tenant_id, name, executor_type, connection_config, executor_config,
             max_concurrent_jobs, cost_per_job, cost_per_hour)
         values ($1, $2, $3, $4::text::executor_type, $5, $6, $7, $8, $9)",
-        id.uuid(),
-        host.tenant.map(TenantId::uuid),
-        host.name,
-        host.executor_type.as_str(),
-        host.connection_config,
-        host.executor_config,
-        host.max_concurrent_jobs,
-        host.cost_per_job,
-        host.cost_per_hour
-    )
-    .execute(&mut *tx)
-    .await?;
-    tx.commit().await?;
-    Ok(id)
+                id.uuid(),
+                host.tenant.map(TenantId::uuid),
+                host.name,
+                host.executor_type.as_str(),
+                host.connection_config,
+                host.executor_config,
+                host.max_concurrent_jobs,
+                host.cost_per_job,
+                host.cost_per_hour
+            )
+            .execute(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            Ok(id)
+        })
+        .await
 }
 
 /// The hosts that `scope` may see, by name.
 pub async fn list(store: &Store, scope: Scope) -> Result<Vec<HostView>> {
+    store.bounded("hosts::list", async {
     let mut tx = store.begin_scoped("hosts::list", scope).await?;
     let rows = sqlx::query!(
         r#"/* hosts::list */
@@ -119,6 +124,7 @@ pub async fn list(store: &Store, scope: Scope) -> Result<Vec<HostView>> {
             })
         })
         .collect()
+}).await
 }
 
 /// What a worker needs to know of a host of its executor type.
@@ -181,18 +187,22 @@ pub async fn active_types(
     scope: Scope,
     tenants: &[TenantId],
 ) -> Result<Vec<(Option<TenantId>, ExecutorType)>> {
-    let tenants: Vec<Uuid> = tenants.iter().map(|tenant| tenant.uuid()).collect();
-    let mut tx = store.begin_scoped("hosts::active_types", scope).await?;
-    let rows = sqlx::query!(
-        r#"/* hosts::active_types */
+    store
+        .bounded("hosts::active_types", async {
+            let tenants: Vec<Uuid> = tenants.iter().map(|tenant| tenant.uuid()).collect();
+            let mut tx = store.begin_scoped("hosts::active_types", scope).await?;
+            let rows = sqlx::query!(
+                r#"/* hosts::active_types */
         select distinct tenant_id, executor_type::text as "executor_type!" from executor_hosts
         where is_active and state = 'active' and (tenant_id is null or tenant_id = any($1))"#,
-        &tenants
-    )
-    .fetch_all(&mut *tx)
-    .await?;
-    tx.commit().await?;
-    rows.into_iter()
-        .map(|row| Ok((row.tenant_id.map(Into::into), parse("executor_type", &row.executor_type)?)))
-        .collect()
+                &tenants
+            )
+            .fetch_all(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            rows.into_iter()
+                .map(|row| Ok((row.tenant_id.map(Into::into), parse("executor_type", &row.executor_type)?)))
+                .collect()
+        })
+        .await
 }

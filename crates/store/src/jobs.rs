@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use gantry_core::spec::ResolvedSpec;
-use gantry_core::state::{self, Event, Next, StopReason};
+use gantry_core::state::{self, Event, Next};
 use gantry_core::{ExecutorType, FailureClass, HostId, JobId, ProjectId, Status, TemplateId, TenantId, WaitingReason};
 use rust_decimal::Decimal;
 use serde_json::Value;
@@ -75,49 +75,6 @@ pub struct JobView {
     pub created_by: String,
 }
 
-/// One attempt as people see it.
-#[derive(Clone, Debug)]
-pub struct AttemptView {
-    /// From 1.
-    pub attempt: i32,
-    /// The host's name.
-    pub host_name: String,
-    /// The name of its container.
-    pub external_name: String,
-    /// The backend's identifier.
-    pub execution_id: Option<String>,
-    /// When it was claimed.
-    pub claimed_at: DateTime<Utc>,
-    /// When its container was seen running.
-    pub started_at: Option<DateTime<Utc>>,
-    /// When its end was recorded.
-    pub ended_at: Option<DateTime<Utc>>,
-    /// Why it was stopped.
-    pub stop_reason: Option<StopReason>,
-    /// Exit code.
-    pub exit_code: Option<i32>,
-    /// Why it failed.
-    pub failure_class: Option<FailureClass>,
-    /// The same in words.
-    pub error_message: Option<String>,
-    /// How long its container ran.
-    pub run_millis: Option<i64>,
-    /// Bytes.
-    pub max_memory_usage: Option<i64>,
-    /// Percent of one CPU.
-    pub cpu_usage_percent: Option<f64>,
-    /// Cost.
-    pub cost: Option<Decimal>,
-    /// Whether part of the log is missing.
-    pub logs_incomplete: bool,
-    /// What the backend itself said.
-    pub docker_log: Option<String>,
-    /// Excerpt of stdout without terminal escapes.
-    pub clean_output: Option<String>,
-    /// stdout as JSON.
-    pub parsed_output: Option<Value>,
-}
-
 /// Which jobs to list.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
@@ -153,6 +110,7 @@ pub async fn list(store: &Store, scope: Scope, filter: &Filter) -> Result<Vec<Jo
 }
 
 async fn select(store: &Store, scope: Scope, id: Option<JobId>, filter: &Filter) -> Result<Vec<JobView>> {
+    store.bounded("jobs::select", async {
     let statuses: Vec<String> = filter.statuses.iter().map(|status| status.to_string()).collect();
     let mut tx = store.begin_scoped("jobs::select", scope).await?;
     let rows = sqlx::query!(
@@ -230,6 +188,7 @@ async fn select(store: &Store, scope: Scope, id: Option<JobId>, filter: &Filter)
     }
     tx.commit().await?;
     Ok(views)
+}).await
 }
 
 /// What the hosts of (owner or shared, executor type) can do.
@@ -285,60 +244,23 @@ fn explain(
     }
 }
 
-/// The attempts of a job, first to last.
-pub async fn attempts(store: &Store, scope: Scope, id: JobId) -> Result<Vec<AttemptView>> {
-    let mut tx = store.begin_scoped("jobs::attempts", scope).await?;
-    let rows = sqlx::query!(
-        r#"/* jobs::attempts */
-        select e.attempt, h.name, e.external_name, e.execution_id, e.claimed_at, e.started_at, e.ended_at, e.stop_reason::text,
-            e.exit_code, e.failure_class::text, e.error_message, e.run_millis, e.max_memory_usage, e.cpu_usage_percent, e.cost,
-            e.logs_incomplete, e.docker_log, e.clean_output, e.parsed_output
-        from container_executions e join executor_hosts h on h.id = e.executor_host_id where e.job_id = $1 order by e.attempt"#,
-        id.uuid()
-    )
-    .fetch_all(&mut *tx)
-    .await?;
-    tx.commit().await?;
-    rows.into_iter()
-        .map(|row| {
-            Ok(AttemptView {
-                attempt: row.attempt,
-                host_name: row.name,
-                external_name: row.external_name,
-                execution_id: row.execution_id,
-                claimed_at: row.claimed_at,
-                started_at: row.started_at,
-                ended_at: row.ended_at,
-                stop_reason: row.stop_reason.as_deref().map(|reason| parse("stop_reason", reason)).transpose()?,
-                exit_code: row.exit_code,
-                failure_class: row.failure_class.as_deref().map(|class| parse("failure_class", class)).transpose()?,
-                error_message: row.error_message,
-                run_millis: row.run_millis,
-                max_memory_usage: row.max_memory_usage,
-                cpu_usage_percent: row.cpu_usage_percent,
-                cost: row.cost,
-                logs_incomplete: row.logs_incomplete,
-                docker_log: row.docker_log,
-                clean_output: row.clean_output,
-                parsed_output: row.parsed_output,
-            })
-        })
-        .collect()
-}
-
 /// Where these jobs stand: one statement for everyone who waits for one. For processes of the fleet and, with
 /// a tenant's scope, for the API.
 pub async fn statuses(store: &Store, scope: Scope, ids: &[JobId]) -> Result<HashMap<JobId, Status>> {
-    let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
-    let mut tx = store.begin_scoped("jobs::statuses", scope).await?;
-    let rows = sqlx::query!(
-        r#"/* jobs::statuses */ select id, status::text as "status!" from container_jobs where id = any($1)"#,
-        &ids
-    )
-    .fetch_all(&mut *tx)
-    .await?;
-    tx.commit().await?;
-    rows.into_iter().map(|row| Ok((row.id.into(), parse("status", &row.status)?))).collect()
+    store
+        .bounded("jobs::statuses", async {
+            let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
+            let mut tx = store.begin_scoped("jobs::statuses", scope).await?;
+            let rows = sqlx::query!(
+                r#"/* jobs::statuses */ select id, status::text as "status!" from container_jobs where id = any($1)"#,
+                &ids
+            )
+            .fetch_all(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            rows.into_iter().map(|row| Ok((row.id.into(), parse("status", &row.status)?))).collect()
+        })
+        .await
 }
 
 /// Asks for a job's end; none if it does not exist or belongs to another tenant.
@@ -398,6 +320,7 @@ pub struct Progress {
 /// How far these jobs have come: one statement for everyone who waits for one of them. Jobs that do not exist, or
 /// belong to another tenant, are left out.
 pub async fn progress(store: &Store, scope: Scope, ids: &[JobId]) -> Result<HashMap<JobId, Progress>> {
+    store.bounded("jobs::progress", async {
     let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
     let mut tx = store.begin_scoped("jobs::progress", scope).await?;
     let rows = sqlx::query!(
@@ -416,14 +339,20 @@ pub async fn progress(store: &Store, scope: Scope, ids: &[JobId]) -> Result<Hash
             Ok((row.id.into(), Progress { status, attempt: row.attempt, log_sequence: row.log_sequence }))
         })
         .collect()
+}).await
 }
 
 /// What a job runs; none if it does not exist or belongs to another tenant.
 pub async fn spec(store: &Store, scope: Scope, id: JobId) -> Result<Option<ResolvedSpec>> {
-    let mut tx = store.begin_scoped("jobs::spec", scope).await?;
-    let row = sqlx::query!("/* jobs::spec */ select spec from container_job_specs where job_id = $1", id.uuid())
-        .fetch_optional(&mut *tx)
-        .await?;
-    tx.commit().await?;
-    row.map(|row| from_json("spec", row.spec)).transpose()
+    store
+        .bounded("jobs::spec", async {
+            let mut tx = store.begin_scoped("jobs::spec", scope).await?;
+            let row =
+                sqlx::query!("/* jobs::spec */ select spec from container_job_specs where job_id = $1", id.uuid())
+                    .fetch_optional(&mut *tx)
+                    .await?;
+            tx.commit().await?;
+            row.map(|row| from_json("spec", row.spec)).transpose()
+        })
+        .await
 }

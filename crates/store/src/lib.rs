@@ -5,12 +5,16 @@
 
 pub mod admission;
 pub mod attempts;
+pub mod audit;
 pub mod claims;
+pub mod drift;
 mod error;
 pub mod events;
+pub mod history;
 pub mod hosts;
 pub mod jobs;
 pub mod logs;
+pub mod lost;
 pub mod queue;
 pub mod reports;
 pub mod schema;

@@ -142,31 +142,35 @@ pub async fn append(store: &Store, worker: WorkerId, appends: &[Arc<Append>]) ->
 
 /// Up to `limit` chunks of a job after (attempt, sequence), in order.
 pub async fn read(store: &Store, scope: Scope, job: JobId, after: (i32, i32), limit: i64) -> Result<Vec<Chunk>> {
-    let mut tx = store.begin_scoped("logs::read", scope).await?;
-    let rows = sqlx::query!(
-        r#"/* logs::read */
+    store
+        .bounded("logs::read", async {
+            let mut tx = store.begin_scoped("logs::read", scope).await?;
+            let rows = sqlx::query!(
+                r#"/* logs::read */
         select attempt, sequence, stream::text as "stream!", byte_offset, omitted_bytes, data from container_log_chunks
         where job_id = $1 and (attempt, sequence) > ($2, $3) order by attempt, sequence limit $4"#,
-        job.uuid(),
-        after.0,
-        after.1,
-        limit
-    )
-    .fetch_all(&mut *tx)
-    .await?;
-    tx.commit().await?;
-    rows.into_iter()
-        .map(|row| {
-            Ok(Chunk {
-                attempt: row.attempt,
-                sequence: row.sequence,
-                stream: parse("stream", &row.stream)?,
-                byte_offset: row.byte_offset,
-                omitted_bytes: row.omitted_bytes,
-                data: row.data,
-            })
+                job.uuid(),
+                after.0,
+                after.1,
+                limit
+            )
+            .fetch_all(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            rows.into_iter()
+                .map(|row| {
+                    Ok(Chunk {
+                        attempt: row.attempt,
+                        sequence: row.sequence,
+                        stream: parse("stream", &row.stream)?,
+                        byte_offset: row.byte_offset,
+                        omitted_bytes: row.omitted_bytes,
+                        data: row.data,
+                    })
+                })
+                .collect()
         })
-        .collect()
+        .await
 }
 
 /// The stored beginning and end of each stream, about `max_bytes` each: for the excerpts of an attempt whose log

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use gantry_core::cost::{self, Prices};
+use gantry_core::lost::Abandon;
 use gantry_core::message::{Ended, EventKind, JobEvent, Report, ReportKind, Token};
 use gantry_core::state::{self, AttemptEnded, Event, Next, Outcome, StopReason};
 use gantry_core::{ExecutorType, Failure, HostId, JobId, Status, TenantId, retry};
@@ -41,6 +42,7 @@ struct Locked {
     over: bool,
     slot_held: bool,
     stop_reason: Option<StopReason>,
+    abandoned_as: Option<Abandon>,
     cost_so_far: Decimal,
 }
 
@@ -89,7 +91,10 @@ async fn apply_once(store: &Store, reports: &[Report], jitter: &(dyn Fn() -> f64
                     outcome,
                     stop_reason: row.stop_reason,
                     cancel_requested: row.cancel_requested,
-                    retry: retry::decide(&policy, row.used, failure.as_ref(), jitter()),
+                    retry: match row.abandoned_as {
+                        Some(Abandon::Fail) => retry::Verdict::GiveUp,
+                        _ => retry::decide(&policy, row.used, failure.as_ref(), jitter()),
+                    },
                 });
                 let Ok(next) = state::next(row.status, &event) else {
                     applied.superseded += 1;
@@ -200,7 +205,7 @@ async fn lock_attempts(tx: &mut sqlx::PgConnection, reports: &[Report]) -> Resul
         select j.id, j.tenant_id, j.name, j.executor_type::text as "executor_type!", j.status::text as "status!",
             j.attempt as current_attempt, j.cancel_requested_at is not null as "cancel_requested!",
             j.user_retries, j.infrastructure_retries, coalesce(j.actual_cost, 0) as "cost!",
-            e.attempt, e.epoch, e.executor_host_id, e.slot_held, e.stop_reason::text, e.ended_at is not null as "over!"
+            e.attempt, e.epoch, e.executor_host_id, e.slot_held, e.stop_reason::text, e.abandoned_as::text, e.ended_at is not null as "over!"
         from (select distinct * from unnest($1::uuid[], $2::int[])) as t(job_id, attempt)
         join container_executions e on e.job_id = t.job_id and e.attempt = t.attempt
         join container_jobs j on j.id = e.job_id
@@ -228,6 +233,7 @@ async fn lock_attempts(tx: &mut sqlx::PgConnection, reports: &[Report]) -> Resul
                 over: row.over,
                 slot_held: row.slot_held,
                 stop_reason: row.stop_reason.as_deref().map(|reason| parse("stop_reason", reason)).transpose()?,
+                abandoned_as: row.abandoned_as.as_deref().map(|how| parse("abandoned_as", how)).transpose()?,
                 cost_so_far: row.cost,
             };
             Ok(((row.id.into(), row.attempt), locked))

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use gantry_core::lost;
 use gantry_core::{ExecutorType, TemplateId, TenantId, retry};
 use rust_decimal::Decimal;
 use uuid::Uuid;
@@ -36,6 +37,8 @@ pub struct Template {
     pub supported_executors: Vec<ExecutorType>,
     /// The user's retry policy.
     pub retry: retry::Policy,
+    /// What to do when the host of a job does not come back.
+    pub on_lost: lost::Policy,
 }
 
 /// A template to be stored.
@@ -69,47 +72,52 @@ pub async fn get(
     scope: Scope,
     names: &[(TenantId, String)],
 ) -> Result<HashMap<(TenantId, String), Template>> {
-    if names.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let tenants: Vec<Uuid> = names.iter().map(|(tenant, _)| tenant.uuid()).collect();
-    let names: Vec<String> = names.iter().map(|(_, name)| name.clone()).collect();
-    let mut tx = store.begin_scoped("templates::get", scope).await?;
-    let rows = sqlx::query!(
-        r#"/* templates::get */
+    store
+        .bounded("templates::get", async {
+            if names.is_empty() {
+                return Ok(HashMap::new());
+            }
+            let tenants: Vec<Uuid> = names.iter().map(|(tenant, _)| tenant.uuid()).collect();
+            let names: Vec<String> = names.iter().map(|(_, name)| name.clone()).collect();
+            let mut tx = store.begin_scoped("templates::get", scope).await?;
+            let rows = sqlx::query!(
+                r#"/* templates::get */
         select t.id, t.tenant_id, t.name, t.docker_image, t.command, t.working_dir, t.environment_variables_text,
             coalesce(e.environment_variables_text, '') as "base!", t.cpu_limit, t.memory_limit_mb, t.timeout_seconds,
-            t.supported_executors::text[] as "supported!", t.retry_policy
+            t.supported_executors::text[] as "supported!", t.retry_policy, t.on_lost
         from unnest($1::uuid[], $2::text[]) as w(tenant_id, name)
         join container_templates t using (tenant_id, name)
         left join environment_variable_templates e on e.id = t.environment_template"#,
-        &tenants,
-        &names
-    )
-    .fetch_all(&mut *tx)
-    .await?;
-    tx.commit().await?;
-    rows.into_iter()
-        .map(|row| {
-            let supported_executors =
-                row.supported.iter().map(|name| parse("supported_executors", name)).collect::<Result<_>>()?;
-            let template = Template {
-                id: row.id.into(),
-                name: row.name.clone(),
-                image: row.docker_image,
-                command: row.command,
-                working_dir: row.working_dir,
-                base_environment_text: row.base,
-                environment_text: row.environment_variables_text,
-                cpu_limit: row.cpu_limit,
-                memory_limit_mb: row.memory_limit_mb,
-                timeout_seconds: row.timeout_seconds,
-                supported_executors,
-                retry: from_json("retry_policy", row.retry_policy)?,
-            };
-            Ok(((row.tenant_id.into(), row.name), template))
+                &tenants,
+                &names
+            )
+            .fetch_all(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            rows.into_iter()
+                .map(|row| {
+                    let supported_executors =
+                        row.supported.iter().map(|name| parse("supported_executors", name)).collect::<Result<_>>()?;
+                    let template = Template {
+                        id: row.id.into(),
+                        name: row.name.clone(),
+                        image: row.docker_image,
+                        command: row.command,
+                        working_dir: row.working_dir,
+                        base_environment_text: row.base,
+                        environment_text: row.environment_variables_text,
+                        cpu_limit: row.cpu_limit,
+                        memory_limit_mb: row.memory_limit_mb,
+                        timeout_seconds: row.timeout_seconds,
+                        supported_executors,
+                        retry: from_json("retry_policy", row.retry_policy)?,
+                        on_lost: from_json("on_lost", row.on_lost)?,
+                    };
+                    Ok(((row.tenant_id.into(), row.name), template))
+                })
+                .collect()
         })
-        .collect()
+        .await
 }
 
 /// The ids of these projects, by (tenant, name).
@@ -118,20 +126,24 @@ pub async fn projects(
     scope: Scope,
     names: &[(TenantId, String)],
 ) -> Result<HashMap<(TenantId, String), gantry_core::ProjectId>> {
-    let tenants: Vec<Uuid> = names.iter().map(|(tenant, _)| tenant.uuid()).collect();
-    let names: Vec<String> = names.iter().map(|(_, name)| name.clone()).collect();
-    let mut tx = store.begin_scoped("templates::projects", scope).await?;
-    let rows = sqlx::query!(
-        "/* templates::projects */
+    store
+        .bounded("templates::projects", async {
+            let tenants: Vec<Uuid> = names.iter().map(|(tenant, _)| tenant.uuid()).collect();
+            let names: Vec<String> = names.iter().map(|(_, name)| name.clone()).collect();
+            let mut tx = store.begin_scoped("templates::projects", scope).await?;
+            let rows = sqlx::query!(
+                "/* templates::projects */
         select p.id, p.tenant_id, p.name from unnest($1::uuid[], $2::text[]) as w(tenant_id, name)
         join projects p using (tenant_id, name)",
-        &tenants,
-        &names
-    )
-    .fetch_all(&mut *tx)
-    .await?;
-    tx.commit().await?;
-    Ok(rows.into_iter().map(|row| ((row.tenant_id.into(), row.name), row.id.into())).collect())
+                &tenants,
+                &names
+            )
+            .fetch_all(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            Ok(rows.into_iter().map(|row| ((row.tenant_id.into(), row.name), row.id.into())).collect())
+        })
+        .await
 }
 
 /// Stores an environment template, or replaces the text of the one of this name.

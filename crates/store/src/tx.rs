@@ -10,7 +10,7 @@ use gantry_core::{TenantId, WorkerId};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Postgres, Transaction};
 
 use tokio::time::timeout;
 
@@ -19,6 +19,9 @@ use crate::error::{Error, Result};
 /// How long this side waits for a transaction or a statement. Postgres ends them sooner; this is for a server
 /// that vanished without closing its connections.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a connection that is given back may take to answer.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn silent() -> Error {
     sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()).into()
@@ -89,6 +92,9 @@ impl Store {
         let pool = PgPoolOptions::new()
             .max_connections(config.max_connections)
             .acquire_timeout(timeout)
+            // sqlx asks a connection that comes back whether it is good, and waits for the answer as long as TCP does:
+            // a server that vanished would keep the places of all connections for a quarter of an hour.
+            .after_release(|connection, _| Box::pin(answers(connection)))
             .connect_lazy_with(connect);
         let millis = config.transaction_timeout_millis;
         let begin = format!(
@@ -105,8 +111,8 @@ impl Store {
 
     /// Whether Postgres answers.
     pub async fn ping(&self) -> Result<()> {
-        sqlx::query!("/* tx::ping */ select 1 as one").fetch_one(&self.pool).await?;
-        Ok(())
+        let one = sqlx::query!("/* tx::ping */ select 1 as one");
+        self.read("tx::ping", one.fetch_one(&self.pool)).await.map(drop)
     }
 
     /// Closes every connection.
@@ -139,6 +145,13 @@ impl Store {
             .notify(|error, _| tracing::debug!(db.operation = operation, %error, "the transaction is run again"))
             .await
             .map_err(|error| error.during(operation))
+    }
+
+    /// Bounds `work`, which reads in a transaction of its own: a server that vanished without a word answers nothing.
+    pub(crate) async fn bounded<T>(&self, operation: &'static str, work: impl Future<Output = Result<T>>) -> Result<T> {
+        // Boxed, as in `run`.
+        let done = timeout(CLIENT_TIMEOUT, Box::pin(work)).await;
+        done.unwrap_or_else(|_| Err(silent())).map_err(|error| error.during(operation))
     }
 
     /// A transaction with the timeouts set.
@@ -192,6 +205,13 @@ impl Store {
         let answered = timeout(CLIENT_TIMEOUT, statement).await.map_err(|_| silent().during(operation))?;
         answered.map_err(|error| Error::from(error).during(operation))
     }
+}
+
+/// Whether a connection that is given back still answers. In time, or it is closed.
+async fn answers(connection: &mut PgConnection) -> std::result::Result<bool, sqlx::Error> {
+    let answered = timeout(RELEASE_TIMEOUT, connection.ping()).await;
+    answered.map_err(|_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))??;
+    Ok(true)
 }
 
 /// An open transaction; dropped without [`Tx::commit`] it is rolled back.

@@ -133,12 +133,14 @@ pub async fn put_checks(store: &Store, worker: WorkerId, checks: &[HostCheck]) -
             .await?;
             sqlx::query!(
                 "/* workers::put_checks */
-                insert into worker_hosts (worker_id, executor_host_id, healthy, failures, detail)
-                select $1, c.host, c.healthy, case when c.answered then 0 else 1 end, c.detail
+                insert into worker_hosts (worker_id, executor_host_id, healthy, failures, detail, unhealthy_since)
+                select $1, c.host, c.healthy, case when c.answered then 0 else 1 end, c.detail,
+                    case when not c.healthy then now() end
                 from unnest($2::uuid[], $3::bool[], $4::bool[], $5::text[]) as c(host, answered, healthy, detail)
                 on conflict (worker_id, executor_host_id) do update set healthy = excluded.healthy,
                     failures = case when excluded.failures = 0 then 0 else worker_hosts.failures + 1 end,
-                    detail = excluded.detail, checked_at = now()",
+                    detail = excluded.detail, checked_at = now(),
+                    unhealthy_since = case when not excluded.healthy then coalesce(worker_hosts.unhealthy_since, now()) end",
                 worker.uuid(),
                 &hosts,
                 &answered,

@@ -26,7 +26,12 @@ impl TestDb {
     /// Makes a database by copying a template, which the first test on a server makes by
     /// migrating.
     pub async fn create() -> Self {
-        let server = environment::address("GANTRY_TEST_POSTGRES_URL");
+        Self::create_on(environment::address("GANTRY_TEST_POSTGRES_URL").as_str()).await
+    }
+
+    /// The same on a server of the test's own.
+    pub async fn create_on(server: &str) -> Self {
+        let server = Url::parse(server).expect("the server's address");
         let mut connection = PgConnection::connect(server.as_str())
             .await
             .unwrap_or_else(|error| panic!("the test server's Postgres does not answer at {server}: {error}"));

@@ -15,5 +15,5 @@ mod vhost;
 pub use database::TestDb;
 pub use docker::TestDocker;
 pub use eventually::{eventually, eventually_some};
-pub use proxy::Proxy;
+pub use proxy::{Proxy, Tally};
 pub use vhost::TestVhost;

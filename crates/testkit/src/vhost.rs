@@ -18,17 +18,60 @@ pub struct TestVhost {
 impl TestVhost {
     /// Makes a vhost.
     pub async fn create() -> Self {
-        let mut amqp = environment::address("GANTRY_TEST_AMQP_URL");
-        let management = Management::new(environment::address("GANTRY_TEST_RABBITMQ_MANAGEMENT_URL"));
+        let amqp = environment::address("GANTRY_TEST_AMQP_URL");
+        let management = environment::address("GANTRY_TEST_RABBITMQ_MANAGEMENT_URL");
+        Self::create_on(amqp.as_str(), management.as_str()).await
+    }
+
+    /// The same on a server of the test's own, by its AMQP address and that of its management API.
+    pub async fn create_on(amqp: &str, management: &str) -> Self {
+        let mut amqp = Url::parse(amqp).expect("the server's address");
+        let management = Management::new(Url::parse(management).expect("the server's address"));
         let name = format!("gantry_test_{}", Uuid::now_v7().simple());
         amqp.set_path(&name);
-        management.call(Method::PUT, &["vhosts", &name], None).await.expect("a vhost can be made");
+        let vhost = Self { amqp, management, name };
+        vhost.make().await;
+        vhost
+    }
+
+    async fn make(&self) {
+        self.management.call(Method::PUT, &["vhosts", &self.name], None).await.expect("a vhost can be made");
         let all = json!({ "configure": ".*", "write": ".*", "read": ".*" });
-        management
-            .call(Method::PUT, &["permissions", &name, "guest"], Some(all))
-            .await
-            .expect("permissions can be given");
-        Self { amqp, management, name }
+        let given = self.management.call(Method::PUT, &["permissions", &self.name, "guest"], Some(all)).await;
+        given.expect("permissions can be given");
+    }
+
+    /// Deletes the vhost with all that is in it, its connections included, and makes it again: a broker that lost its
+    /// data.
+    pub async fn reset(&self) {
+        let deleted = self.management.call(Method::DELETE, &["vhosts", &self.name], None).await;
+        deleted.expect("a vhost can be deleted");
+        self.make().await;
+    }
+
+    /// Deletes every queue that is not exclusive to a connection, and every exchange whose name begins so. Connections
+    /// stay.
+    pub async fn delete_all(&self, exchanges: &str) {
+        let queues = self.list("queues").await;
+        for queue in queues.iter().filter(|queue| queue["exclusive"] != true) {
+            self.delete("queues", queue).await;
+        }
+        let all = self.list("exchanges").await;
+        let named = |exchange: &&Value| exchange["name"].as_str().is_some_and(|name| name.starts_with(exchanges));
+        for exchange in all.iter().filter(named) {
+            self.delete("exchanges", exchange).await;
+        }
+    }
+
+    async fn list(&self, kind: &str) -> Vec<Value> {
+        let listed = self.management.call(Method::GET, &[kind, &self.name], None).await;
+        listed.expect("it can be listed").as_array().cloned().unwrap_or_default()
+    }
+
+    async fn delete(&self, kind: &str, what: &Value) {
+        let name = what["name"].as_str().expect("it has a name");
+        let deleted = self.management.call(Method::DELETE, &[kind, &self.name, name], None).await;
+        deleted.expect("it can be deleted");
     }
 
     /// The vhost's AMQP address.

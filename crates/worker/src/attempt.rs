@@ -14,6 +14,7 @@ use crate::engine::Engine;
 use crate::executor::{ExecutionId, Found, Idempotence, Launch, LaunchError, Observed};
 use crate::finish;
 use crate::log::LogTail;
+use crate::metrics;
 use crate::registry::Run;
 use crate::watch::Watched;
 
@@ -186,6 +187,13 @@ async fn launch(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step
     let launched = engine.executor.launch(&run.host, &request, &engine.draining).await;
     drop(in_flight);
     drop(place);
+    let outcome = match &launched {
+        None => "not_sent",
+        Some(Ok(_)) => "launched",
+        Some(Err(LaunchError::NotLaunched(_))) => "not_launched",
+        Some(Err(LaunchError::MaybeLaunched(_))) => "maybe_launched",
+    };
+    metrics::launch(engine.executor.executor_type(), outcome);
     match launched {
         None => Step::Done,
         Some(Ok(id)) => watch(engine, run, id, stand, Some(sent)),

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use crate::attempt;
 use crate::engine::Engine;
+use crate::metrics;
 use crate::registry::Run;
 
 /// Attempts adopted in one pass at most.
@@ -33,6 +34,7 @@ pub(crate) async fn run(engine: &Arc<Engine>) -> Error {
             Ok(()) => {}
             Err(error @ Error::NotAlive(_)) => return error,
             Err(error) => {
+                metrics::beat_failed(engine.executor.executor_type());
                 let quiet = !engine.lease.allows_request();
                 tracing::warn!(%error, quiet, "the beat failed, trying again");
                 tokio::time::sleep(Duration::from_millis(200)).await;
@@ -49,6 +51,7 @@ async fn renew(engine: &Arc<Engine>) -> Result<(), Error> {
     for dead in workers::mark_overdue_dead(&engine.store, engine.lease.unbroken()).await? {
         tracing::warn!(worker.id = %dead, "a worker missed its beats and is declared dead");
     }
+    metrics::attempts(engine.executor.executor_type(), engine.registry.len());
     look(engine, began).await?;
     adopt(engine).await
 }
@@ -90,6 +93,7 @@ async fn adopt(engine: &Arc<Engine>) -> Result<(), Error> {
     let hosts = engine.hosts.healthy();
     let adopted = attempts::adopt(&engine.store, engine.id, &hosts, ADOPTIONS).await?;
     if !adopted.is_empty() {
+        metrics::adopted(engine.executor.executor_type(), adopted.len());
         tracing::info!(attempts = adopted.len(), "adopting attempts of workers that are gone");
     }
     resume(engine, &adopted).await

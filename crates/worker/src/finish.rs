@@ -18,6 +18,7 @@ use crate::engine::Engine;
 use crate::executor::{End, ExecutionId, Stream};
 use crate::log::LogTail;
 use crate::logs;
+use crate::metrics;
 use crate::registry::Run;
 use crate::watch::Watched;
 
@@ -36,6 +37,8 @@ pub(crate) fn started(engine: &Arc<Engine>, container: &Watched) {
     let (shared, run, id) = (engine.clone(), container.run.clone(), container.id.clone());
     let (seen, startup) = (engine.lease.now(), container.startup);
     let ago = container.running_for(seen);
+    let since_claim = container.since_claim(seen, ago, engine.settings.launch_timeout());
+    metrics::started(engine.executor.executor_type(), since_claim);
     engine.spawn(async move {
         tokio::time::sleep(COALESCE.saturating_sub(ago)).await;
         if !shared.registry.is_active(&run) {
@@ -65,6 +68,13 @@ pub(crate) fn spawn(engine: &Arc<Engine>, container: Watched) {
 
 async fn finish(engine: &Arc<Engine>, mut container: Watched) {
     let (Some(end), Some(mut log)) = (container.end.take(), container.log.take()) else { return };
+    let seen = engine.lease.now();
+    if !container.was_seen_running()
+        && let Some(ran_for) = end.run
+    {
+        let since_claim = container.since_claim(seen, ran_for, engine.settings.launch_timeout());
+        metrics::started(engine.executor.executor_type(), since_claim);
+    }
     let run = container.run.clone();
     // If anything was stored before, the excerpts are made from what is stored.
     let all_in_memory = log.is_empty();
@@ -81,6 +91,7 @@ async fn finish(engine: &Arc<Engine>, mut container: Watched) {
     ended.logs_incomplete = !complete;
     ended.startup_millis = startup.map(|startup| u64::try_from(startup.as_millis()).unwrap_or(u64::MAX));
     report(engine, &run, Some(id), ended).await;
+    metrics::reported(engine.executor.executor_type(), engine.lease.now().saturating_sub(seen));
 }
 
 /// Reads and stores the rest of the log. True if it is complete. Time in which Postgres is away does not count:

@@ -18,6 +18,7 @@ mod hosts;
 mod lease;
 mod log;
 mod logs;
+mod metrics;
 mod process;
 mod reap;
 mod receive;

@@ -16,6 +16,7 @@ use gantry_store::{Error, queue};
 use crate::attempt;
 use crate::engine::Engine;
 use crate::executor::Idempotence;
+use crate::metrics;
 use crate::registry::Run;
 
 /// Lists taken at once, and jobs claimed in one transaction.
@@ -113,7 +114,9 @@ async fn claim(engine: &Arc<Engine>, items: &[WorkItem]) -> Result<Vec<Claimed>,
             launch_follows: engine.executor.idempotence() == Idempotence::Forever,
         };
         match claims::claim(&engine.store, &request).await {
-            Ok(Outcome { claimed, unplaced, stale }) => {
+            Ok(outcome) => {
+                metrics::claimed(request.executor, items.len(), &outcome);
+                let Outcome { claimed, unplaced, stale, .. } = outcome;
                 if unplaced + stale > 0 {
                     tracing::debug!(claimed = claimed.len(), unplaced, stale, "claimed a part of what came");
                 }

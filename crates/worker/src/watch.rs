@@ -225,7 +225,7 @@ impl Watcher {
             if self.reads.len() >= LOG_READS {
                 return;
             }
-            if !container.is_running() || container.log_due > now {
+            if !container.was_seen_running() || container.log_due > now {
                 continue;
             }
             let Some(mut log) = container.log.take() else { continue };

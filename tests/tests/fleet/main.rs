@@ -3,6 +3,7 @@
 //! Modules that run real containers have `docker` in their name: so few of their tests run at once, see
 //! `.config/nextest.toml`.
 
+mod backpressure;
 mod bad_input;
 mod bad_items;
 mod crashes;
@@ -10,10 +11,14 @@ mod docker_outcomes;
 mod docker_output;
 mod docker_path;
 mod duplicates;
+mod empty_broker;
 mod harness;
 mod idempotency;
 mod limit;
+mod lost;
+mod metrics;
 mod outages;
+mod silent_postgres;
 mod tenancy;
 mod waiting;
 mod worker;

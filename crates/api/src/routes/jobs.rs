@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use gantry_core::problem::Code;
 use gantry_core::{JobId, Status};
+use gantry_store::history;
 use gantry_store::jobs::{self, Cancelled, Filter};
 
 use crate::auth::Caller;
@@ -114,7 +115,7 @@ async fn detail(app: &App, caller: &Caller, id: JobId) -> Result<JobDetail> {
     let (job, spec, attempts) = tokio::try_join!(
         jobs::get(&app.store, scope, id),
         jobs::spec(&app.store, scope, id),
-        jobs::attempts(&app.store, scope, id)
+        history::attempts(&app.store, scope, id)
     )?;
     let (Some(job), Some(spec)) = (job, spec) else { return Err(no_job(id)) };
     Ok(JobDetail {

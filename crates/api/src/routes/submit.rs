@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use gantry_admission::metrics::{self, Door};
 use gantry_admission::{Admitted, Incoming, admit};
 use gantry_core::problem::{Code, Problem};
 use gantry_core::spec::limits;
@@ -61,11 +62,15 @@ pub(crate) async fn submit(
         let results = many(&app, &caller, &body).await?;
         return Ok(Json(SubmitReply::Many(results)).into_response());
     }
-    let incoming = read(&caller, &body, key, trace::parent().as_deref())?;
-    let admitted = admit_all(&app, &caller, &[incoming])
-        .await?
-        .pop()
-        .ok_or_else(|| Error::new(Code::Internal, "admission gave no verdict"))??;
+    let verdict = match read(&caller, &body, key, trace::parent().as_deref()) {
+        Ok(incoming) => admit_all(&app, &caller, &[incoming])
+            .await?
+            .pop()
+            .ok_or_else(|| Error::new(Code::Internal, "admission gave no verdict"))?,
+        Err(problem) => Err(problem),
+    };
+    count(&verdict);
+    let admitted = verdict?;
     Ok(if admitted.existing {
         Json(SubmitReply::One(admitted)).into_response()
     } else {
@@ -121,12 +126,17 @@ async fn many(app: &App, caller: &Caller, body: &[u8]) -> Result<Vec<SubmitResul
             // One verdict for each readable item, in their order.
             admitted.next().unwrap_or_else(|| Err(Problem::new(Code::Internal, "admission gave no verdict")))
         });
+        count(&verdict);
         match verdict {
             Ok(accepted) => SubmitResult::Accepted(accepted),
             Err(problem) => SubmitResult::Rejected(Error::from(problem).details()),
         }
     });
     Ok(results.collect())
+}
+
+fn count(verdict: &Result<Accepted, Problem>) {
+    metrics::count(Door::Http, verdict.as_ref().map(|accepted| accepted.existing));
 }
 
 /// Admits, nudges the dispatchers, and finds out where the jobs stand that existed before.

@@ -25,7 +25,8 @@ pub struct Host {
     pub shared: bool,
     /// Whether it takes part at all.
     pub is_active: bool,
-    /// What an operator allows: `active` for new jobs, `cordoned` for none, `draining` for none until it is empty.
+    /// What an operator allows: `active` for new jobs, `cordoned` for none, `draining` for none until it is empty,
+    /// `lost` for one that does not come back.
     #[schema(value_type = String, example = "active")]
     pub state: State,
     /// The most jobs that it runs at once.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{ProblemDetails, schema};
+use super::{Abandoned, ProblemDetails, Standing, schema};
 
 /// The answer to one submission: 201 for a new job, 200 for an existing one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -170,6 +170,12 @@ pub struct Attempt {
     /// When its end was recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<DateTime<Utc>>,
+    /// Who looks after it, while it is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standing: Option<Standing>,
+    /// That it was given up before its end was confirmed, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub abandoned: Option<Abandoned>,
     /// Why Gantry stopped it, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schema::StopReason>)]

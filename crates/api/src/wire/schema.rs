@@ -24,4 +24,4 @@ macro_rules! stand_ins {
     )+};
 }
 
-stand_ins!(Code, ContainerSpec, ExecutorType, FailureClass, Status, StopReason, WaitingReason);
+stand_ins!(Abandon, Code, Condition, ContainerSpec, ExecutorType, FailureClass, Status, StopReason, WaitingReason);

@@ -40,12 +40,16 @@ fn every_operation_is_there_with_its_errors() {
         })
         .collect();
     let expected = [
+        "get /v1/audit",
         "get /v1/hosts",
         "get /v1/jobs",
         "get /v1/jobs/{id}",
         "get /v1/jobs/{id}/logs",
         "post /v1/hosts",
+        "post /v1/hosts/{host}/activate",
+        "post /v1/hosts/{host}/lost",
         "post /v1/jobs",
+        "post /v1/jobs/{id}/abandon",
         "post /v1/jobs/{id}/cancel",
     ];
     assert_eq!(operations, expected.map(String::from).into());

@@ -7,13 +7,14 @@ use std::{
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use lapin::{Channel, Confirmation, message::BasicReturnMessage, options::BasicPublishOptions};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use super::{
     Error, Request,
     task::{Round, WINDOW},
 };
-use crate::{Headers, Outgoing, message::short};
+use crate::{Broker, Headers, Outgoing, message::short, metrics};
 
 /// Numbers mandatory messages, so that a returned one can be told from its
 /// neighbours: lapin hands a return to *some* confirm of the same moment.
@@ -34,12 +35,17 @@ pub(super) enum End {
 struct Waiting {
     outgoing: Arc<Outgoing>,
     answer: Option<oneshot::Sender<Result<(), Error>>>,
+    sent: Instant,
 }
 
 type Outcome = (u64, lapin::Result<Confirmation>);
 
 pub(super) struct Session {
+    broker: Broker,
     channel: Channel,
+    /// While RabbitMQ takes no messages nothing new is sent: it would pile up in this process, once for each time
+    /// that somebody tries again.
+    blocked: watch::Receiver<bool>,
     /// How many may be in flight.
     window: usize,
     /// The window is narrow, because one of `again` closed the last channel;
@@ -56,9 +62,11 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(channel: Channel, round: Round) -> Self {
+    pub(super) fn new(broker: &Broker, channel: Channel, round: Round) -> Self {
         Self {
+            broker: broker.clone(),
             channel,
+            blocked: broker.blocked(),
             window: round.window,
             searching: round.window < WINDOW,
             again: round.again,
@@ -94,6 +102,8 @@ impl Session {
                         return End::ChannelLost(error);
                     }
                 }
+                // The supervisor of the connection outlives this session.
+                _ = self.blocked.changed() => {}
                 next = requests.recv(), if open && self.takes_new() => {
                     match next {
                         Some(request) => self.start(request),
@@ -129,7 +139,7 @@ impl Session {
     }
 
     fn has_room(&self) -> bool {
-        self.in_flight.len() < self.window
+        self.in_flight.len() < self.window && !*self.blocked.borrow()
     }
 
     fn takes_new(&self) -> bool {
@@ -146,7 +156,7 @@ impl Session {
         let publish = publish(self.channel.clone(), id, outgoing.clone());
         self.in_flight.push(publish.boxed());
         let answer = request.answer;
-        self.waiting.insert(id, Waiting { outgoing, answer });
+        self.waiting.insert(id, Waiting { outgoing, answer, sent: Instant::now() });
     }
 
     /// Settles all confirms that are there, `first` among them.
@@ -188,9 +198,14 @@ impl Session {
             let outgoing = &waiting.outgoing;
             (outgoing.exchange.clone(), outgoing.routing_key.clone())
         };
+        metrics::confirmed_after(&waiting.outgoing.exchange, waiting.sent.elapsed());
         let result = match confirmation {
             _ if came_back => {
                 let (exchange, routing_key) = route();
+                // Replies go through the default exchange, and their reader's queue is none of ours.
+                if !exchange.is_empty() {
+                    self.broker.is_missing_something();
+                }
                 Err(Error::Unroutable { exchange, routing_key })
             }
             Confirmation::Nack(_) => {

@@ -11,7 +11,7 @@ use super::{
     Error, Request,
     session::{End, Session},
 };
-use crate::{Broker, connection::back_off};
+use crate::{Broker, connection::back_off, metrics, topology};
 
 /// Publishes in flight on one channel before new ones wait.
 pub(super) const WINDOW: usize = 8192;
@@ -43,7 +43,7 @@ pub(super) async fn run(broker: Broker, mut requests: mpsc::Receiver<Request>, s
                 continue;
             }
         };
-        let mut session = Session::new(channel, round);
+        let mut session = Session::new(&broker, channel, round);
         let error = match session.run(&mut requests).await {
             End::Stopped => return,
             End::ChannelLost(error) => error,
@@ -52,6 +52,10 @@ pub(super) async fn run(broker: Broker, mut requests: mpsc::Receiver<Request>, s
             pauses = back_off();
         }
         let (sent, unsent) = session.into_unconfirmed();
+        metrics::retried(sent.len());
+        if topology::is_not_found(&error) {
+            broker.is_missing_something();
+        }
         tracing::warn!(%error, messages = sent.len(), "the publisher lost its channel");
         round = if error.is_amqp_soft_error() {
             narrow(sent, unsent, &error)

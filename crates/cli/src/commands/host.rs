@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
-use gantry_api::wire::{Host, NewHost};
+use gantry_api::wire::{Host, HostLostRequest, NewHost};
 use gantry_core::ExecutorType;
 use gantry_core::clock::{Clock, SystemClock};
 use serde_json::{Map, Value, json};
@@ -21,6 +21,22 @@ pub(crate) enum Command {
     List,
     /// Add a host (with an operator's key)
     Add(Add),
+    /// Declare that a host does not come back, and give up what ran there (with an operator's key)
+    ///
+    /// Nothing is placed there any more. Its attempts end as `lost`, and their jobs are tried again elsewhere, unless
+    /// their `on_lost` says `fail`. Nobody makes sure that their containers are gone.
+    Lost {
+        /// Its name or id
+        name: String,
+        /// Also if a live worker reaches it
+        #[arg(long)]
+        force: bool,
+    },
+    /// Let a host take jobs again (with an operator's key)
+    Activate {
+        /// Its name or id
+        name: String,
+    },
 }
 
 #[derive(Args)]
@@ -58,6 +74,16 @@ impl Command {
             Self::Add(add) => {
                 let created = client.add_host(&add.host()?).await?;
                 format.print(&created, |created| format!("host {} added ({})", created.name, created.id))?;
+            }
+            Self::Lost { name, force } => {
+                let reply = client.host_lost(&name, &HostLostRequest { force }).await?;
+                format.print(&reply, |host| {
+                    format!("host {} is lost, {} attempts there are given up", host.name, host.slots)
+                })?;
+            }
+            Self::Activate { name } => {
+                let reply = client.activate_host(&name).await?;
+                format.print(&reply, |host| format!("host {} takes jobs", host.name))?;
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -128,7 +154,7 @@ mod tests {
         let line = Line::try_parse_from(["host", "add", "h"].iter().chain(line)).map_err(|error| error.to_string())?;
         match line.command {
             Command::Add(add) => add.host().map_err(|error| error.to_string()),
-            Command::List => unreachable!("the line says add"),
+            _ => unreachable!("the line says add"),
         }
     }
 

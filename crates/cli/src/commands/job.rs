@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use gantry_api::wire::{CancelResult, JobList};
+use gantry_api::wire::{AbandonRequest, CancelResult, JobList};
 use gantry_core::clock::{Clock, SystemClock};
 use gantry_core::{ExecutorType, JobId, Status};
 
@@ -50,6 +50,20 @@ pub(crate) enum Command {
     Cancel {
         /// The job's id
         id: JobId,
+    },
+    /// Give up a running job whose host does not come back (with an operator's key)
+    ///
+    /// Nobody makes sure that its container is gone: it may run beside whatever comes next. The job ends as `failed`,
+    /// unless it may be tried again. A job whose host answers can be cancelled instead.
+    Abandon {
+        /// The job's id
+        id: JobId,
+        /// That you know what it means
+        #[arg(long)]
+        force: bool,
+        /// Try the job again, if its infrastructure budget allows
+        #[arg(long)]
+        retry: bool,
     },
     /// Wait for a job's end and exit as `job run` does
     Wait {
@@ -91,6 +105,13 @@ impl Command {
                 format.print(&client.cancel(id).await?, |reply| match reply.result {
                     CancelResult::Cancelled => format!("job {id} is cancelled"),
                     CancelResult::Requested => format!("job {id} runs: its container is being stopped"),
+                })?;
+            }
+            Self::Abandon { id, force, retry } => {
+                let reply = client.abandon(id, &AbandonRequest { force, retry }).await?;
+                format.print(&reply, |reply| match reply.already {
+                    false => format!("attempt {} of job {id} is given up", reply.attempt),
+                    true => format!("attempt {} of job {id} was given up before", reply.attempt),
                 })?;
             }
             Self::Wait { id, timeout } => {

@@ -96,7 +96,8 @@ fn files(folder: &Path) -> io::Result<Vec<(String, String)>> {
 }
 
 impl Ledger {
-    fn add(&mut self, run: Run) {
+    /// Adds a run.
+    pub fn add(&mut self, run: Run) {
         self.runs.insert(run.id.clone(), run);
     }
 

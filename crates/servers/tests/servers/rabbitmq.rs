@@ -1,18 +1,27 @@
 //! A private RabbitMQ keeps its queues whatever happens to it and to its supervisor.
 
+use std::time::Duration;
+
 use crate::common;
-use gantry_servers::RabbitMq;
-use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use futures::StreamExt;
+use gantry_servers::{RabbitCluster, RabbitMq};
+use lapin::options::{
+    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 
 const QUEUE: &str = "kept";
 
 async fn channel(rabbitmq: &RabbitMq) -> (Connection, Channel) {
-    let url = rabbitmq.amqp_url("/");
-    let connection = Connection::connect(&url, ConnectionProperties::default()).await;
+    open(&rabbitmq.amqp_url("/")).await
+}
+
+async fn open(url: &str) -> (Connection, Channel) {
+    let connection = Connection::connect(url, ConnectionProperties::default()).await;
     let connection = connection.expect("it accepts clients");
     let channel = connection.create_channel().await.expect("opens a channel");
+    channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
     let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
@@ -25,7 +34,6 @@ async fn keeps_messages_over_restarts_and_leaves_no_process() {
     let folder = common::folder();
     let rabbitmq = RabbitMq::start(folder.path()).await.expect("starts");
     let (connection, sender) = channel(&rabbitmq).await;
-    sender.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
     let persistent = BasicProperties::default().with_delivery_mode(2);
     sender
         .basic_publish("".into(), QUEUE.into(), BasicPublishOptions::default(), b"42", persistent)
@@ -49,5 +57,69 @@ async fn keeps_messages_over_restarts_and_leaves_no_process() {
     assert_eq!(message.expect("gets").expect("the message was kept").delivery.data, b"42");
     drop(connection);
     rabbitmq.stop().await.expect("stops again");
+    assert_eq!(common::processes(folder.path()), [""; 0]);
+}
+
+#[tokio::test]
+async fn takes_settings_of_its_own() {
+    let folder = common::folder();
+    let settings = [("consumer_timeout", 1_000), ("channel_tick_interval", 200)];
+    let rabbitmq = RabbitMq::start_with(folder.path(), &settings).await.expect("starts");
+    let (_connection, channel) = channel(&rabbitmq).await;
+    let mut consumer = channel
+        .basic_consume(QUEUE.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
+        .await
+        .expect("consumes");
+    let persistent = BasicProperties::default().with_delivery_mode(2);
+    let publish = channel.basic_publish("".into(), QUEUE.into(), BasicPublishOptions::default(), b"42", persistent);
+    publish.await.expect("publishes").await.expect("arrives");
+    let _never_acked = consumer.next().await.expect("a delivery").expect("is delivered");
+    let cut = tokio::time::timeout(Duration::from_secs(10), consumer.next()).await.expect("it does not wait for ever");
+    assert!(!matches!(cut, Some(Ok(_))), "the channel is closed: {cut:?}");
+    rabbitmq.stop().await.expect("stops");
+}
+
+/// Everything that a consumer gets until it has this many.
+async fn consume(channel: &Channel, count: usize) -> Vec<Vec<u8>> {
+    let consumer = channel
+        .basic_consume(QUEUE.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
+        .await
+        .expect("consumes");
+    let deliveries = consumer.take(count).map(|delivery| delivery.expect("is delivered").data).collect();
+    tokio::time::timeout(Duration::from_secs(30), deliveries).await.expect("the messages were kept")
+}
+
+/// Publishes a message until it is taken. A channel whose first message finds the queue between two leaders has all of
+/// its messages refused, for ever: hence a new one each time.
+async fn publish(url: &str, text: &[u8]) {
+    let publish = async || {
+        let (_connection, channel) = open(url).await;
+        let persistent = BasicProperties::default().with_delivery_mode(2);
+        let publish = channel.basic_publish("".into(), QUEUE.into(), BasicPublishOptions::default(), text, persistent);
+        publish.await.expect("publishes").await.expect("is answered").is_ack()
+    };
+    while !publish().await {}
+}
+
+#[tokio::test]
+async fn a_cluster_loses_a_node_and_gets_it_back() {
+    let folder = common::folder();
+    let mut cluster = RabbitCluster::start(folder.path()).await.expect("starts");
+    let [first, second, third] = cluster.amqp_urls("/");
+    publish(&second, b"one").await;
+
+    cluster.kill(1).await.expect("it runs");
+    publish(&third, b"two").await;
+    cluster.restart(1).await.expect("it comes back");
+    let (connection, receiver) = open(&second).await;
+    assert_eq!(consume(&receiver, 2).await, [b"one", b"two"]);
+    drop(connection);
+    cluster.stop().await.expect("stops");
+    assert_eq!(common::processes(folder.path()), [""; 0]);
+
+    let cluster = RabbitCluster::start(folder.path()).await.expect("starts again");
+    assert_eq!(cluster.amqp_urls("/")[0], first);
+    drop(open(&first).await);
+    cluster.stop().await.expect("stops again");
     assert_eq!(common::processes(folder.path()), [""; 0]);
 }

@@ -85,13 +85,19 @@ impl Watched {
         }
     }
 
+    /// From its claim to when it ran, `ran_for` before `now`. The launch deadline counts from the claim.
+    pub(crate) fn since_claim(&self, now: Duration, ran_for: Duration, launch_timeout: Duration) -> Duration {
+        let claimed = self.launch_deadline.saturating_sub(launch_timeout);
+        now.saturating_sub(ran_for).saturating_sub(claimed)
+    }
+
     /// How long it has run by this worker's clock.
     pub(crate) fn running_for(&self, now: Duration) -> Duration {
         self.running_since.map_or(Duration::ZERO, |since| now.saturating_sub(since))
     }
 
     /// Whether it was seen running, by this worker or by one before.
-    pub(super) fn is_running(&self) -> bool {
+    pub(crate) fn was_seen_running(&self) -> bool {
         self.run_deadline.is_some()
     }
 

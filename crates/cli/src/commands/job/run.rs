@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use gantry_core::spec::{ContainerSpec, Mount, Submission, SubmissionVersion};
-use gantry_core::{ExecutorType, JobId, Status};
+use gantry_core::{ExecutorType, JobId, Status, lost};
 use tokio::time::sleep;
 use uuid::Uuid;
 
@@ -28,7 +28,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "IMAGE", required_unless_present = "template")]
     image: Option<String>,
     /// Run this container template instead of an image
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["image", "timeout", "memory", "cpus", "mount"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["image", "timeout", "memory", "cpus", "mount", "on_lost"])]
     template: Option<String>,
     /// Where to run it; if not given, Gantry chooses
     #[arg(long, value_parser = one_of::<ExecutorType>(), value_name = "TYPE")]
@@ -48,6 +48,10 @@ pub(crate) struct Run {
     /// A directory of the host to see in the container, read-only, where the host allows it; may be given more than once
     #[arg(long, value_parser = mount, value_name = "SOURCE:TARGET")]
     mount: Vec<Mount>,
+    /// What to do when its host does not come back: wait, retry or fail, with the seconds to wait before, such as
+    /// retry:600
+    #[arg(long, value_parser = on_lost, value_name = "ACTION[:SECONDS]")]
+    on_lost: Option<lost::Policy>,
     /// A name for people
     #[arg(long)]
     name: Option<String>,
@@ -108,6 +112,7 @@ impl Run {
                     mounts: self.mount,
                     network: None,
                     retry: Default::default(),
+                    on_lost: self.on_lost.unwrap_or_default(),
                 };
                 (Some(spec), None, Default::default())
             }
@@ -178,6 +183,21 @@ fn seconds(text: &str) -> Result<u32, String> {
     let time = duration(text)?;
     let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
     u32::try_from(seconds).map_err(|_| "it is too long".to_owned())
+}
+
+fn on_lost(text: &str) -> Result<lost::Policy, String> {
+    let (action, after) = text.split_once(':').map_or((text, None), |(action, after)| (action, Some(after)));
+    let action = match action {
+        "wait" => lost::Action::Wait,
+        "retry" => lost::Action::Retry,
+        "fail" => lost::Action::Fail,
+        _ => return Err("it is wait, retry or fail, and the seconds after which, such as retry:600".to_owned()),
+    };
+    let mut policy = lost::Policy { action, ..lost::Policy::default() };
+    if let Some(after) = after {
+        policy.after_seconds = after.parse().map_err(|_| format!("{after:?} is not a number of seconds"))?;
+    }
+    Ok(policy)
 }
 
 fn mount(text: &str) -> Result<Mount, String> {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use gantry_api::wire::{Attempt, Job, JobDetail, JobList};
+use gantry_core::lost::Condition;
 
 use crate::output::{ago, fields, plain, rough, short, table};
 
@@ -88,8 +89,18 @@ fn outcome(attempt: &Attempt) -> String {
     match (attempt.failure_class, attempt.ended_at, attempt.started_at) {
         (Some(class), _, _) => class.to_string(),
         (None, Some(_), _) => "completed".to_owned(),
+        (None, None, _) if let Some(condition) = away(attempt) => condition.to_owned(),
         (None, None, Some(_)) => "running".to_owned(),
         (None, None, None) => "starting".to_owned(),
+    }
+}
+
+/// Why nobody knows how an open attempt is, in a word.
+fn away(attempt: &Attempt) -> Option<&'static str> {
+    match attempt.standing.as_ref()?.condition {
+        Condition::Owned => None,
+        Condition::Unreachable => Some("unreachable"),
+        Condition::Unowned => Some("unowned"),
     }
 }
 
@@ -105,6 +116,12 @@ fn remarks(attempts: &[Attempt]) -> String {
                 }
             }
         };
+        if let (Some(condition), Some(standing)) = (away(attempt), &attempt.standing) {
+            let since =
+                standing.since.map(|since| format!(" (since {})", since.to_rfc3339_opts(SecondsFormat::Secs, true)));
+            remark(condition, Some(format!("{}{}", standing.cause, since.unwrap_or_default())));
+        }
+        remark("given up by", attempt.abandoned.as_ref().map(|given_up| given_up.by.clone()));
         remark("failed", attempt.error_message.clone());
         remark("stopped", attempt.stop_reason.map(|reason| reason.to_string()));
         remark("the backend said", attempt.backend_log.clone());

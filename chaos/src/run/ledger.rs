@@ -1,0 +1,85 @@
+//! What the real containers wrote down themselves.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Context;
+use gantry_core::JobId;
+use gantry_executor_mock::ledger::{Ledger, Run};
+
+/// What ran, and how much each attempt has printed at least, in lines.
+#[derive(Default)]
+pub(crate) struct Book {
+    pub(crate) ledger: Ledger,
+    pub(crate) printed: BTreeMap<(JobId, i32), u32>,
+}
+
+/// Reads the ledger's file; one that is not there yet is empty.
+pub(crate) fn read(file: &Path) -> anyhow::Result<Book> {
+    match std::fs::read_to_string(file) {
+        Ok(text) => parse(&text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Book::default()),
+        Err(error) => Err(error).with_context(|| format!("could not read {}", file.display())),
+    }
+}
+
+/// A run lasts from its first line to its last.
+fn parse(text: &str) -> anyhow::Result<Book> {
+    let mut runs = BTreeMap::<&str, Run>::new();
+    let mut printed = BTreeMap::new();
+    for line in text.lines() {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let [job, attempt, id, uptime, what] = fields[..] else { anyhow::bail!("not a line of a ledger: {line}") };
+        let (job, attempt) = (job.parse()?, attempt.parse()?);
+        let at = nanoseconds(uptime).with_context(|| format!("not a time: {line}"))?;
+        let run = runs.entry(id).or_insert_with(|| Run {
+            id: id.to_owned(),
+            name: String::new(),
+            job,
+            attempt,
+            started_ns: at,
+            planned_end_ns: at,
+        });
+        run.planned_end_ns = run.planned_end_ns.max(at);
+        if what == "beat" {
+            *printed.entry((job, attempt)).or_default() += 1;
+        }
+    }
+    let mut ledger = Ledger::default();
+    for run in runs.into_values() {
+        ledger.add(run);
+    }
+    Ok(Book { ledger, printed })
+}
+
+/// `/proc/uptime` has seconds with two decimals.
+fn nanoseconds(uptime: &str) -> Option<u64> {
+    let (seconds, hundredths) = uptime.split_once('.')?;
+    (hundredths.len() == 2).then_some(())?;
+    Some(seconds.parse::<u64>().ok()? * 1_000_000_000 + hundredths.parse::<u64>().ok()? * 10_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_life_is_as_long_as_its_lines_tell() {
+        let (one, two) = (JobId::new(), JobId::new());
+        let text = format!(
+            "{one} 1 a 10.00 start\n{one} 1 a 10.00 beat\n{one} 1 a 10.20 beat\n\
+             {two} 1 b 10.10 start\n{two} 1 b 10.50 end\n\
+             {one} 2 c 10.20 start\n"
+        );
+        let book = parse(&text).expect("a ledger");
+        assert_eq!(book.ledger.max_concurrency(), 2);
+        assert!(book.ledger.alive_twice().is_empty(), "the second attempt began when the first was dead");
+        assert_eq!(book.printed[&(one, 1)], 2);
+        // The same attempt again, while the other ran: two containers, or one started twice.
+        let book = parse(&format!("{text}{one} 1 d 10.10 start\n{one} 1 d 10.30 end\n")).expect("a ledger");
+        assert_eq!(book.ledger.max_concurrency(), 3);
+        assert!(book.ledger.alive_twice().contains(&one));
+        assert_eq!(book.ledger.starts()[&(one, 1)], 2);
+        assert!(parse("nonsense").is_err());
+    }
+}

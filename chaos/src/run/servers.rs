@@ -1,0 +1,148 @@
+//! The servers of a run, its own: whatever happens to them happens to nobody else.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use gantry_servers::{DockerEngine, Postgres, RabbitMq};
+use tokio::process::Command;
+use tokio::time::sleep;
+
+use super::schedule::{Outage, Server};
+
+/// Postgres, RabbitMQ and a Docker Engine.
+pub(crate) struct Servers {
+    folder: PathBuf,
+    postgres: Option<Postgres>,
+    rabbitmq: Option<RabbitMq>,
+    engine: Option<DockerEngine>,
+    /// They stay the same over restarts.
+    addresses: Addresses,
+}
+
+/// Where they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Addresses {
+    /// Of the database, for its owner.
+    pub(crate) database: String,
+    pub(crate) amqp: String,
+    pub(crate) socket: PathBuf,
+}
+
+const RUNNING: &str = "a server is away only while it is restarted";
+/// The database of the fleet.
+const DATABASE: &str = "gantry";
+
+impl Servers {
+    /// Starts them in a folder.
+    pub(crate) async fn start(folder: &Path) -> anyhow::Result<Self> {
+        let (postgres, rabbitmq, engine) =
+            tokio::try_join!(Postgres::start(folder), RabbitMq::start(folder), DockerEngine::start(folder))?;
+        engine.import_test_image().await?;
+        let addresses = addresses(&postgres, &rabbitmq, &engine);
+        let folder = folder.to_owned();
+        Ok(Self { folder, postgres: Some(postgres), rabbitmq: Some(rabbitmq), engine: Some(engine), addresses })
+    }
+
+    pub(crate) fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// The address of a database that is always there, for the superuser.
+    pub(crate) fn superuser(&self) -> String {
+        self.postgres.as_ref().expect(RUNNING).url("postgres", "postgres")
+    }
+
+    /// Takes a server away for a while; returns the proof that another process is in its place.
+    pub(crate) async fn restart(&mut self, outage: Outage, away: Duration) -> anyhow::Result<String> {
+        let before = self.process(outage.server())?;
+        let began = Instant::now();
+        let how = match outage {
+            Outage::RabbitMqStopped => {
+                self.rabbitmq.take().expect(RUNNING).stop().await?;
+                "stopped"
+            }
+            Outage::RabbitMqKilled => {
+                self.rabbitmq.take().expect(RUNNING).crash().await?;
+                "killed"
+            }
+            Outage::PostgresImmediate => {
+                self.postgres.take().expect(RUNNING).crash().await?;
+                "stopped at once"
+            }
+            Outage::EngineKilled => {
+                self.engine.take().expect(RUNNING).crash().await?;
+                "killed"
+            }
+        };
+        // The outage itself: the parts must wait it out.
+        sleep(away).await;
+        match outage.server() {
+            Server::Postgres => self.postgres = Some(Postgres::start(&self.folder).await?),
+            Server::RabbitMq => self.rabbitmq = Some(RabbitMq::start(&self.folder).await?),
+            Server::Engine => self.engine = Some(DockerEngine::start(&self.folder).await?),
+        }
+        let addresses = addresses(
+            self.postgres.as_ref().expect(RUNNING),
+            self.rabbitmq.as_ref().expect(RUNNING),
+            self.engine.as_ref().expect(RUNNING),
+        );
+        ensure!(addresses == self.addresses, "a server came back elsewhere: {addresses:?}, not {:?}", self.addresses);
+        let after = self.process(outage.server())?;
+        ensure!(before != after, "process {before} was to end and is still there");
+        Ok(format!("pid {before} {how}, pid {after} after {:.1} s", began.elapsed().as_secs_f64()))
+    }
+
+    /// The process id that the server itself has written down.
+    fn process(&self, server: Server) -> anyhow::Result<u32> {
+        let file = self.folder.join(match server {
+            Server::Postgres => "postgres/cluster/postmaster.pid",
+            Server::RabbitMq => "rabbitmq/pid",
+            Server::Engine => "docker/dockerd.pid",
+        });
+        let text = std::fs::read_to_string(&file).with_context(|| format!("could not read {}", file.display()))?;
+        let first = text.lines().next().unwrap_or_default().trim();
+        first.parse().with_context(|| format!("{} has no process id", file.display()))
+    }
+
+    /// Ends them all.
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        let Self { postgres, rabbitmq, engine, .. } = self;
+        tokio::try_join!(
+            postgres.expect(RUNNING).stop(),
+            rabbitmq.expect(RUNNING).stop(),
+            engine.expect(RUNNING).stop()
+        )?;
+        Ok(())
+    }
+}
+
+impl Addresses {
+    /// The `docker` command on this engine.
+    pub(crate) fn docker(&self) -> Command {
+        let mut command = Command::new("docker");
+        command.env("DOCKER_HOST", format!("unix://{}", self.socket.display())).kill_on_drop(true);
+        command
+    }
+
+    /// The database for a role.
+    pub(crate) fn database_for(&self, role: &str) -> String {
+        self.database.replacen("postgres://postgres@", &format!("postgres://{role}@"), 1)
+    }
+}
+
+/// The output of a command that must succeed.
+pub(crate) async fn output(mut command: Command) -> anyhow::Result<String> {
+    let output = command.output().await?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{:?}: {}: {errors}", command.as_std(), output.status);
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn addresses(postgres: &Postgres, rabbitmq: &RabbitMq, engine: &DockerEngine) -> Addresses {
+    Addresses {
+        database: postgres.url("postgres", DATABASE),
+        amqp: rabbitmq.amqp_url("/"),
+        socket: engine.socket_path().to_owned(),
+    }
+}

@@ -1,0 +1,75 @@
+//! The table of a run: a row per fault as it is over.
+
+use std::time::{Duration, Instant};
+
+use super::breaker::Done;
+use super::fleet::Fleet;
+use super::schedule::Step;
+
+/// A table that is being printed.
+pub(crate) struct Table {
+    began: Instant,
+    faults: usize,
+    unproved: Vec<String>,
+}
+
+impl Table {
+    /// Prints the head.
+    pub(crate) fn new() -> Self {
+        println!("{:>7}  {:<34} {:<16} {:<52} effect", "time", "fault", "target", "proof");
+        Self { began: Instant::now(), faults: 0, unproved: Vec::new() }
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Prints a fault that is over; `flows` tells whether work went on.
+    pub(crate) fn row(&mut self, began: Duration, step: &Step, done: &Done, flow: &str, flows: bool) {
+        self.faults += 1;
+        let (kind, target) = (step.fault.kind(), step.fault.target());
+        let proof = done.proof.as_deref().unwrap_or("none");
+        let separator = if done.effect.is_empty() { "" } else { "; " };
+        println!("{:>5.0} s  {kind:<34} {target:<16} {proof:<52} {}{separator}{flow}", began.as_secs_f64(), done.effect);
+        if done.proof.is_none() {
+            self.unproved.push(format!("{target}: {kind}: nothing shows that it happened; {}", done.effect));
+        }
+        if !flows {
+            self.unproved.push(format!("{target}: {kind}: {flow}"));
+        }
+    }
+
+    /// Prints a line about the run itself.
+    pub(crate) fn say(&self, what: &str) {
+        println!("{:>5.0} s  {what}", self.began.elapsed().as_secs_f64());
+    }
+
+    /// Prints which parts ended without having been asked.
+    pub(crate) fn summary(&self, fleet: &Fleet) {
+        let by_themselves: Vec<String> = fleet
+            .processes
+            .iter()
+            .filter_map(|process| {
+                let ends: Vec<String> = process
+                    .ends()
+                    .iter()
+                    .filter(|end| end.by_itself)
+                    .map(|end| format!("pid {}: {}", end.pid, end.status))
+                    .collect();
+                (!ends.is_empty()).then(|| format!("{} ({})", process.member, ends.join(", ")))
+            })
+            .collect();
+        if !by_themselves.is_empty() {
+            self.say(&format!("ended by themselves and started again: {}", by_themselves.join(", ")));
+        }
+    }
+
+    pub(crate) fn faults(&self) -> usize {
+        self.faults
+    }
+
+    /// What was not as planned: faults that did not happen, or after which nothing did.
+    pub(crate) fn unproved(&self) -> Vec<String> {
+        self.unproved.clone()
+    }
+}

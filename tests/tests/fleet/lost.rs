@@ -1,0 +1,256 @@
+//! Attempts whose end can never be confirmed: what people see of them, who may give them up, and what comes of it.
+
+use gantry_core::JobId;
+use gantry_testkit::{eventually, eventually_some};
+use gantry_tests::{Client, Fleet, PATIENCE, Part, jobs, quick};
+use serde_json::{Value, json};
+
+/// An attempt that runs, and the fleet around it.
+struct Running {
+    job: JobId,
+    worker: Part,
+    _parts: [Part; 2],
+}
+
+async fn running(fleet: &Fleet, more: Value) -> Running {
+    let host = fleet.mock_host(1).await;
+    let parts = [fleet.dispatcher(), fleet.recorder()];
+    let worker = fleet.mock_worker(quick());
+    fleet.served(host, 1).await;
+    let job = fleet.producer().await.submit(&jobs::with(jobs::mock(&[("duration", "1h")]), more)).await;
+    eventually(PATIENCE, async || {
+        fleet.attempts(job).await.first().is_some_and(|attempt| !attempt["started_at"].is_null())
+    })
+    .await;
+    Running { job, worker, _parts: parts }
+}
+
+/// Waits for this standing of the job's last attempt, and returns it.
+async fn stands(client: &Client, job: JobId, condition: &str) -> Value {
+    eventually_some(PATIENCE, async || {
+        let job = client.job(job).await;
+        let standing = job["attempts"].as_array()?.last()?["standing"].clone();
+        (standing["condition"] == condition).then_some(standing)
+    })
+    .await
+}
+
+/// The engine behind the fleet's directory calls itself this from now on.
+fn identity(fleet: &Fleet, name: &str) -> String {
+    let file = fleet.folder().join("identity");
+    let before = std::fs::read_to_string(&file).expect("an engine has an identity");
+    std::fs::write(file, name).expect("written");
+    before
+}
+
+const ANOTHER: &str = "00000000-0000-4000-8000-000000000000";
+
+#[tokio::test]
+async fn a_host_out_of_reach_keeps_its_job_and_says_why() {
+    let fleet = Fleet::new().await;
+    let Running { job, worker: _worker, .. } = &running(&fleet, json!({})).await;
+    let (_api, client) = fleet.api().await;
+    let operator = fleet.operator(&client).await;
+    assert_eq!(stands(&client, *job, "owned").await, json!({ "condition": "owned" }));
+
+    let itself = identity(&fleet, ANOTHER);
+    let standing = stands(&client, *job, "unreachable").await;
+    assert!(standing["since"].is_string(), "{standing}");
+    let cause = standing["cause"].as_str().expect("a cause");
+    assert!(cause.contains("does not reach the host"), "{cause}");
+    assert!(!cause.contains(ANOTHER), "a tenant is not told of a shared host's insides: {cause}");
+    let told = stands(&operator, *job, "unreachable").await;
+    assert!(told["cause"].as_str().is_some_and(|cause| cause.contains(ANOTHER)), "an operator is: {told}");
+
+    identity(&fleet, &itself);
+    stands(&client, *job, "owned").await;
+    let row = fleet.job(*job).await;
+    assert_eq!((&row["status"], &row["attempt"]), (&json!("running"), &json!(1)), "nothing was given up");
+    assert_eq!(client.cancel(*job).await.status, 202);
+    assert_eq!(fleet.ended(*job).await["status"], "cancelled");
+}
+
+#[tokio::test]
+async fn nobody_s_attempt_says_why_nobody_takes_it() {
+    let fleet = Fleet::new().await;
+    let Running { job, worker, _parts } = running(&fleet, json!({})).await;
+    let (_api, client) = fleet.api().await;
+    worker.crash();
+    let standing = stands(&client, job, "unowned").await;
+    assert!(
+        standing["cause"].as_str().is_some_and(|cause| cause.contains("no worker of this executor type")),
+        "{standing}"
+    );
+
+    // A worker that finds another engine there may not take it.
+    let itself = identity(&fleet, ANOTHER);
+    let _next = fleet.mock_worker(quick());
+    eventually(PATIENCE, async || {
+        let standing = stands(&client, job, "unowned").await;
+        standing["cause"].as_str().is_some_and(|cause| cause.contains("none of the 1 live workers"))
+    })
+    .await;
+    assert_eq!(fleet.attempts(job).await[0]["epoch"], 1);
+
+    identity(&fleet, &itself);
+    stands(&client, job, "owned").await;
+    assert_eq!(fleet.attempts(job).await[0]["epoch"], 2, "it was adopted");
+    client.cancel(job).await;
+    assert_eq!(fleet.ended(job).await["status"], "cancelled");
+}
+
+#[tokio::test]
+async fn a_lost_host_s_job_runs_elsewhere() {
+    let fleet = Fleet::new().await;
+    let Running { job, worker, _parts } = running(&fleet, json!({})).await;
+    let (_api, client) = fleet.api().await;
+    let operator = fleet.operator(&client).await;
+
+    assert_eq!(client.post("/v1/hosts/mock/lost", "{}").await.status, 403, "not everyone may");
+    let refused = operator.post("/v1/hosts/mock/lost", "{}").await;
+    assert_eq!((refused.status, &refused.body["code"]), (409, &json!("host_reachable")), "{refused:?}");
+    assert_eq!(operator.post("/v1/hosts/nowhere/lost", "{}").await.status, 404);
+    assert_eq!(fleet.attempts(job).await[0]["abandoned_at"], Value::Null);
+
+    worker.crash();
+    stands(&client, job, "unowned").await;
+    let answer = operator.post("/v1/hosts/mock/lost", "{}").await;
+    assert_eq!((answer.status, &answer.body["slots"]), (202, &json!(1)), "{answer:?}");
+    eventually(PATIENCE, async || !fleet.attempts(job).await[0]["ended_at"].is_null()).await;
+    let first = &fleet.attempts(job).await[0];
+    assert_eq!(
+        (&first["failure_class"], &first["retried_by"], &first["exit_code"], &first["abandoned_by"]),
+        (&json!("lost"), &json!("infrastructure"), &Value::Null, &json!("host lost"))
+    );
+    assert_eq!(fleet.scalar::<i32>("select current_job_count from executor_hosts").await, 0, "its slot is free");
+
+    let elsewhere = fleet.mock_host_elsewhere(1).await;
+    let _worker = fleet.mock_worker(quick());
+    fleet.served(elsewhere, 1).await;
+    eventually(PATIENCE, async || fleet.attempts(job).await.get(1).is_some_and(|e| !e["started_at"].is_null())).await;
+    let second = &fleet.attempts(job).await[1];
+    assert_eq!(second["executor_host_id"], json!(elsewhere.to_string()), "nothing is placed on the lost one");
+    client.cancel(job).await;
+    assert_eq!(fleet.ended(job).await["status"], "cancelled");
+
+    // Two hosts have this name now: the shared one is named by its id.
+    let ambiguous = operator.post("/v1/hosts/mock/activate", "").await;
+    assert_eq!(ambiguous.status, 409, "{ambiguous:?}");
+    let shared: String = fleet.scalar("select id::text from executor_hosts where tenant_id is null").await;
+    assert_eq!(operator.post(&format!("/v1/hosts/{shared}/activate"), "").await.status, 200);
+    let audit = operator.get("/v1/audit").await;
+    let deeds: Vec<&str> = audit.body["entries"]
+        .as_array()
+        .expect("entries")
+        .iter()
+        .filter_map(|entry| entry["action"].as_str())
+        .collect();
+    assert_eq!(deeds, ["host_activated", "host_lost"], "{audit:?}");
+}
+
+#[tokio::test]
+async fn an_abandoned_job_ends_and_its_worker_lets_go() {
+    let fleet = Fleet::new().await;
+    let Running { job, worker: _worker, _parts } = running(&fleet, json!({})).await;
+    let (_api, client) = fleet.api().await;
+    let operator = fleet.operator(&client).await;
+    let path = format!("/v1/jobs/{job}/abandon");
+
+    assert_eq!(client.post(&path, r#"{"force": true}"#).await.status, 403, "not everyone may");
+    let refused = operator.post(&path, "{}").await;
+    assert_eq!((refused.status, &refused.body["code"]), (400, &json!("confirmation_required")), "{refused:?}");
+    let answer = operator.post(&path, r#"{"force": true}"#).await;
+    assert_eq!((answer.status, &answer.body["attempt"], &answer.body["already"]), (202, &json!(1), &json!(false)));
+
+    let row = fleet.ended(job).await;
+    assert_eq!((&row["status"], &row["failure_class"]), (&json!("failed"), &json!("lost")));
+    let again = operator.post(&path, r#"{"force": true}"#).await;
+    assert_eq!((again.status, &again.body["code"]), (409, &json!("conflict")), "{again:?}");
+    let shown = operator.job(job).await;
+    let given_up = &shown["attempts"][0]["abandoned"];
+    assert!(given_up["by"].as_str().is_some_and(|by| by.starts_with("key:")), "{shown}");
+    assert_eq!(given_up["how"], "fail");
+    let audit = operator.get("/v1/audit").await;
+    assert_eq!(audit.body["entries"][0]["subject"], job.to_string(), "{audit:?}");
+    assert_eq!(client.get("/v1/audit").await.status, 403);
+
+    // What still ran is an orphan, once its grace is over.
+    fleet.execute("update container_executions set ended_at = ended_at - interval '1 hour'").await;
+    let containers = || std::fs::read_dir(fleet.folder().join("containers")).expect("a folder").count();
+    assert_eq!(containers(), 1, "it runs on");
+    // A worker looks for orphans soon after its start, and once a minute then.
+    let _next = fleet.mock_worker(quick());
+    eventually(PATIENCE, async || containers() == 0).await;
+}
+
+#[tokio::test]
+async fn a_mark_outlives_whoever_set_it() {
+    let fleet = Fleet::new().await;
+    let Running { job, worker, _parts: [dispatcher, _recorder] } = running(&fleet, json!({})).await;
+    let (api, client) = fleet.api().await;
+    let operator = fleet.operator(&client).await;
+    dispatcher.crash();
+    worker.crash();
+    assert_eq!(operator.post(&format!("/v1/jobs/{job}/abandon"), r#"{"force": true}"#).await.status, 202);
+    api.crash();
+    // Nobody reports it yet, and a worker that comes now does not take it.
+    let _worker = fleet.mock_worker(quick());
+    eventually(PATIENCE, async || fleet.scalar::<i64>("select count(*) from workers where state = 'dead'").await == 1)
+        .await;
+    let attempt = &fleet.attempts(job).await[0];
+    assert_eq!((&attempt["ended_at"], &attempt["epoch"]), (&Value::Null, &json!(2)), "{attempt}");
+    let _dispatcher = fleet.dispatcher();
+    assert_eq!(fleet.ended(job).await["failure_class"], "lost");
+}
+
+#[tokio::test]
+async fn a_cancelled_job_that_is_given_up_is_cancelled() {
+    let fleet = Fleet::new().await;
+    let Running { job, worker, _parts } = running(&fleet, json!({})).await;
+    let (_api, client) = fleet.api().await;
+    let operator = fleet.operator(&client).await;
+    worker.crash();
+    assert_eq!(client.cancel(job).await.status, 202);
+    assert_eq!(fleet.job(job).await["status"], "running", "nobody has confirmed anything");
+    let answer = operator.post(&format!("/v1/jobs/{job}/abandon"), r#"{"force": true, "retry": true}"#).await;
+    assert_eq!(answer.status, 202);
+    let row = fleet.ended(job).await;
+    assert_eq!(
+        (&row["status"], &row["attempt"]),
+        (&json!("cancelled"), &json!(1)),
+        "a cancelled job is not tried again"
+    );
+}
+
+#[tokio::test]
+async fn a_job_s_own_policy_decides_after_its_time() {
+    for (action, status) in [("retry", "running"), ("fail", "failed"), ("wait", "running")] {
+        let fleet = Fleet::new().await;
+        let policy = json!({ "spec": { "on_lost": { "action": action, "after_seconds": 600 } } });
+        let Running { job, worker, _parts } = running(&fleet, policy).await;
+        worker.crash();
+        let elsewhere = fleet.mock_host_elsewhere(1).await;
+        identity(&fleet, ANOTHER);
+        let _next = fleet.mock_worker(quick());
+        fleet.served(elsewhere, 1).await;
+        let gone = "select count(*) from workers where state = 'dead'";
+        eventually(PATIENCE, async || fleet.scalar::<i64>(gone).await == 1).await;
+        assert_eq!(fleet.attempts(job).await[0]["abandoned_at"], Value::Null, "its time has not come");
+
+        fleet.execute("update workers set ended_at = ended_at - interval '700 seconds' where state = 'dead'").await;
+        if action == "wait" {
+            // Two passes of upkeep, in which something could happen that must not.
+            tokio::time::sleep(std::time::Duration::from_millis(2_500)).await;
+            assert_eq!(fleet.attempts(job).await[0]["abandoned_at"], Value::Null);
+            continue;
+        }
+        eventually(PATIENCE, async || !fleet.attempts(job).await[0]["ended_at"].is_null()).await;
+        let first = &fleet.attempts(job).await[0];
+        assert_eq!(
+            (&first["failure_class"], &first["abandoned_by"], &first["abandoned_as"]),
+            (&json!("lost"), &json!("on_lost"), &json!(action))
+        );
+        fleet.reaches(job, status).await;
+        assert_eq!(fleet.attempts(job).await.len(), if action == "retry" { 2 } else { 1 });
+    }
+}
