@@ -1,7 +1,7 @@
 # Each target installs what is missing, starts its own private servers and stops them again.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test bench chaos-points lint sqlx
+.PHONY: help demo up down test bench chaos chaos-points chaos-sabotage lint sqlx
 
 help: ## Shows this list
 	@sed -n 's/^\([a-z-]*\):.* ## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -21,8 +21,14 @@ test: ## Runs all tests; ARGS go to cargo nextest, for example ARGS="-E 'package
 bench: ## Measures; for example ARGS="--jobs 50000 --executor mock", ARGS="--case idle", ARGS="--case docker-pairs"
 	deploy/scripts/bench.sh $(ARGS)
 
+chaos: ## Breaks everything that can break and counts what is lost, doubled or left; SEED=2 is another schedule
+	deploy/scripts/chaos.sh --seed $(or $(SEED),1) $(ARGS)
+
 chaos-points: ## Kills every part at each of its failpoints and checks the promises; ARGS, for example ARGS="--only launch"
-	deploy/scripts/chaos.sh $(ARGS)
+	deploy/scripts/chaos-points.sh $(ARGS)
+
+chaos-sabotage: ## Shows that the counters of `make chaos` can rise
+	deploy/scripts/chaos-sabotage.sh
 
 lint: ## Checks format, lints, documentation, licences and sources
 	deploy/scripts/lint.sh

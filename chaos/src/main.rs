@@ -8,6 +8,7 @@ mod outcome;
 mod part;
 mod producer;
 mod run;
+mod scenario;
 mod table;
 mod trial;
 mod verdict;
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 use anyhow::{bail, ensure};
 use clap::Parser;
 use futures::{StreamExt, stream};
-use gantry_runtime::{process, telemetry};
+use gantry_runtime::{Shutdown, process, telemetry};
 
 use discovery::Phase;
 use outcome::Outcome;
@@ -33,6 +34,8 @@ enum Arguments {
     Points(Options),
     /// Real processes under a schedule of faults, on simulated and real containers
     Run(run::Options),
+    /// Faults that need servers or a clock of their own, each once, by a script
+    Scenario(scenario::Options),
     /// Everything, one after another, summed up in one last line
     All {
         /// Which schedule of faults
@@ -75,35 +78,37 @@ fn main() -> ExitCode {
     let telemetry =
         telemetry::Config { filter: "warn,lapin=off,sqlx=error".to_owned(), ..telemetry::Config::default() };
     process::run("gantry-chaos", &telemetry, async |shutdown| {
-        // Whatever was started ends with what is dropped.
-        tokio::select! {
-            result = chaos(Arguments::parse()) => result,
-            () = shutdown.requested() => bail!("stopped before the end"),
-        }
+        let outcome = chaos(Arguments::parse(), &shutdown).await?;
+        if outcome.is_good() { Ok(()) } else { bail!("a promise was broken, or not all was tried") }
     })
 }
 
-async fn chaos(arguments: Arguments) -> anyhow::Result<()> {
-    let outcome = match arguments {
-        Arguments::Points(options) => points(&options).await?,
+async fn chaos(arguments: Arguments, shutdown: &Shutdown) -> anyhow::Result<Outcome> {
+    Ok(match arguments {
+        Arguments::Points(options) => points(&options, shutdown).await?,
         Arguments::Run(options) => {
-            let outcome = run::run(&options).await?;
+            let outcome = run::run(&options, shutdown).await?;
             outcome.explain();
             outcome.print();
             outcome
         }
-        Arguments::All { seed, fleets, binaries } => all(seed, fleets, binaries).await,
-    };
-    if outcome.is_good() { Ok(()) } else { bail!("a promise was broken, or not all was tried") }
+        Arguments::Scenario(options) => {
+            let outcome = scenario::run(&options, shutdown).await?;
+            outcome.explain();
+            outcome.print();
+            outcome
+        }
+        Arguments::All { seed, fleets, binaries } => all(seed, fleets, binaries, shutdown).await,
+    })
 }
 
 /// Every stage, also when one before it could not be done.
-async fn all(seed: u64, fleets: usize, binaries: PathBuf) -> Outcome {
+async fn all(seed: u64, fleets: usize, binaries: PathBuf, shutdown: &Shutdown) -> Outcome {
     let mut sum = Outcome::default();
-    let every_point =
-        Options { only: None, part: None, passing: 1, phase: None, fleets, binaries: binaries.clone() };
-    sum.add(stage("crash points", points(&every_point)).await);
-    sum.add(stage("faults", run::run(&run::Options::full(seed, binaries))).await);
+    let options = Options { only: None, part: None, passing: 1, phase: None, fleets, binaries: binaries.clone() };
+    sum.add(stage("crash points", points(&options, shutdown)).await);
+    sum.add(stage("scenarios", scenario::run(&scenario::Options::all(binaries.clone()), shutdown)).await);
+    sum.add(stage("faults", run::run(&run::Options::full(seed, binaries), shutdown)).await);
     sum.print();
     sum
 }
@@ -115,7 +120,15 @@ async fn stage(name: &str, run: impl Future<Output = anyhow::Result<Outcome>>) -
     outcome
 }
 
-async fn points(options: &Options) -> anyhow::Result<Outcome> {
+async fn points(options: &Options, shutdown: &Shutdown) -> anyhow::Result<Outcome> {
+    tokio::select! {
+        outcome = every_point(options) => outcome,
+        // Whatever was started ends with what is dropped.
+        () = shutdown.requested() => bail!("stopped before the end"),
+    }
+}
+
+async fn every_point(options: &Options) -> anyhow::Result<Outcome> {
     let mut targets = discovery::discover(&options.binaries).await?;
     targets.retain(|target| {
         options.only.as_ref().is_none_or(|only| target.point.contains(only))

@@ -1,6 +1,8 @@
 //! A producer that knows nothing of Gantry's own client: it keeps the ledger of what was accepted, and listens to the
 //! public events.
 
+#![expect(clippy::disallowed_methods, reason = "a producer's own client, and not a part of the fleet")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -20,6 +20,8 @@ mod takeover;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
+use gantry_runtime::Shutdown;
 use tokio::time::sleep;
 
 use crate::fleet::POLL;
@@ -70,21 +72,21 @@ const OVER_WITHIN: Duration = Duration::from_secs(240);
 /// takes what has been over for 30 s, every 60 s.
 const REMOVED_WITHIN: Duration = Duration::from_secs(130);
 
-/// Runs the schedule of a seed and judges; the table is printed.
-pub(crate) async fn run(options: &Options) -> anyhow::Result<Outcome> {
+/// Runs the schedule of a seed and judges; the table is printed. Stops early when asked to, and leaves nothing behind.
+pub(crate) async fn run(options: &Options, shutdown: &Shutdown) -> anyhow::Result<Outcome> {
     let mut fleet = Fleet::start(&options.binaries).await?;
     println!("chaos: seed {}, what the parts say is in {}", options.seed, fleet.logs().display());
     let producer = Producer::start(&fleet.addresses.amqp, fleet.api(), options.seed, fleet.ledger())?;
-    let (outcome, result) = match disturbed(options, &mut fleet, &producer).await {
-        Ok(outcome) => (outcome, Ok(())),
-        Err(error) => (Outcome::default(), Err(error)),
+    let outcome = tokio::select! {
+        outcome = disturbed(options, &mut fleet, &producer) => outcome,
+        () = shutdown.requested() => Err(anyhow!("stopped before the end")),
     };
     drop(producer);
-    let kept = fleet.remove(result.is_err() || !outcome.is_good()).await?;
-    if let Some(folder) = kept {
+    let good = outcome.as_ref().is_ok_and(Outcome::is_good);
+    if let Some(folder) = fleet.remove(!good && !shutdown.is_requested()).await? {
         println!("chaos: logs and ledgers are kept in {}", folder.display());
     }
-    result.map(|()| outcome)
+    outcome
 }
 
 async fn disturbed(options: &Options, fleet: &mut Fleet, producer: &Producer) -> anyhow::Result<Outcome> {

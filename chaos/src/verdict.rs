@@ -101,20 +101,24 @@ pub(crate) struct Engine {
     pub(crate) ledger: Ledger,
     /// Containers that may run at once.
     pub(crate) limit: usize,
-    /// The least that each attempt has printed, in lines, where its container told.
-    pub(crate) printed: BTreeMap<(JobId, i32), u32>,
+    /// What each attempt has printed, where its container told.
+    pub(crate) printed: BTreeMap<(JobId, i32), Printed>,
     /// Names of the containers that are still there.
     pub(crate) left: Vec<String>,
 }
 
+/// What a container printed, in lines, as far as it came to tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Printed {
+    /// While its engine was there to put it into the log.
+    pub(crate) heard: u32,
+    /// Also when it outlived its engine: what it prints then is lost with the engine, whoever reads the log later.
+    pub(crate) in_all: u32,
+}
+
 /// Judges a fleet of simulated containers.
 pub(crate) async fn judge(fleet: &Fleet, load: &Load) -> anyhow::Result<Verdict> {
-    let engine = Engine {
-        ledger: fleet.ledger()?,
-        limit: SLOTS.into(),
-        printed: BTreeMap::new(),
-        left: fleet.left()?,
-    };
+    let engine = Engine { ledger: fleet.ledger()?, limit: SLOTS.into(), printed: BTreeMap::new(), left: fleet.left()? };
     let evidence = Evidence {
         jobs: load.jobs.clone(),
         received: load.producer.received(),
@@ -194,30 +198,34 @@ impl Evidence {
         let (id, error) = (&row["id"], &row["error"]);
         if expected != found {
             if gave_up(row) {
-                return verdict.excuse(format!("{} ({id}) used up its budget for the infrastructure's faults: {error}", job.name));
+                return verdict.excuse(format!(
+                    "{} ({id}) used up its budget for the infrastructure's faults: {error}",
+                    job.name
+                ));
             }
             return verdict.wrong(format!("{} ({id}): expected {expected}, found {found}; {error}", job.name));
         }
         let stdout = row["stdout"].as_str().unwrap_or_default();
-        let printed = match &end.stdout {
-            Stdout::Exactly(expected) => expected.clone(),
-            Stdout::Lines => {
-                let count = u32::try_from(stdout.lines().count()).unwrap_or(u32::MAX);
-                workload::lines(count.max(self.printed(id, row)))
-            }
+        let count = u32::try_from(stdout.lines().count()).unwrap_or(u32::MAX);
+        let Printed { heard, in_all } = self.printed(id, row);
+        let (printed, missing) = match &end.stdout {
+            Stdout::Exactly(expected) => (expected.clone(), 0),
+            Stdout::Lines => (workload::lines(count.max(heard)), in_all.saturating_sub(count)),
         };
         if stdout != printed {
             let what = format!("{} ({id}) printed {printed:?}, and {stdout:?} is stored", job.name);
             if row["logs_incomplete"] == true { verdict.excuse(what) } else { verdict.wrong(what) }
+        } else if missing > 0 {
+            verdict.excuse(format!("{} ({id}) printed {missing} lines while its engine was away", job.name));
         }
     }
 
-    /// What the last attempt of a job has printed at least.
-    fn printed(&self, id: &Value, row: &Value) -> u32 {
+    /// What the last attempt of a job has printed, as far as it is known.
+    fn printed(&self, id: &Value, row: &Value) -> Printed {
         let id = id.as_str().and_then(|id| id.parse().ok());
         let attempt = row["attempt"].as_i64().and_then(|attempt| i32::try_from(attempt).ok());
-        let Some(key) = id.zip(attempt) else { return 0 };
-        self.engines.iter().find_map(|engine| engine.printed.get(&key)).copied().unwrap_or(0)
+        let Some(key) = id.zip(attempt) else { return Printed::default() };
+        self.engines.iter().find_map(|engine| engine.printed.get(&key)).copied().unwrap_or_default()
     }
 }
 
@@ -288,13 +296,13 @@ mod tests {
     use super::*;
     use crate::workload::Cancel;
 
-    fn wrong(end: &End, printed: u32, row: &Value, ran: bool) -> (usize, usize) {
+    fn wrong(end: &End, heard: u32, row: &Value, ran: bool) -> (usize, usize) {
         let job = Submitted { name: "job", key: "key".to_owned(), cancel: Cancel::Never, end: None };
         let id: JobId = row["id"].as_str().expect("an id").parse().expect("an id");
         let engine = Engine {
             ledger: Ledger::default(),
             limit: 1,
-            printed: BTreeMap::from([((id, 1), printed)]),
+            printed: BTreeMap::from([((id, 1), Printed { heard, in_all: 9 })]),
             left: Vec::new(),
         };
         let evidence = Evidence {
@@ -337,8 +345,10 @@ mod tests {
     fn a_cancel_may_come_too_late_or_not_but_loses_no_line() {
         let end = End { or_cancelled: true, ..End::exits(0).prints(workload::lines(9)) };
         let cancelled = with(&row("cancelled", &workload::lines(5)), &[("failure", json!("cancelled"))]);
-        assert_eq!(wrong(&end, 5, &cancelled, true), (0, 0));
-        assert_eq!(wrong(&end, 4, &cancelled, true), (0, 0), "a line more than the container had time to tell of");
+        let all = with(&cancelled, &[("stdout", json!(workload::lines(9)))]);
+        assert_eq!(wrong(&end, 9, &all, true), (0, 0));
+        assert_eq!(wrong(&end, 8, &all, true), (0, 0), "a line more than the container had time to tell of");
+        assert_eq!(wrong(&end, 5, &cancelled, true), (0, 1), "the engine was away for the rest");
         assert_eq!(wrong(&end, 6, &cancelled, true), (1, 0), "a line is missing");
         assert_eq!(wrong(&end, 0, &with(&cancelled, &[("stdout", json!("line 2\n"))]), true), (1, 0), "a gap");
         assert_eq!(wrong(&End::exits(0), 0, &cancelled, true), (1, 0), "nobody asked");

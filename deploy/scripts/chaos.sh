@@ -1,11 +1,26 @@
 #!/usr/bin/env bash
-# Kills every part once at each of its failpoints, on private servers. Arguments go to `gantry-chaos points`.
+# Everything that breaks Gantry on purpose, on private servers, summed up in one last line. Arguments go to
+# `gantry-chaos all`; or, with `run` as the first, to `gantry-chaos run`, which is the schedule of faults alone.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
+if [ "$(id -u)" != 0 ]; then
+    echo "chaos: this starts a private Docker Engine, and that needs root" >&2
+    exit 1
+fi
 deploy/scripts/install.sh servers
 
 export SQLX_OFFLINE=true
-cargo build -p gantry-servers -p gantry-dispatcher -p gantry-recorder -p gantry-executor-mock -p gantry-chaos
-bin=${CARGO_TARGET_DIR:-target}/debug
-exec "$bin/gantry-servers" run --with postgres,rabbitmq -- "$bin/gantry-chaos" points --binaries "$bin" "$@"
+cargo build -p gantry-servers -p gantry-dispatcher -p gantry-recorder -p gantry-api \
+    -p gantry-executor-mock -p gantry-executor-docker -p gantry-chaos
+# A copy, so that a build in the meantime changes nothing halfway.
+bin=$(mktemp -d)
+trap 'rm -rf "$bin"' EXIT
+cp "${CARGO_TARGET_DIR:-target}"/debug/gantry-{servers,dispatcher,recorder,api,worker-mock,worker-docker,chaos} "$bin"
+
+if [ "${1:-}" = run ]; then
+    shift
+    "$bin/gantry-chaos" run --binaries "$bin" "$@"
+else
+    "$bin/gantry-servers" run --with postgres,rabbitmq,docker -- "$bin/gantry-chaos" all --binaries "$bin" "$@"
+fi

@@ -1,5 +1,7 @@
 //! RabbitMQ as any program uses it: nothing here is Gantry's own client.
 
+#![expect(clippy::disallowed_methods, reason = "a test's own client, and not a part of the fleet")]
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 

@@ -255,6 +255,7 @@ impl Fleet {
     }
 
     /// This fleet's containers on the test's engine, by name.
+    #[expect(clippy::disallowed_methods, reason = "asks the engine itself, as nobody of the fleet")]
     pub async fn containers(&self) -> Vec<String> {
         let owned = DockerExecutor::new().list_owned(&invariants::engine(), self.id).await;
         owned.expect("the engine answers").into_iter().map(|owned| owned.name).collect()

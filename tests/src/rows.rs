@@ -4,6 +4,7 @@ use gantry_core::HostId;
 use gantry_core::JobId;
 use gantry_testkit::{eventually, eventually_some};
 use serde_json::Value;
+use sqlx::{Connection as _, PgConnection};
 
 use crate::{Fleet, PATIENCE};
 
@@ -114,6 +115,15 @@ impl Fleet {
         T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
     {
         sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect("a value")
+    }
+
+    /// A transaction of the test's own that has executed this, and ends when it is dropped.
+    pub async fn hold(&self, sql: &'static str) -> PgConnection {
+        let mut connection = PgConnection::connect_with(&self.pool.connect_options()).await.expect("Postgres answers");
+        for sql in ["begin", sql] {
+            sqlx::query(sql).execute(&mut connection).await.expect("executed");
+        }
+        connection
     }
 
     /// A statement of the test's own that changes something.

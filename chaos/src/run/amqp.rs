@@ -1,5 +1,7 @@
 //! The producer's own connection to RabbitMQ: nothing of Gantry's client, and made anew whenever it is lost.
 
+#![expect(clippy::disallowed_methods, reason = "a client of its own, and not a part of the fleet")]
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 

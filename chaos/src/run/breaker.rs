@@ -1,14 +1,17 @@
 //! Does what the schedule says, and proves that it happened.
 
+use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use futures::future::try_join_all;
 use rustix::process::Signal;
 use tokio::time::sleep;
 
 use super::fleet::Fleet;
 use super::process::Supervised;
-use super::schedule::{Cut, Fault, Server, Step};
+use super::schedule::{Cut, Fault, Member, Outage, Server, Step};
 use super::{amqp, takeover};
 use crate::fleet::POLL;
 use crate::part::Part;
@@ -42,10 +45,8 @@ pub(crate) async fn apply(fleet: &mut Fleet, step: &Step) -> anyhow::Result<Done
         Fault::Partition(cut, member) => takeover::partition(fleet, cut, member).await,
         Fault::Cut(how, server, member) => cut(fleet.process(member), how, server, step.lasts).await,
         Fault::Purge => purge(fleet).await,
-        Fault::Outage(outage) => {
-            let proof = fleet.servers.restart(outage, step.lasts).await?;
-            Ok(Done { proof: Some(proof), ..Done::default() })
-        }
+        Fault::KillAll(part) => kill_all(fleet, part).await,
+        Fault::Outage(which, member) => outage(fleet, which, member, step.lasts).await,
     }
 }
 
@@ -66,7 +67,29 @@ async fn end(process: &Supervised, signal: Signal) -> anyhow::Result<Done> {
         return Ok(Done { effect: format!("pid {pid} did not end within {END_WITHIN:?}"), ..Done::default() });
     };
     let took = ended.at.duration_since(began).as_secs_f64();
-    Ok(Done { proof: Some(format!("pid {pid}: {} after {took:.1} s", ended.status)), ..Done::default() })
+    let proof = match ended.status.signal() {
+        Some(signal) => format!("pid {pid}: signal {signal}"),
+        None => format!("pid {pid}: {} after {took:.1} s", ended.status),
+    };
+    Ok(Done { proof: Some(proof), ..Done::default() })
+}
+
+async fn kill_all(fleet: &Fleet, part: Part) -> anyhow::Result<Done> {
+    let all = fleet.processes.iter().filter(|process| process.member.part == part);
+    let killed = try_join_all(all.map(|process| end(process, Signal::KILL))).await?;
+    let proofs: Option<Vec<String>> = killed.into_iter().map(|done| done.proof).collect();
+    Ok(Done { proof: proofs.map(|proofs| proofs.join(", ")), ..Done::default() })
+}
+
+/// A server goes, a process is killed, and both come back, the process first.
+async fn outage(fleet: &mut Fleet, outage: Outage, member: Member, lasts: Duration) -> anyhow::Result<Done> {
+    let gone = fleet.servers.take_down(outage).await?;
+    let killed = end(fleet.process(member), Signal::KILL).await?;
+    // The outage itself: the parts must wait it out.
+    sleep(lasts).await;
+    let back = fleet.servers.bring_back(gone).await?;
+    let proof = killed.proof.map(|killed| format!("{back}; {killed}"));
+    Ok(Done { proof, ..killed })
 }
 
 async fn cut(process: &Supervised, how: Cut, server: Server, lasts: Duration) -> anyhow::Result<Done> {
@@ -102,7 +125,7 @@ async fn cut(process: &Supervised, how: Cut, server: Server, lasts: Duration) ->
 /// Empties every queue while there is something in it: consumers are kept from RabbitMQ for a moment before, each
 /// where those who fill its queue are not.
 async fn purge(fleet: &Fleet) -> anyhow::Result<Done> {
-    let mut purged = Vec::new();
+    let mut purged = BTreeMap::<&str, u32>::new();
     for kept in [[Part::Dispatcher, Part::Recorder], [Part::Worker, Part::DockerWorker]] {
         let shut_out = || fleet.processes.iter().filter(|process| kept.contains(&process.member.part));
         for process in shut_out() {
@@ -110,13 +133,17 @@ async fn purge(fleet: &Fleet) -> anyhow::Result<Done> {
         }
         // So that something is in the queues.
         sleep(GATHERING).await;
-        purged.extend(amqp::purge(&fleet.addresses.amqp).await?.into_iter().filter(|(_, count)| *count > 0));
+        for (queue, count) in amqp::purge(&fleet.addresses.amqp).await? {
+            *purged.entry(queue).or_default() += count;
+        }
         for process in shut_out() {
             process.links.heal(Server::RabbitMq, Cut::Refuse);
         }
     }
-    let counts: Vec<String> = purged.iter().map(|(queue, count)| format!("{count} of {queue}")).collect();
-    let proof = format!("messages thrown away: {}", counts.join(", "));
+    purged.retain(|_, count| *count > 0);
+    let counts: Vec<String> =
+        purged.iter().map(|(queue, count)| format!("{} {count}", queue.trim_start_matches("gantry."))).collect();
+    let proof = format!("thrown away: {}", counts.join(", "));
     Ok(Done { proof: (!counts.is_empty()).then_some(proof), ..Done::default() })
 }
 
@@ -132,4 +159,3 @@ pub(crate) async fn until<T>(limit: Duration, mut look: impl FnMut() -> Option<T
         sleep(POLL).await;
     }
 }
-

@@ -70,12 +70,7 @@ pub(crate) fn docker(dice: &mut Dice, ledger: &Path) -> Vec<Case> {
         ("docker: some seconds", job(middle, 0, &[]), Cancel::Never, Some(whole(middle, 0))),
         ("docker: long", job(long, 0, &[]), Cancel::Never, Some(whole(long, 0))),
         ("docker: exit 3", job(3, 3, &[]), Cancel::Never, Some(whole(3, 3))),
-        (
-            "docker: retried",
-            job(4, 75, &[("retry", retry)]),
-            Cancel::Never,
-            Some(End { retries: 1, ..whole(4, 75) }),
-        ),
+        ("docker: retried", job(4, 75, &[("retry", retry)]), Cancel::Never, Some(End { retries: 1, ..whole(4, 75) })),
         (
             "docker: timeout",
             job(FOR_EVER, 0, &[("timeout_seconds", json!(3))]),

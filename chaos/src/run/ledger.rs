@@ -7,11 +7,31 @@ use anyhow::Context;
 use gantry_core::JobId;
 use gantry_executor_mock::ledger::{Ledger, Run};
 
-/// What ran, and how much each attempt has printed at least, in lines.
+use crate::verdict::Printed;
+
+/// What ran, and when each attempt has printed a line, in nanoseconds of the machine's CLOCK_BOOTTIME.
 #[derive(Default)]
 pub(crate) struct Book {
     pub(crate) ledger: Ledger,
-    pub(crate) printed: BTreeMap<(JobId, i32), u32>,
+    beats: BTreeMap<(JobId, i32), Vec<u64>>,
+}
+
+/// What a container has printed when its engine dies may still be on its way to the log.
+const ON_ITS_WAY: u64 = 400_000_000;
+
+impl Book {
+    /// How much each attempt has printed, when its engine was away from and to these times.
+    pub(crate) fn printed(&self, away: &[(u64, u64)]) -> BTreeMap<(JobId, i32), Printed> {
+        let lines = |beats: &[u64]| {
+            let gone =
+                away.iter().filter(|(_, to)| beats.first().is_some_and(|first| first < to)).map(|(from, _)| *from);
+            let heard_until = gone.min().map_or(u64::MAX, |from| from.saturating_sub(ON_ITS_WAY));
+            let heard = beats.iter().filter(|beat| **beat < heard_until).count();
+            let count = |lines| u32::try_from(lines).unwrap_or(u32::MAX);
+            Printed { heard: count(heard), in_all: count(beats.len()) }
+        };
+        self.beats.iter().map(|(key, beats)| (*key, lines(beats))).collect()
+    }
 }
 
 /// Reads the ledger's file; one that is not there yet is empty.
@@ -26,7 +46,7 @@ pub(crate) fn read(file: &Path) -> anyhow::Result<Book> {
 /// A run lasts from its first line to its last.
 fn parse(text: &str) -> anyhow::Result<Book> {
     let mut runs = BTreeMap::<&str, Run>::new();
-    let mut printed = BTreeMap::new();
+    let mut beats = BTreeMap::<_, Vec<u64>>::new();
     for line in text.lines() {
         let fields: Vec<&str> = line.split(' ').collect();
         let [job, attempt, id, uptime, what] = fields[..] else { anyhow::bail!("not a line of a ledger: {line}") };
@@ -42,14 +62,14 @@ fn parse(text: &str) -> anyhow::Result<Book> {
         });
         run.planned_end_ns = run.planned_end_ns.max(at);
         if what == "beat" {
-            *printed.entry((job, attempt)).or_default() += 1;
+            beats.entry((job, attempt)).or_default().push(at);
         }
     }
     let mut ledger = Ledger::default();
     for run in runs.into_values() {
         ledger.add(run);
     }
-    Ok(Book { ledger, printed })
+    Ok(Book { ledger, beats })
 }
 
 /// `/proc/uptime` has seconds with two decimals.
@@ -74,7 +94,11 @@ mod tests {
         let book = parse(&text).expect("a ledger");
         assert_eq!(book.ledger.max_concurrency(), 2);
         assert!(book.ledger.alive_twice().is_empty(), "the second attempt began when the first was dead");
-        assert_eq!(book.printed[&(one, 1)], 2);
+        let printed = |away: &[(u64, u64)]| book.printed(away)[&(one, 1)];
+        let second = 1_000_000_000;
+        assert_eq!(printed(&[]), Printed { heard: 2, in_all: 2 });
+        assert_eq!(printed(&[(8 * second, 9 * second)]), Printed { heard: 2, in_all: 2 }, "before its time");
+        assert_eq!(printed(&[(10 * second + second / 2, 12 * second)]), Printed { heard: 1, in_all: 2 });
         // The same attempt again, while the other ran: two containers, or one started twice.
         let book = parse(&format!("{text}{one} 1 d 10.10 start\n{one} 1 d 10.30 end\n")).expect("a ledger");
         assert_eq!(book.ledger.max_concurrency(), 3);

@@ -114,7 +114,10 @@ mod tests {
     #[test]
     fn what_changes_something_is_told_from_what_asks() {
         let heard = |text: &str| mutation(text.as_bytes());
-        assert_eq!(heard("POST /v1.41/containers/a/start HTTP/1.1\r\nhost: x\r\n\r\n").as_deref(), Some("POST /v1.41/containers/a/start"));
+        assert_eq!(
+            heard("POST /v1.41/containers/a/start HTTP/1.1\r\nhost: x\r\n\r\n").as_deref(),
+            Some("POST /v1.41/containers/a/start")
+        );
         assert!(heard("DELETE /v1.41/containers/a HTTP/1.1\r\n\r\n").is_some());
         assert!(heard("GET /v1.41/containers/a/json HTTP/1.1\r\n\r\n").is_none());
         assert!(heard("POST /v1.41/containers/a/wait?condition=x HTTP/1.1\r\n\r\n").is_none());

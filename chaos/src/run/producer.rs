@@ -20,10 +20,10 @@ use crate::producer::Received;
 use crate::workload::{Cancel, Case, Submitted};
 
 /// Between two jobs on simulated containers, and on real ones: somewhat less than the slots can take.
-const MOCK_EVERY: Duration = Duration::from_millis(900);
-const DOCKER_EVERY: Duration = Duration::from_millis(2_500);
+const MOCK_EVERY: Duration = Duration::from_millis(500);
+const DOCKER_EVERY: Duration = Duration::from_millis(1_800);
 /// Jobs that are not over at most, so that a long outage is not followed by an hour's work.
-const OPEN: usize = 60;
+const OPEN: usize = 80;
 /// How long an answer is waited for before a job is handed in again.
 const ANSWER_WITHIN: Duration = Duration::from_secs(4);
 /// Between two attempts at a cancel, and before what was answered is handed in once more.
@@ -207,7 +207,11 @@ impl Shared {
         for (index, entry) in entries.iter_mut().enumerate() {
             let answered = !received.answers(&entry.job.key).is_empty();
             let waited = |since: Option<Instant>, time| since.is_none_or(|since| since.elapsed() >= time);
-            let again = if answered { entry.repeat && waited(entry.sent, AGAIN_AFTER) } else { waited(entry.sent, ANSWER_WITHIN) };
+            let again = if answered {
+                entry.repeat && waited(entry.sent, AGAIN_AFTER)
+            } else {
+                waited(entry.sent, ANSWER_WITHIN)
+            };
             if again {
                 entry.repeat &= !answered;
                 entry.sent = Some(Instant::now());

@@ -48,6 +48,8 @@ pub(crate) enum Outage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
     Kill(Member),
+    /// Every process of a part at once: nobody is left to take over.
+    KillAll(Part),
     Stop(Member),
     /// A worker stands still for longer than its lease, and goes on.
     Freeze(Member),
@@ -56,7 +58,8 @@ pub(crate) enum Fault {
     Partition(Cut, Member),
     /// Every queue is emptied, with messages in it.
     Purge,
-    Outage(Outage),
+    /// And a process is killed meanwhile, which has to begin without the server.
+    Outage(Outage, Member),
 }
 
 /// A fault and its place in time.
@@ -65,7 +68,7 @@ pub(crate) struct Step {
     /// Undisturbed work before it.
     pub(crate) pause: Duration,
     pub(crate) fault: Fault,
-    /// How long a cut lasts, or a server is away.
+    /// How long a cut lasts, or a server is away. Some servers are away for longer than a lease.
     pub(crate) lasts: Duration,
 }
 
@@ -105,7 +108,10 @@ pub(crate) fn schedule(seed: u64, size: Size) -> Vec<Step> {
         .map(|fault| Step {
             pause: Duration::from_millis(dice.between(2_000, longest_pause)),
             fault,
-            lasts: Duration::from_millis(dice.between(2_000, 5_000)),
+            lasts: Duration::from_millis(match fault {
+                Fault::Outage(..) => dice.between(3_000, 12_000),
+                _ => dice.between(2_000, 5_000),
+            }),
         })
         .collect()
 }
@@ -115,6 +121,9 @@ fn full(dice: &mut Dice) -> Vec<Fault> {
     for part in PARTS {
         faults.push(Fault::Kill(one_of(dice, part)));
         faults.push(Fault::Stop(one_of(dice, part)));
+        if copies(part) > 1 {
+            faults.push(Fault::KillAll(part));
+        }
     }
     for worker in [Part::Worker, Part::DockerWorker] {
         faults.push(Fault::Freeze(one_of(dice, worker)));
@@ -134,7 +143,10 @@ fn full(dice: &mut Dice) -> Vec<Fault> {
         let server = dice.one_of(&[Server::Postgres, Server::RabbitMq]);
         faults.push(Fault::Cut(cut, server, one_of(dice, part)));
     }
-    faults.extend(OUTAGES.map(Fault::Outage));
+    faults.extend(OUTAGES.map(|outage| {
+        let part = dice.one_of(&PARTS);
+        Fault::Outage(outage, one_of(dice, part))
+    }));
     faults
 }
 
@@ -144,11 +156,11 @@ fn short(dice: &mut Dice) -> Vec<Fault> {
         let part = dice.one_of(parts);
         one_of(dice, part)
     };
-    let (mock, docker) = (any(&[Part::Worker]), any(&[Part::DockerWorker]));
+    let docker = any(&[Part::DockerWorker]);
     vec![
         Fault::Kill(any(&[part])),
-        Fault::Kill(mock),
-        Fault::Kill(docker),
+        Fault::KillAll(Part::Worker),
+        Fault::KillAll(Part::DockerWorker),
         Fault::Stop(any(&[Part::Worker, Part::DockerWorker])),
         Fault::Freeze(any(&[Part::Worker])),
         Fault::Partition(Cut::Stall, any(&[Part::DockerWorker])),
@@ -156,9 +168,9 @@ fn short(dice: &mut Dice) -> Vec<Fault> {
         Fault::Cut(Cut::DropResponses, Server::RabbitMq, any(&PARTS)),
         Fault::Cut(Cut::DropResponses, Server::Engine, docker),
         Fault::Purge,
-        Fault::Outage(Outage::RabbitMqKilled),
-        Fault::Outage(Outage::PostgresImmediate),
-        Fault::Outage(Outage::EngineKilled),
+        Fault::Outage(Outage::RabbitMqKilled, any(&PARTS)),
+        Fault::Outage(Outage::PostgresImmediate, any(&PARTS)),
+        Fault::Outage(Outage::EngineKilled, docker),
     ]
 }
 
@@ -171,14 +183,20 @@ impl Fault {
     pub(crate) fn kind(self) -> String {
         match self {
             Self::Kill(_) => "SIGKILL".to_owned(),
+            Self::KillAll(_) => "SIGKILL of all".to_owned(),
             Self::Stop(_) => "SIGTERM".to_owned(),
             Self::Freeze(_) => "SIGSTOP for longer than the lease".to_owned(),
             Self::Cut(cut, server, _) => format!("{server}: {cut}"),
             Self::Partition(cut, _) => format!("partition from Postgres, {cut}"),
             Self::Purge => "every queue purged".to_owned(),
-            Self::Outage(Outage::RabbitMqStopped) => "stopped, started".to_owned(),
-            Self::Outage(Outage::RabbitMqKilled | Outage::EngineKilled) => "killed, started".to_owned(),
-            Self::Outage(Outage::PostgresImmediate) => "immediate stop, started".to_owned(),
+            Self::Outage(outage, member) => {
+                let how = match outage {
+                    Outage::RabbitMqStopped => "stopped",
+                    Outage::RabbitMqKilled | Outage::EngineKilled => "killed",
+                    Outage::PostgresImmediate => "immediate stop",
+                };
+                format!("{how}, {member} too")
+            }
         }
     }
 
@@ -190,8 +208,9 @@ impl Fault {
             | Self::Freeze(member)
             | Self::Cut(_, _, member)
             | Self::Partition(_, member) => member.to_string(),
+            Self::KillAll(part) => format!("{}s", part.name()),
             Self::Purge => Server::RabbitMq.to_string(),
-            Self::Outage(outage) => outage.server().to_string(),
+            Self::Outage(outage, _) => outage.server().to_string(),
         }
     }
 }
@@ -246,12 +265,16 @@ mod tests {
             assert_ne!(schedule(7, size), schedule(8, size));
         }
         // A seed in a note from last year must still mean what it meant.
-        let first: Vec<String> =
-            schedule(1, Size::Full).iter().take(3).map(|step| format!("{} {}", step.fault.kind(), step.fault.target())).collect();
+        let first: Vec<String> = schedule(1, Size::Full)
+            .iter()
+            .take(3)
+            .map(|step| format!("{} {}", step.fault.kind(), step.fault.target()))
+            .collect();
         assert_eq!(first, FIRST_OF_SEED_1);
     }
 
-    const FIRST_OF_SEED_1: [&str; 3] = ["", "", ""];
+    const FIRST_OF_SEED_1: [&str; 3] =
+        ["RabbitMQ: reset dispatcher-2", "SIGKILL dispatcher-2", "RabbitMQ: responses dropped api-1"];
 
     #[test]
     fn every_kind_occurs_whatever_the_seed() {
@@ -279,14 +302,16 @@ mod tests {
             assert!(occurs(|fault| matches!(fault, Fault::Partition(_, member) if member.part == Part::DockerWorker)));
             assert!(occurs(|fault| fault == Fault::Purge));
             for outage in OUTAGES {
-                assert!(steps.iter().any(|step| step.fault == Fault::Outage(outage)), "{seed}: {outage:?}");
+                let found = steps.iter().any(|step| matches!(step.fault, Fault::Outage(other, _) if other == outage));
+                assert!(found, "{seed}: {outage:?}");
             }
         }
     }
 
     #[test]
     fn every_part_is_cut_off_from_every_server_by_some_seed() {
-        let found: BTreeSet<Fault> = (0..200).flat_map(|seed| schedule(seed, Size::Full)).map(|step| step.fault).collect();
+        let found: BTreeSet<Fault> =
+            (0..200).flat_map(|seed| schedule(seed, Size::Full)).map(|step| step.fault).collect();
         for cut in CUTS {
             for member in members() {
                 for server in [Server::Postgres, Server::RabbitMq] {

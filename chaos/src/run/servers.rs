@@ -1,12 +1,12 @@
 //! The servers of a run, its own: whatever happens to them happens to nobody else.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use gantry_servers::{DockerEngine, Postgres, RabbitMq};
+use rustix::time::{ClockId, clock_gettime};
 use tokio::process::Command;
-use tokio::time::sleep;
 
 use super::schedule::{Outage, Server};
 
@@ -18,6 +18,8 @@ pub(crate) struct Servers {
     engine: Option<DockerEngine>,
     /// They stay the same over restarts.
     addresses: Addresses,
+    /// From when to when the engine was away, in nanoseconds of CLOCK_BOOTTIME.
+    engine_away: Vec<(u64, u64)>,
 }
 
 /// Where they are.
@@ -27,6 +29,15 @@ pub(crate) struct Addresses {
     pub(crate) database: String,
     pub(crate) amqp: String,
     pub(crate) socket: PathBuf,
+}
+
+/// A server that was taken away.
+pub(crate) struct Gone {
+    server: Server,
+    pid: u32,
+    began: Instant,
+    /// In nanoseconds of CLOCK_BOOTTIME.
+    from: u64,
 }
 
 const RUNNING: &str = "a server is away only while it is restarted";
@@ -41,7 +52,14 @@ impl Servers {
         engine.import_test_image().await?;
         let addresses = addresses(&postgres, &rabbitmq, &engine);
         let folder = folder.to_owned();
-        Ok(Self { folder, postgres: Some(postgres), rabbitmq: Some(rabbitmq), engine: Some(engine), addresses })
+        Ok(Self {
+            folder,
+            postgres: Some(postgres),
+            rabbitmq: Some(rabbitmq),
+            engine: Some(engine),
+            addresses,
+            engine_away: Vec::new(),
+        })
     }
 
     pub(crate) fn addresses(&self) -> &Addresses {
@@ -53,34 +71,27 @@ impl Servers {
         self.postgres.as_ref().expect(RUNNING).url("postgres", "postgres")
     }
 
-    /// Takes a server away for a while; returns the proof that another process is in its place.
-    pub(crate) async fn restart(&mut self, outage: Outage, away: Duration) -> anyhow::Result<String> {
-        let before = self.process(outage.server())?;
-        let began = Instant::now();
-        let how = match outage {
-            Outage::RabbitMqStopped => {
-                self.rabbitmq.take().expect(RUNNING).stop().await?;
-                "stopped"
-            }
-            Outage::RabbitMqKilled => {
-                self.rabbitmq.take().expect(RUNNING).crash().await?;
-                "killed"
-            }
-            Outage::PostgresImmediate => {
-                self.postgres.take().expect(RUNNING).crash().await?;
-                "stopped at once"
-            }
-            Outage::EngineKilled => {
-                self.engine.take().expect(RUNNING).crash().await?;
-                "killed"
-            }
-        };
-        // The outage itself: the parts must wait it out.
-        sleep(away).await;
-        match outage.server() {
+    /// Takes a server away.
+    pub(crate) async fn take_down(&mut self, outage: Outage) -> anyhow::Result<Gone> {
+        let (pid, began, from) = (self.process(outage.server())?, Instant::now(), uptime());
+        match outage {
+            Outage::RabbitMqStopped => self.rabbitmq.take().expect(RUNNING).stop().await?,
+            Outage::RabbitMqKilled => self.rabbitmq.take().expect(RUNNING).crash().await?,
+            Outage::PostgresImmediate => self.postgres.take().expect(RUNNING).crash().await?,
+            Outage::EngineKilled => self.engine.take().expect(RUNNING).crash().await?,
+        }
+        Ok(Gone { server: outage.server(), pid, began, from })
+    }
+
+    /// Brings it back; returns the proof that another process is in its place.
+    pub(crate) async fn bring_back(&mut self, gone: Gone) -> anyhow::Result<String> {
+        match gone.server {
             Server::Postgres => self.postgres = Some(Postgres::start(&self.folder).await?),
             Server::RabbitMq => self.rabbitmq = Some(RabbitMq::start(&self.folder).await?),
-            Server::Engine => self.engine = Some(DockerEngine::start(&self.folder).await?),
+            Server::Engine => {
+                self.engine = Some(DockerEngine::start(&self.folder).await?);
+                self.engine_away.push((gone.from, uptime()));
+            }
         }
         let addresses = addresses(
             self.postgres.as_ref().expect(RUNNING),
@@ -88,9 +99,14 @@ impl Servers {
             self.engine.as_ref().expect(RUNNING),
         );
         ensure!(addresses == self.addresses, "a server came back elsewhere: {addresses:?}, not {:?}", self.addresses);
-        let after = self.process(outage.server())?;
+        let (before, after) = (gone.pid, self.process(gone.server)?);
         ensure!(before != after, "process {before} was to end and is still there");
-        Ok(format!("pid {before} {how}, pid {after} after {:.1} s", began.elapsed().as_secs_f64()))
+        Ok(format!("pid {before} went, pid {after} came after {:.1} s", gone.began.elapsed().as_secs_f64()))
+    }
+
+    /// From when to when the engine was away, in nanoseconds of CLOCK_BOOTTIME.
+    pub(crate) fn engine_away(&self) -> &[(u64, u64)] {
+        &self.engine_away
     }
 
     /// The process id that the server itself has written down.
@@ -105,13 +121,13 @@ impl Servers {
         first.parse().with_context(|| format!("{} has no process id", file.display()))
     }
 
-    /// Ends them all.
+    /// Ends those that are there.
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
         let Self { postgres, rabbitmq, engine, .. } = self;
         tokio::try_join!(
-            postgres.expect(RUNNING).stop(),
-            rabbitmq.expect(RUNNING).stop(),
-            engine.expect(RUNNING).stop()
+            async { if let Some(server) = postgres { server.stop().await } else { Ok(()) } },
+            async { if let Some(server) = rabbitmq { server.stop().await } else { Ok(()) } },
+            async { if let Some(server) = engine { server.stop().await } else { Ok(()) } },
         )?;
         Ok(())
     }
@@ -137,6 +153,12 @@ pub(crate) async fn output(mut command: Command) -> anyhow::Result<String> {
     let errors = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{:?}: {}: {errors}", command.as_std(), output.status);
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// CLOCK_BOOTTIME in nanoseconds: what the containers' ledger counts in.
+fn uptime() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    u64::try_from(now.tv_sec).unwrap_or_default() * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or_default()
 }
 
 fn addresses(postgres: &Postgres, rabbitmq: &RabbitMq, engine: &DockerEngine) -> Addresses {

@@ -30,7 +30,11 @@ impl Table {
         let (kind, target) = (step.fault.kind(), step.fault.target());
         let proof = done.proof.as_deref().unwrap_or("none");
         let separator = if done.effect.is_empty() { "" } else { "; " };
-        println!("{:>5.0} s  {kind:<34} {target:<16} {proof:<52} {}{separator}{flow}", began.as_secs_f64(), done.effect);
+        println!(
+            "{:>5.0} s  {kind:<34} {target:<16} {proof:<52} {}{separator}{flow}",
+            began.as_secs_f64(),
+            done.effect
+        );
         if done.proof.is_none() {
             self.unproved.push(format!("{target}: {kind}: nothing shows that it happened; {}", done.effect));
         }

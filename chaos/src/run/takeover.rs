@@ -136,12 +136,7 @@ impl Victim {
     }
 
     /// Waits until it has ended over its own death, and looks what it has asked its engine for since the adoption.
-    async fn outcome(
-        self,
-        process: &Supervised,
-        taken: Option<Taken>,
-        proof: Option<String>,
-    ) -> anyhow::Result<Done> {
+    async fn outcome(self, process: &Supervised, taken: Option<Taken>, proof: Option<String>) -> anyhow::Result<Done> {
         let healed = Instant::now();
         let ended = until(ENDS_WITHIN, || process.ends().into_iter().find(|end| end.pid == self.pid)).await;
         let Some(Taken { at, after, adopted }) = taken else {
@@ -158,7 +153,9 @@ impl Victim {
             .map(|mutation| format!("{} of the dead {}", mutation.request, process.member))
             .collect();
         let end = match ended {
-            Some(ended) => format!("ended {:.1} s after that", ended.at.saturating_duration_since(healed).as_secs_f64()),
+            Some(ended) => {
+                format!("ended {:.1} s after that", ended.at.saturating_duration_since(healed).as_secs_f64())
+            }
             None => "lives on".to_owned(),
         };
         let effect = format!(

@@ -79,7 +79,7 @@ impl Lab {
         let owner = postgres.url("postgres", name);
         schema::migrate(&owner).await?;
         let database = postgres.url("gantry_fleet", name);
-        let store = Store::new(&gantry_store::Config { max_connections: 2, ..gantry_store::Config::new(&database) }, "lab")?;
+        let store = store(&database)?;
         let tenant = tenants::put_tenant(&store, "chaos").await?;
         tenants::put_key(&store, tenant, "chaos", KEY, false).await?;
         let (executor_type, connection_config, executor_config) = match &backend {
@@ -106,6 +106,11 @@ impl Lab {
         topology.topology().declare(&topology, &types).await?;
         let sql = PgPoolOptions::new().max_connections(3).connect(&owner).await?;
         Ok(Self { binaries: binaries.to_owned(), folder, database, broker, backend, slots, sql, parts: Vec::new() })
+    }
+
+    /// As the fleet's own role.
+    pub(crate) fn store(&self) -> anyhow::Result<Store> {
+        store(&self.database)
     }
 
     /// Starts a dispatcher, a recorder and workers of these names.
@@ -244,7 +249,7 @@ impl Lab {
         rows.into_iter()
             .map(|(job, epoch, worker, name)| {
                 let pid = name.rsplit(':').next().and_then(|pid| pid.parse().ok());
-                Ok(Running { job: job.to_string().parse()?, epoch, worker, pid })
+                Ok(Running { job: job.into(), epoch, worker, pid })
             })
             .collect()
     }
@@ -258,6 +263,10 @@ impl Lab {
         self.sql.close().await;
         Ok(())
     }
+}
+
+fn store(url: &str) -> anyhow::Result<Store> {
+    Ok(Store::new(&gantry_store::Config { max_connections: 2, ..gantry_store::Config::new(url) }, "lab")?)
 }
 
 /// What a job does.

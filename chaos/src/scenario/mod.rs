@@ -14,13 +14,15 @@ mod management;
 mod row;
 mod timings;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::bail;
 use clap::ValueEnum;
+use gantry_runtime::Shutdown;
 
-use row::Total;
+use crate::outcome::Outcome;
+use row::Row;
 
 /// Which scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -50,26 +52,48 @@ pub(crate) struct Options {
     binaries: PathBuf,
 }
 
-/// Runs the scenarios one after the other, and prints a row for each and their sum.
-///
-/// # Errors
-/// When a promise was broken, a bound missed, or a fault not proved.
-pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
+impl Options {
+    /// All of them.
+    pub(crate) fn all(binaries: PathBuf) -> Self {
+        Self { names: Vec::new(), binaries }
+    }
+}
+
+/// Runs the scenarios one after the other; prints a row for each as it is done.
+pub(crate) async fn run(options: &Options, shutdown: &Shutdown) -> anyhow::Result<Outcome> {
     let binaries = std::path::absolute(&options.binaries)?;
     let names = if options.names.is_empty() { Name::value_variants() } else { &options.names };
-    let mut total = Total::default();
+    let mut outcome = Outcome::default();
     for name in names {
         let began = Instant::now();
-        // On the heap: together they are too much for one frame.
-        let row = match name {
-            Name::Cluster => Box::pin(cluster::run(&binaries)).await,
-            Name::ConsumerTimeout => Box::pin(consumer_timeout::run(&binaries)).await,
-            Name::Clock => Box::pin(clock::run(&binaries)).await,
-            Name::LongContainer => Box::pin(container::run(&binaries)).await,
-            Name::CrashPoints => Box::pin(crash_points::run(&binaries)).await,
-            Name::Timings => Box::pin(timings::run(&binaries)).await,
+        let tried = tokio::select! {
+            tried = try_one(*name, &binaries) => tried,
+            // Whatever was started ends with what is dropped.
+            () = shutdown.requested() => bail!("stopped before the end"),
         };
-        total.add(*name, row, began.elapsed());
+        outcome.add(match tried {
+            Ok(row) => row.print(*name, began.elapsed()),
+            Err(error) => Outcome::failed(&row::name(*name), &error),
+        });
     }
-    if total.print() { Ok(()) } else { bail!("a promise was broken, a bound missed, or a fault not proved") }
+    Ok(outcome)
+}
+
+/// Tries one in a folder of its own, which stays if something is wrong: the servers' and the parts' logs are in it.
+async fn try_one(name: Name, binaries: &Path) -> anyhow::Result<Row> {
+    let folder = tempfile::Builder::new().prefix("gantry-chaos-").tempdir()?;
+    let path = folder.path();
+    // On the heap: together they are too much for one frame.
+    let tried = match name {
+        Name::Cluster => Box::pin(cluster::run(binaries, path)).await,
+        Name::ConsumerTimeout => Box::pin(consumer_timeout::run(binaries, path)).await,
+        Name::Clock => Box::pin(clock::run(binaries, path)).await,
+        Name::LongContainer => Box::pin(container::run(binaries, path)).await,
+        Name::CrashPoints => Box::pin(crash_points::run(binaries, path)).await,
+        Name::Timings => Box::pin(timings::run(binaries, path)).await,
+    };
+    if !tried.as_ref().is_ok_and(Row::is_good) {
+        println!("{}: logs are kept in {}", row::name(name), folder.keep().display());
+    }
+    tried
 }

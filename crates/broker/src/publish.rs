@@ -17,6 +17,8 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use gantry_failpoint::Side;
+
 use crate::{Broker, Outgoing, Route, metrics, trace};
 
 /// What became of a publish that was not confirmed.
@@ -195,10 +197,13 @@ impl Publisher {
             return;
         }
         trace::inject(&mut outgoing.headers);
+        let point = point(&outgoing);
         let request = Request { outgoing, answer: None };
+        gantry_failpoint::pass("publish", &point, Side::Before);
         if self.requests.try_send(request).is_err() {
             tracing::debug!("the publisher is busy: a message that nobody waits for was dropped");
         }
+        gantry_failpoint::pass("publish", &point, Side::After);
     }
 
     pub(crate) fn dead_route(&self) -> Route {

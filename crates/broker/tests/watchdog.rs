@@ -1,5 +1,7 @@
 //! A consumer that is registered and gets nothing, although messages are ready.
 
+#![expect(clippy::disallowed_methods, reason = "a test's own client, and not a part of the fleet")]
+
 use std::{
     io::Write,
     sync::{Arc, Mutex},

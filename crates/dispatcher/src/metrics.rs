@@ -16,6 +16,7 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics::new(&global::meter
 struct Metrics {
     dispatched: Counter<u64>,
     republished: Counter<u64>,
+    dead: Counter<u64>,
 }
 
 impl Metrics {
@@ -29,6 +30,10 @@ impl Metrics {
                 .u64_counter("gantry.jobs.republished")
                 .with_description("Dispatched jobs whose message was published again because nobody claimed them.")
                 .build(),
+            dead: meter
+                .u64_counter("gantry.workers.declared_dead")
+                .with_description("Workers that this process declared dead because they missed their beats.")
+                .build(),
         }
     }
 }
@@ -40,6 +45,10 @@ pub(crate) fn dispatched(executor: ExecutorType, jobs: usize) {
 
 pub(crate) fn republished(executor: ExecutorType, jobs: usize) {
     METRICS.republished.add(jobs as u64, &[of(executor)]);
+}
+
+pub(crate) fn declared_dead() {
+    METRICS.dead.add(1, &[]);
 }
 
 fn of(executor: ExecutorType) -> KeyValue {

@@ -70,6 +70,7 @@ async fn pass(parts: &Parts, trust: &mut Trust) -> Result<(), gantry_store::Erro
     store.ping().await?;
     trust.reached(asked);
     for worker in workers::mark_overdue_dead(store, trust.time()).await? {
+        metrics::declared_dead();
         tracing::warn!(worker.id = %worker, "a worker missed its beats and is declared dead");
     }
     while queue::unpark_due(store, BATCH).await? > 0 {

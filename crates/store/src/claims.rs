@@ -102,8 +102,7 @@ async fn claim_once(store: &Store, request: &Request<'_>) -> Result<Outcome> {
     }
     let specs = read_specs(&mut tx, &mut placed).await?;
     let claimed = take(&mut tx, request, &placed, specs, &prices).await?;
-    let released =
-        if unplaced.is_empty() { HashMap::new() } else { release(&mut tx, request, &unplaced).await? };
+    let released = if unplaced.is_empty() { HashMap::new() } else { release(&mut tx, request, &unplaced).await? };
     tx.commit().await?;
     let stale = request.items.len() - candidates.len();
     Ok(Outcome { claimed, waits, unplaced: unplaced.len(), released, stale })

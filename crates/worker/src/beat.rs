@@ -49,6 +49,7 @@ async fn renew(engine: &Arc<Engine>) -> Result<(), Error> {
     workers::beat(&engine.store, engine.id).await?;
     engine.lease.renew(began);
     for dead in workers::mark_overdue_dead(&engine.store, engine.lease.unbroken()).await? {
+        metrics::declared_dead();
         tracing::warn!(worker.id = %dead, "a worker missed its beats and is declared dead");
     }
     metrics::attempts(engine.executor.executor_type(), engine.registry.len());

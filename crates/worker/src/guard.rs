@@ -1,5 +1,7 @@
 //! The only way to a backend: mutating requests wait for the lease and are bounded by it, reads are bounded too.
 
+#![expect(clippy::disallowed_methods, reason = "the one way to a backend, between its failpoints")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

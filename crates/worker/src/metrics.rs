@@ -22,6 +22,7 @@ struct Metrics {
     report: Histogram<f64>,
     adopted: Counter<u64>,
     beats_failed: Counter<u64>,
+    dead: Counter<u64>,
     attempts: Gauge<u64>,
 }
 
@@ -45,6 +46,10 @@ impl Metrics {
             ),
             adopted: counter("gantry.attempts.adopted", "Attempts taken over from workers that are gone."),
             beats_failed: counter("gantry.worker.beats.failed", "Beats that failed."),
+            dead: counter(
+                "gantry.workers.declared_dead",
+                "Workers that this process declared dead because they missed their beats.",
+            ),
             attempts: meter
                 .u64_gauge("gantry.worker.attempts")
                 .with_description("Attempts in this process, ended ones whose end is not recorded yet included.")
@@ -93,6 +98,10 @@ pub(crate) fn adopted(executor: ExecutorType, attempts: usize) {
 
 pub(crate) fn beat_failed(executor: ExecutorType) {
     METRICS.beats_failed.add(1, &[of(executor)]);
+}
+
+pub(crate) fn declared_dead() {
+    METRICS.dead.add(1, &[]);
 }
 
 pub(crate) fn attempts(executor: ExecutorType, attempts: usize) {

@@ -15,7 +15,8 @@ use crate::service::Service;
 pub fn main<E: Executor>(service_name: &'static str, executor: impl FnOnce() -> E) -> ExitCode {
     process::run_configured(service_name, async |config: Config, shutdown| {
         let store = Store::new(&config.database, service_name)?;
-        let broker = Broker::connect(config.broker, service_name).await?;
+        let part = service_name.strip_prefix("gantry-").unwrap_or(service_name);
+        let broker = Broker::connect(config.broker, part).await?;
         let readiness = serve::Readiness::new();
         readiness.watch("database", &store, |store: Store| async move {
             store.ping().await.map_err(|error| error.to_string())

@@ -65,6 +65,14 @@ struct Stand {
     used: [(Duration, usize); 5],
 }
 
+/// Confirms of reports that came when nobody waited for them any more.
+async fn late_confirms(worker: &Process) -> f64 {
+    let reports = [("exchange", "gantry.reports")];
+    let settled = worker.metric("gantry_broker_publish_duration_seconds_count", &reports).await;
+    let waited_for = [reports[0], ("outcome", "confirmed")];
+    settled.unwrap_or(0.0) - worker.metric("gantry_broker_publishes_total", &waited_for).await.unwrap_or(0.0)
+}
+
 fn brief(jobs: usize) -> Vec<serde_json::Value> {
     vec![jobs::mock(&[("duration", "300ms")]); jobs]
 }
@@ -126,6 +134,11 @@ async fn a_broker_in_an_alarm_is_waited_for() {
     println!("all had ended {:?} after the alarm", cleared.elapsed());
     eventually(PATIENCE, async || parts.dispatcher.metric(blocked, &[]).await == Some(0.0)).await;
     started_once(&fleet, ids.len());
+    // Reports were tried again every ten seconds. Only the ones on their way when the alarm began were sent.
+    for worker in &parts.workers {
+        let late = late_confirms(worker).await;
+        assert!(late <= 1.0, "{late} messages had piled up");
+    }
     drop((parts, fleet));
     servers.stop().await;
 }

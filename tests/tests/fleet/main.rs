@@ -7,6 +7,8 @@ mod backpressure;
 mod bad_input;
 mod bad_items;
 mod crashes;
+mod deadlines;
+mod docker_orphans;
 mod docker_outcomes;
 mod docker_output;
 mod docker_path;

@@ -67,7 +67,17 @@ async fn what_was_done_is_counted() {
     }
     assert!(worker.metric("gantry_broker_publishes_total", &[("exchange", "gantry.reports")]).await >= Some(1.0));
 
-    // In health nothing drifts.
+    // In health nothing drifts, under load neither.
+    let ids = producer.submit_all(&vec![jobs::mock(&[("duration", "50ms")]); 60]).await;
+    while fleet.count("completed").await < 75 {
+        for gauge in [UNCLAIMED, COUNTED, HELD] {
+            assert_eq!(dispatcher.metric(gauge, MOCK).await, Some(0.0), "{gauge}");
+        }
+    }
+    fleet.all_complete(&ids).await;
+    for process in [&dispatcher, &recorder, &worker, &api] {
+        println!("{}", process.metrics().await);
+    }
     shows(&dispatcher, "gantry_workers_alive", MOCK, 1.0).await;
     shows(&dispatcher, "gantry_host_slots_limit", MOCK, 4.0).await;
     for gauge in ["gantry_host_slots_counted", "gantry_host_slots_held", UNCLAIMED, COUNTED, HELD] {

@@ -1,8 +1,7 @@
 //! A Postgres that vanished without closing its connections: no request waits for ever, and its places in the pool
 //! are not lost with it.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures::future::join_all;
 use gantry_testkit::{Proxy, eventually};
@@ -10,15 +9,21 @@ use gantry_tests::{Answer, Fleet, PATIENCE, Role, jobs};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 const PART: &str = env!("CARGO_BIN_EXE_gantry-part");
-/// Requests at once: more than the api has connections.
-const READERS: usize = 25;
 
 fn unavailable(answer: &Answer) {
     assert_eq!(answer.status, 503, "{answer:?}");
     assert_eq!(answer.body["code"], "unavailable", "{answer:?}");
     assert!(answer.headers.contains_key("retry-after"), "{answer:?}");
+}
+
+/// Waits until so many transactions of the api wait for locks that the test has.
+async fn waiting_for_locks(fleet: &Fleet, transactions: usize) {
+    let waiting = "select count(*) from pg_stat_activity
+         where datname = current_database() and usename = 'gantry_api' and wait_event_type = 'Lock'";
+    eventually(PATIENCE, async || fleet.scalar::<i64>(waiting).await == transactions as i64).await;
 }
 
 #[tokio::test]
@@ -29,41 +34,53 @@ async fn a_read_is_answered_in_time() {
     let client = api.client();
     let id = client.submit(&jobs::mock(&[])).await;
     let paths = [format!("/v1/jobs/{id}"), "/v1/jobs".into(), "/v1/hosts".into(), format!("/v1/jobs/{id}/logs")];
-    // Each has a connection in the pool.
-    for answer in join_all(paths.iter().map(|path| client.get(path))).await {
+    let read_all = || join_all(paths.iter().map(|path| client.get(path)));
+    for answer in read_all().await {
         assert_eq!(answer.status, 200, "{answer:?}");
     }
-    proxy.stall();
+    // In the middle of their statements, and between them.
+    let lock = fleet.hold("lock container_jobs, executor_hosts, container_log_chunks in access exclusive mode").await;
+    let stalled = async {
+        waiting_for_locks(&fleet, paths.len()).await;
+        proxy.stall();
+    };
     let began = Instant::now();
-    for answer in join_all(paths.iter().map(|path| client.get(path))).await {
+    let (answers, ()) = timeout(PATIENCE, async { tokio::join!(read_all(), stalled) }).await.expect("answers");
+    answers.iter().for_each(unavailable);
+    drop(lock);
+    for answer in read_all().await {
         unavailable(&answer);
     }
-    let submission = client.post("/v1/jobs", jobs::mock(&[]).to_string()).await;
-    unavailable(&submission);
-    assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
+    unavailable(&client.post("/v1/jobs", jobs::mock(&[]).to_string()).await);
+    println!("{:?} for answers that say so", began.elapsed());
     proxy.resume();
     eventually(PATIENCE, async || client.get(&paths[0]).await.status == 200).await;
 }
 
-/// A failover: what was connected hangs for good, who connects now is served.
+/// A failover in the middle of transactions: what was connected hangs for good, who connects now is served.
 #[tokio::test]
 async fn connections_that_hang_give_their_places_back() {
     let fleet = Fleet::new().await;
-    let upstream = fleet.api_database();
-    let (address, switch) = failing_over(&upstream).await;
-    let api = fleet.process_at(PART, Role::Api, &address, fleet.amqp_address(), &[]).await;
-    let client = Arc::new(api.client());
+    let (address, switch) = failing_over(&fleet.api_database()).await;
+    let api =
+        fleet.process_at(PART, Role::Api, &address, fleet.amqp_address(), &[("DATABASE__MAX_CONNECTIONS", "4")]).await;
+    let client = api.client();
     let id = client.submit(&jobs::mock(&[])).await;
-    let path = format!("/v1/jobs/{id}");
-    join_all((0..READERS).map(|_| client.get(&path))).await;
-    switch.send_modify(|generation| *generation += 1);
-    join_all((0..READERS).map(|_| client.get(&path))).await;
+    // All connections are in use: they wait for a row that the test has locked.
+    let lock = fleet.hold("select from container_jobs for update").await;
+    let cancels = join_all((0..4).map(|_| client.cancel(id)));
+    let switched = async {
+        waiting_for_locks(&fleet, 4).await;
+        switch.send_modify(|generation| *generation += 1);
+    };
+    let (answers, ()) = tokio::join!(cancels, switched);
+    answers.iter().for_each(unavailable);
+    drop(lock);
     // Well before TCP itself gives up, which takes a quarter of an hour.
-    eventually(PATIENCE, async || {
-        let answers = join_all((0..READERS).map(|_| client.get(&path))).await;
-        answers.iter().all(|answer| answer.status == 200)
-    })
-    .await;
+    let path = format!("/v1/jobs/{id}");
+    eventually(PATIENCE, async || client.get(&path).await.status == 200).await;
+    let answers = join_all((0..4).map(|_| client.cancel(id))).await;
+    assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
 }
 
 /// A way to `upstream` on which the connections from before the last switch pass nothing on, and stay open.

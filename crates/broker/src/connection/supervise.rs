@@ -71,6 +71,7 @@ impl Supervisor {
             let events = connection.events_listener();
             self.live.send_replace(Some(connection.clone()));
             metrics::connected(&self.part, true);
+            metrics::blocked(&self.part, false);
             let cause = tokio::select! {
                 () = stop.cancelled() => break,
                 cause = self.lost(&connection, events) => cause,

@@ -1,5 +1,7 @@
 //! One channel's worth of publishing.
 
+#![expect(clippy::disallowed_methods, reason = "the one place that publishes: the publisher passes the failpoints")]
+
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
     sync::Arc,

@@ -1,6 +1,8 @@
 //! How fast the mock is by itself, on one thread: `cargo run --release --example throughput -- [DIR]`.
 //! Gantry's own numbers mean something only while they are well below these.
 
+#![expect(clippy::disallowed_methods, reason = "measures the executor itself")]
+
 use std::time::{Duration, Instant};
 
 use gantry_core::host::Host;

@@ -1,5 +1,7 @@
 //! The executor contract suite on the mock.
 
+#![expect(clippy::disallowed_methods, reason = "asks the executor itself")]
+
 use std::path::PathBuf;
 use std::time::Duration;
 

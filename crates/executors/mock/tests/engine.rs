@@ -1,5 +1,7 @@
 //! What the mock promises beyond the contract: prompt ends, faults, a ledger that can be trusted.
 
+#![expect(clippy::disallowed_methods, reason = "asks the executor itself")]
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,7 @@
 //! A private RabbitMQ keeps its queues whatever happens to it and to its supervisor.
 
+#![expect(clippy::disallowed_methods, reason = "a test's own client, and not a part of the fleet")]
+
 use std::time::Duration;
 
 use crate::common;

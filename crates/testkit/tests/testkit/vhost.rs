@@ -1,3 +1,4 @@
+#![expect(clippy::disallowed_methods, reason = "a test's own client, and not a part of the fleet")]
 use gantry_testkit::TestVhost;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};

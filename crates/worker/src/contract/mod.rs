@@ -14,6 +14,8 @@
 //! Every test makes a fleet of its own, so that cases run side by side on one engine, and removes what it
 //! left there, failed or not.
 
+#![expect(clippy::disallowed_methods, reason = "the suite asks the executor itself")]
+
 mod bench;
 pub mod cases;
 

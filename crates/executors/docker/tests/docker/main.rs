@@ -1,5 +1,7 @@
 //! What the Docker executor promises beyond the contract, on a real engine.
 
+#![expect(clippy::disallowed_methods, reason = "asks the executor itself")]
+
 #[path = "../common/mod.rs"]
 mod common;
 mod image;

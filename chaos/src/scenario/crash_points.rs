@@ -1,0 +1,146 @@
+//! Workers of real containers are killed right before and right after each request to Docker Engine.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use futures::future::try_join_all;
+use gantry_servers::{DockerEngine, Postgres, RabbitMq};
+use rustix::process::Signal;
+use serde_json::json;
+
+use super::engine::Engine;
+use super::jobs::{Client, End};
+use super::judge::judge;
+use super::lab::{Backend, Ground, Lab, Pace, Work};
+use super::management::Management;
+use super::row::Row;
+
+/// Every request of a worker to its backend, and whether it is made only after another worker's death.
+const REQUESTS: [(&str, bool); 9] = [
+    ("launch", false),
+    ("list_owned", false),
+    ("remove", false),
+    ("find", true),
+    ("stop", false),
+    ("prepare", false),
+    ("observe", false),
+    ("logs", false),
+    ("check", false),
+];
+/// Fleets side by side on one engine; each takes its share of the points, one after the other.
+const LANES: usize = 3;
+const WORKER: &str = "worker";
+/// In which a point must be passed: the orphan reaper lists 10 s after the start, an adoption comes after a lease.
+const REACHED_WITHIN: Duration = Duration::from_secs(45);
+/// In which all must be over after the restart.
+const RECOVERED_WITHIN: Duration = Duration::from_secs(60);
+
+/// A point and what its trial found.
+struct Tried {
+    point: String,
+    fired: bool,
+    recovered: Option<Duration>,
+}
+
+pub(super) async fn run(binaries: &Path, folder: &Path) -> anyhow::Result<Row> {
+    let mut row = Row::default();
+    let (postgres, rabbitmq, docker) =
+        tokio::join!(Postgres::start(folder), RabbitMq::start(folder), DockerEngine::start(folder));
+    let (postgres, rabbitmq, docker) = (postgres?, rabbitmq?, docker?);
+    docker.import_test_image().await?;
+    let (engine, _events) = Engine::record(&docker, &folder.join("engine")).await?;
+    let management = Management::new(&rabbitmq.management_url())?;
+    let mut lanes = Vec::new();
+    for lane in 0..LANES {
+        let name = format!("points_{lane}");
+        management.put_vhost(&name).await?;
+        let lab = Lab::create(Ground {
+            binaries,
+            postgres: &postgres,
+            broker: rabbitmq.amqp_url(&name),
+            backend: Backend::Docker(engine.clone()),
+            slots: 4,
+            folder: folder.join(&name),
+            name: &name,
+        })
+        .await?;
+        let client = Client::connect(vec![rabbitmq.amqp_url(&name)]).await?;
+        let points = points().skip(lane).step_by(LANES).collect::<Vec<_>>();
+        lanes.push(self::lane(lab, client, points));
+    }
+    let mut seen = BTreeSet::new();
+    for (tried, jobs, verdict, passed) in try_join_all(lanes).await? {
+        for Tried { point, fired, recovered } in tried {
+            row.faults += 1;
+            let recovered = recovered.map_or("never".to_owned(), |time| format!("{:.1} s", time.as_secs_f64()));
+            row.prove(fired && recovered != "never", format!("{point}: fired: {fired}, all over after {recovered}"));
+        }
+        seen.extend(passed);
+        row.judged(jobs, verdict);
+    }
+    let known: BTreeSet<String> = points().map(|(point, _)| point).collect();
+    let unknown: Vec<&String> =
+        seen.iter().filter(|point| point.starts_with("executor.") && !known.contains(*point)).collect();
+    row.prove(unknown.is_empty(), format!("executor points passed and not tried: {unknown:?}"));
+    docker.stop().await?;
+    rabbitmq.stop().await?;
+    postgres.stop().await?;
+    Ok(row)
+}
+
+fn points() -> impl Iterator<Item = (String, bool)> {
+    ["before", "after"]
+        .into_iter()
+        .flat_map(|side| REQUESTS.into_iter().map(move |(name, adopts)| (format!("executor.{name}.{side}"), adopts)))
+}
+
+type Lane = (Vec<Tried>, usize, crate::verdict::Verdict, BTreeSet<String>);
+
+async fn lane(mut lab: Lab, mut client: Client, points: Vec<(String, bool)>) -> anyhow::Result<Lane> {
+    lab.start_all(&[], Pace::Quick)?;
+    let mut tried = Vec::new();
+    for (point, adopts) in points {
+        tried.push(try_point(&mut lab, &mut client, point, adopts).await?);
+    }
+    let verdict = judge(&mut lab, &client).await?;
+    let passed = std::fs::read_to_string(lab.folder.join("seen"))?.lines().map(str::to_owned).collect();
+    lab.close().await?;
+    Ok((tried, client.jobs.len(), verdict, passed))
+}
+
+async fn try_point(lab: &mut Lab, client: &mut Client, point: String, adopts: bool) -> anyhow::Result<Tried> {
+    let path = |name: &str| lab.folder.join(name).display().to_string();
+    let fatal = [("GANTRY_FAILPOINT", point.clone()), ("GANTRY_FAILPOINT_FIRED", path("fired"))];
+    let noting = [("GANTRY_FAILPOINTS_SEEN", path("seen"))];
+    if adopts {
+        lab.start(WORKER, Pace::Quick, &noting)?;
+        submit(lab, client).await?;
+        let running = lab.until(REACHED_WITHIN, async |lab| Ok(!lab.running().await?.is_empty())).await?;
+        ensure!(running.is_some(), "nothing runs before {point}");
+        lab.end(WORKER, Signal::KILL).await?;
+        lab.start(WORKER, Pace::Quick, &fatal)?;
+    } else {
+        lab.start(WORKER, Pace::Quick, &fatal)?;
+        submit(lab, client).await?;
+    }
+    let died = lab.until(REACHED_WITHIN, async |lab| lab.has_ended(WORKER)).await?;
+    lab.end(WORKER, Signal::KILL).await?;
+    let fired = std::fs::read_to_string(lab.folder.join("fired")).unwrap_or_default();
+    let fired = died.is_some() && fired.lines().any(|line| line == point);
+    lab.start(WORKER, Pace::Quick, &noting)?;
+    let recovered = lab.until(RECOVERED_WITHIN, async |lab| client.settled(lab).await).await?;
+    lab.end(WORKER, Signal::KILL).await.context("the worker of the next point must not meet this one")?;
+    Ok(Tried { point, fired, recovered })
+}
+
+/// Hands in what makes a worker send every request.
+async fn submit(lab: &Lab, client: &mut Client) -> anyhow::Result<()> {
+    client.submit("prints", lab.job(Work::Script("echo one; sleep 1; echo two")), End::exits(0, "one\ntwo\n")).await?;
+    client.submit("exit 3", lab.job(Work::Script("exit 3")), End::exits(3, "")).await?;
+    let mut timeout = lab.job(Work::Script("sleep 600"));
+    timeout["spec"]["timeout_seconds"] = json!(2);
+    client.submit("timeout", timeout, End::timeout()).await?;
+    Ok(())
+}

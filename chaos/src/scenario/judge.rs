@@ -1,0 +1,193 @@
+//! What must hold when all is over. What ran is told by the engine, what was accepted by the answers to the producer, and
+//! only the results by Gantry's rows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+
+use gantry_core::JobId;
+use gantry_executor_mock::ledger;
+use serde_json::{Value, json};
+
+use super::engine::{self, Ran};
+use super::jobs::{Client, Job};
+use super::lab::{Backend, Lab};
+use crate::verdict::Verdict;
+
+/// In which every container must be gone. One that its worker could not remove waits for the orphan reaper, which takes
+/// what has been over for 30 s, 10 s after the start of a worker and every 60 s from then on.
+const REMOVED_WITHIN: Duration = Duration::from_secs(110);
+/// In which the end of a job must be told after it was committed, and its slot counted.
+const TOLD_WITHIN: Duration = Duration::from_secs(20);
+
+/// Waits for the last removals and events, and counts.
+pub(crate) async fn judge(lab: &mut Lab, client: &Client) -> anyhow::Result<Verdict> {
+    let mut verdict = Verdict::default();
+    lab.until(REMOVED_WITHIN, async |lab| Ok(left(lab).await? == 0)).await?;
+    lab.until(TOLD_WITHIN, async |lab| Ok(untold(lab, client).await? == 0)).await?;
+    verdict.orphans = left(lab).await?;
+    let ran = containers(&mut verdict, lab).await?;
+    let rows = rows(lab).await?;
+    let mut known = BTreeSet::new();
+    for (index, job) in client.jobs.iter().enumerate() {
+        answered(&mut verdict, client, job);
+        let Some(id) = client.id(index) else { continue };
+        known.insert(id);
+        match rows.get(&id) {
+            Some(row) if row["over"] == true => ended(&mut verdict, job, row, ran.contains(&id)),
+            row => lose(&mut verdict, format!("{} ({id}) is not over: {row:?}", job.name)),
+        }
+        if client.ends(id) > 1 {
+            duplicate(&mut verdict, format!("{} ({id}) had {} ends told", job.name, client.ends(id)));
+        }
+    }
+    for id in rows.keys().filter(|id| !known.contains(id)) {
+        duplicate(&mut verdict, format!("nobody was told of job {id}"));
+    }
+    let untold = untold(lab, client).await?;
+    if untold > 0 {
+        verdict.lost += untold;
+        verdict.notes.push(format!("lost: {untold} ends were never told"));
+    }
+    let slots: i64 = sqlx::query_scalar(
+        "select (select coalesce(sum(current_job_count), 0) from executor_hosts)
+             + (select count(*) from container_executions where slot_held)",
+    )
+    .fetch_one(&lab.sql)
+    .await?;
+    verdict.leaked_slots = usize::try_from(slots)?;
+    Ok(verdict)
+}
+
+/// Ends that the producer should have heard of and has not; while it was away, those that no event says.
+async fn untold(lab: &Lab, client: &Client) -> anyhow::Result<usize> {
+    let unpublished: i64 =
+        sqlx::query_scalar("select count(*) from job_events where published_at is null").fetch_one(&lab.sql).await?;
+    let unheard =
+        (0..client.jobs.len()).filter_map(|index| client.id(index)).filter(|id| client.ends(*id) == 0).count();
+    Ok(if client.heard_all() { unheard } else { usize::try_from(unpublished)? })
+}
+
+fn lose(verdict: &mut Verdict, note: String) {
+    verdict.lost += 1;
+    verdict.notes.push(format!("lost: {note}"));
+}
+
+fn duplicate(verdict: &mut Verdict, note: String) {
+    verdict.duplicated += 1;
+    verdict.notes.push(format!("duplicated: {note}"));
+}
+
+fn answered(verdict: &mut Verdict, client: &Client, job: &Job) {
+    let answers = client.answers(&job.key);
+    if answers.is_empty() {
+        lose(verdict, format!("{} was not answered", job.name));
+    }
+    let ids: BTreeSet<&str> = answers.iter().filter_map(|answer| answer["job_id"].as_str()).collect();
+    if ids.len() > 1 {
+        duplicate(verdict, format!("{} is {} jobs", job.name, ids.len()));
+    }
+    if let Some(refused) = answers.iter().find(|answer| answer["result"] != "accepted") {
+        verdict.wrong_result += 1;
+        verdict.notes.push(format!("wrong result: {} was refused: {refused}", job.name));
+    }
+}
+
+fn ended(verdict: &mut Verdict, job: &Job, row: &Value, ran: bool) {
+    let end = &job.end;
+    let mut expected = json!({ "status": end.status, "stdout": end.stdout, "attempts": end.attempts, "ends": 1 });
+    let mut found = json!({
+        "status": row["status"], "stdout": row["stdout"], "attempts": row["attempts"], "ends": row["ends"],
+    });
+    // A container that is stopped exits with whatever the stop made of it.
+    if let Some(code) = end.exit_code {
+        (expected["exit_code"], found["exit_code"]) = (json!(code), row["exit_code"].clone());
+    }
+    if expected != found || ran != end.ran {
+        verdict.wrong_result += 1;
+        let note =
+            format!("{} ({}): expected {expected}, found {found}, ran: {ran}; {}", job.name, row["id"], row["error"]);
+        verdict.notes.push(format!("wrong result: {note}"));
+    }
+}
+
+/// Every job of the fleet.
+async fn rows(lab: &Lab) -> anyhow::Result<BTreeMap<JobId, Value>> {
+    let rows: Vec<(uuid::Uuid, Value)> = sqlx::query_as(
+        "select j.id, jsonb_build_object('id', j.id, 'status', j.status, 'exit_code', j.exit_code,
+             'error', j.error_message, 'over', j.completed_at is not null,
+             -- An attempt whose place failed is none of the job's own.
+             'attempts', (select count(*) from container_executions e
+                          where e.job_id = j.id and e.retried_by is distinct from 'infrastructure'),
+             'ends', (select count(*) from job_events e
+                      where e.job_id = j.id and e.kind in ('completed', 'failed', 'timeout', 'cancelled')),
+             'stdout', (select coalesce(convert_from(string_agg(c.data, ''::bytea order by c.byte_offset), 'UTF8'), '')
+                        from container_log_chunks c
+                        where c.job_id = j.id and c.attempt = j.attempt and c.stream = 'stdout'))
+         from container_jobs j",
+    )
+    .fetch_all(&lab.sql)
+    .await?;
+    Ok(rows.into_iter().map(|(id, row)| (id.into(), row)).collect())
+}
+
+/// The fleet's id, which its containers bear.
+pub(crate) async fn fleet(lab: &Lab) -> anyhow::Result<String> {
+    Ok(sqlx::query_scalar("select id::text from fleet").fetch_one(&lab.sql).await?)
+}
+
+/// Containers that are still there.
+async fn left(lab: &Lab) -> anyhow::Result<usize> {
+    match &lab.backend {
+        Backend::Mock(folder) => Ok(simulated(folder)),
+        Backend::Docker(engine) => Ok(engine.containers(&fleet(lab).await?).await?.len()),
+    }
+}
+
+fn simulated(folder: &Path) -> usize {
+    // Where no container was ever made, there is no folder.
+    std::fs::read_dir(folder.join("containers")).map_or(0, Iterator::count)
+}
+
+/// What really ran; returns the jobs that did.
+async fn containers(verdict: &mut Verdict, lab: &Lab) -> anyhow::Result<BTreeSet<JobId>> {
+    let (starts, twice, most) = match &lab.backend {
+        Backend::Mock(folder) => {
+            let ledger = ledger::read(folder)?;
+            (ledger.starts(), ledger.alive_twice(), ledger.max_concurrency())
+        }
+        Backend::Docker(engine) => {
+            let ran = engine.ran(&fleet(lab).await?)?;
+            (starts(ran.values()), alive_twice(ran.values()), engine::most_at_once(ran.values()))
+        }
+    };
+    for ((job, attempt), count) in starts.iter().filter(|(_, count)| **count > 1) {
+        duplicate(verdict, format!("attempt {attempt} of {job} had {count} containers"));
+    }
+    for job in twice {
+        duplicate(verdict, format!("{job} had two containers alive at once"));
+    }
+    verdict.over_limit = most.saturating_sub(lab.slots);
+    Ok(starts.into_keys().map(|(job, _)| job).collect())
+}
+
+fn starts<'a>(ran: impl Iterator<Item = &'a Ran>) -> BTreeMap<(JobId, i32), usize> {
+    let mut starts = BTreeMap::new();
+    for container in ran {
+        if let Some(job) = container.job.filter(|_| !container.started.is_empty()) {
+            *starts.entry((job, container.attempt)).or_default() += container.started.len();
+        }
+    }
+    starts
+}
+
+fn alive_twice<'a>(ran: impl Iterator<Item = &'a Ran>) -> BTreeSet<JobId> {
+    let mut by_job: BTreeMap<JobId, Vec<&Ran>> = BTreeMap::new();
+    for container in ran {
+        if let Some(job) = container.job {
+            by_job.entry(job).or_default().push(container);
+        }
+    }
+    by_job.retain(|_, ran| engine::most_at_once(ran.iter().copied()) > 1);
+    by_job.into_keys().collect()
+}
