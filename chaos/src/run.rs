@@ -91,27 +91,16 @@ pub(crate) async fn run(options: &Options, shutdown: &Shutdown) -> anyhow::Resul
 
 async fn disturbed(options: &Options, fleet: &mut Fleet, producer: &Producer) -> anyhow::Result<Outcome> {
     let mut table = Table::new();
-    let mut late = Vec::new();
-    if options.sabotage.is_none() {
-        wait_for(WARM_UP, || producer.ended() > 3).await;
-        for step in steps(options) {
-            sleep(step.pause).await;
-            let began = table.elapsed();
-            let mut done = breaker::apply(fleet, &step).await?;
-            let (before, healed) = (producer.ended(), Instant::now());
-            let flows = wait_for(FLOWS_WITHIN, || producer.ended() > before).await;
-            let flow = match flows {
-                true => format!("jobs end {:.1} s later", healed.elapsed().as_secs_f64()),
-                false => format!("no job ended within {FLOWS_WITHIN:?}"),
-            };
-            late.append(&mut done.late);
-            table.row(began, &step, &done, &flow, flows);
+    let late = match options.sabotage {
+        None => faults(options, fleet, producer, &mut table).await?,
+        Some(_) => {
+            // There is no event to wait for: some jobs must have ended, and some must still run.
+            sleep(QUIET).await;
+            Vec::new()
         }
-    } else {
-        sleep(QUIET).await;
-    }
+    };
     producer.stop_submitting();
-    table.say(&format!("{} jobs are open, everything is healed", producer.open()));
+    table.say(&format!("everything is healed, {} jobs are open", producer.open()));
     if let Some(sabotage) = options.sabotage {
         sabotage.while_jobs_run(fleet).await?;
     }
@@ -120,6 +109,37 @@ async fn disturbed(options: &Options, fleet: &mut Fleet, producer: &Producer) ->
     if let Some(sabotage) = options.sabotage {
         sabotage.after_the_end(fleet, producer).await?;
     }
+    removed(fleet).await?;
+    let verdict = judge(fleet, producer, late).await?;
+    table.summary(fleet);
+    let jobs = producer.ledger().0.len();
+    Ok(Outcome { jobs, faults: table.faults(), unproved: table.unproved(), verdict })
+}
+
+/// Lets one fault after another happen, and work go on after each; returns the requests that came too late.
+async fn faults(
+    options: &Options,
+    fleet: &mut Fleet,
+    producer: &Producer,
+    table: &mut Table,
+) -> anyhow::Result<Vec<String>> {
+    let mut late = Vec::new();
+    wait_for(WARM_UP, || producer.ended() > 3).await;
+    for step in steps(options) {
+        // The schedule's: faults must not all hit a fleet that is still busy with the last.
+        sleep(step.pause).await;
+        let began = table.elapsed();
+        let mut done = breaker::apply(fleet, &step).await?;
+        let (before, healed) = (producer.ended(), Instant::now());
+        let flows = wait_for(FLOWS_WITHIN, || producer.ended() > before).await;
+        table.row(began, &step, &done, flows.then(|| healed.elapsed()));
+        late.append(&mut done.late);
+    }
+    Ok(late)
+}
+
+/// Waits until every container is gone, or has had the time to be.
+async fn removed(fleet: &Fleet) -> anyhow::Result<()> {
     let began = Instant::now();
     while began.elapsed() < REMOVED_WITHIN {
         let (simulated, real) = fleet.containers().await?;
@@ -128,11 +148,7 @@ async fn disturbed(options: &Options, fleet: &mut Fleet, producer: &Producer) ->
         }
         sleep(POLL).await;
     }
-    let mut verdict = judge(fleet, producer, late).await?;
-    verdict.notes.sort();
-    table.summary(fleet);
-    let jobs = producer.ledger().0.len();
-    Ok(Outcome { jobs, faults: table.faults(), unproved: table.unproved(), verdict })
+    Ok(())
 }
 
 fn steps(options: &Options) -> Vec<Step> {

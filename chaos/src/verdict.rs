@@ -206,17 +206,19 @@ impl Evidence {
             return verdict.wrong(format!("{} ({id}): expected {expected}, found {found}; {error}", job.name));
         }
         let stdout = row["stdout"].as_str().unwrap_or_default();
-        let count = u32::try_from(stdout.lines().count()).unwrap_or(u32::MAX);
+        let stored = u32::try_from(stdout.lines().count()).unwrap_or(u32::MAX);
         let Printed { heard, in_all } = self.printed(id, row);
-        let (printed, missing) = match &end.stdout {
-            Stdout::Exactly(expected) => (expected.clone(), 0),
-            Stdout::Lines => (workload::lines(count.max(heard)), in_all.saturating_sub(count)),
+        // What it printed while its engine was away may be missing, and nothing else, and only at the end.
+        let cut_by_the_engine = (heard..in_all).contains(&stored) && stdout == workload::lines(stored);
+        let whole = match &end.stdout {
+            Stdout::Exactly(expected) => stdout == expected,
+            Stdout::Lines => stored >= in_all && stdout == workload::lines(stored),
         };
-        if stdout != printed {
-            let what = format!("{} ({id}) printed {printed:?}, and {stdout:?} is stored", job.name);
-            if row["logs_incomplete"] == true { verdict.excuse(what) } else { verdict.wrong(what) }
-        } else if missing > 0 {
-            verdict.excuse(format!("{} ({id}) printed {missing} lines while its engine was away", job.name));
+        if !whole {
+            let told = format!("{in_all} lines by its own ledger");
+            let what = format!("{} ({id}): {stdout:?} is stored, expected {:?}, {told}", job.name, end.stdout);
+            let excused = cut_by_the_engine || row["logs_incomplete"] == true;
+            if excused { verdict.excuse(what) } else { verdict.wrong(what) }
         }
     }
 
@@ -350,6 +352,9 @@ mod tests {
         assert_eq!(wrong(&end, 8, &all, true), (0, 0), "a line more than the container had time to tell of");
         assert_eq!(wrong(&end, 5, &cancelled, true), (0, 1), "the engine was away for the rest");
         assert_eq!(wrong(&end, 6, &cancelled, true), (1, 0), "a line is missing");
+        let completed = with(&row("completed", &workload::lines(5)), &[]);
+        assert_eq!(wrong(&end, 5, &completed, true), (0, 1), "it ended while the engine was away");
+        assert_eq!(wrong(&end, 9, &completed, true), (1, 0), "the engine was there all the time");
         assert_eq!(wrong(&end, 0, &with(&cancelled, &[("stdout", json!("line 2\n"))]), true), (1, 0), "a gap");
         assert_eq!(wrong(&End::exits(0), 0, &cancelled, true), (1, 0), "nobody asked");
     }

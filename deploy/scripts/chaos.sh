@@ -22,5 +22,5 @@ if [ "${1:-}" = run ]; then
     shift
     "$bin/gantry-chaos" run --binaries "$bin" "$@"
 else
-    "$bin/gantry-servers" run --with postgres,rabbitmq,docker -- "$bin/gantry-chaos" all --binaries "$bin" "$@"
+    "$bin/gantry-servers" run --with postgres,rabbitmq -- "$bin/gantry-chaos" all --binaries "$bin" "$@"
 fi

@@ -46,11 +46,11 @@ impl Http {
         })
     }
 
-    /// A job's status.
-    pub(crate) async fn status(&self, job: JobId) -> anyhow::Result<String> {
+    /// Whether a job's container was seen running. (A job is `running` from its claim on.)
+    pub(crate) async fn has_started(&self, job: JobId) -> anyhow::Result<bool> {
         let (status, answer) = self.call(Method::GET, &format!("/v1/jobs/{job}"), None).await?;
         ensure!(status.is_success(), "{status}: {answer}");
-        Ok(answer["status"].as_str().unwrap_or_default().to_owned())
+        Ok(!answer["started_at"].is_null())
     }
 
     /// Asks for a job's end. One that is over already is no error.

@@ -147,16 +147,19 @@ async fn work(shared: Arc<Shared>, mut dice: Dice, ledger: PathBuf) {
     }
 }
 
+/// One job of every kind of life.
+type Deck = Box<dyn Fn(&mut Dice) -> Vec<Case> + Send>;
+
 /// Jobs of one kind, one after another.
 struct Stream {
     every: Duration,
     last: Instant,
-    make: Box<dyn Fn(&mut Dice) -> Vec<Case> + Send>,
+    make: Deck,
     left: Vec<Case>,
 }
 
 impl Stream {
-    fn new(every: Duration, make: Box<dyn Fn(&mut Dice) -> Vec<Case> + Send>) -> Self {
+    fn new(every: Duration, make: Deck) -> Self {
         Self { every, last: Instant::now(), make, left: Vec::new() }
     }
 
@@ -253,7 +256,7 @@ impl Shared {
                 tokio::join!(amqp, http);
             }
             Action::Cancel { index, job, when } => {
-                if when == Cancel::Running && self.http.status(job).await.ok().as_deref() != Some("running") {
+                if when == Cancel::Running && !self.http.has_started(job).await.unwrap_or(false) {
                     return;
                 }
                 if self.http.cancel(job).await.is_ok()

@@ -16,7 +16,7 @@ pub(crate) struct Table {
 impl Table {
     /// Prints the head.
     pub(crate) fn new() -> Self {
-        println!("{:>7}  {:<34} {:<16} {:<52} effect", "time", "fault", "target", "proof");
+        println!("{:>7}  {:<34} {:<16} {:<56} effect", "time", "fault", "target", "proof");
         Self { began: Instant::now(), faults: 0, unproved: Vec::new() }
     }
 
@@ -24,22 +24,19 @@ impl Table {
         self.began.elapsed()
     }
 
-    /// Prints a fault that is over; `flows` tells whether work went on.
-    pub(crate) fn row(&mut self, began: Duration, step: &Step, done: &Done, flow: &str, flows: bool) {
+    /// Prints a fault that is over; `flows` is how long it took until a job ended after it, if one did.
+    pub(crate) fn row(&mut self, began: Duration, step: &Step, done: &Done, flows: Option<Duration>) {
         self.faults += 1;
         let (kind, target) = (step.fault.kind(), step.fault.target());
         let proof = done.proof.as_deref().unwrap_or("none");
-        let separator = if done.effect.is_empty() { "" } else { "; " };
-        println!(
-            "{:>5.0} s  {kind:<34} {target:<16} {proof:<52} {}{separator}{flow}",
-            began.as_secs_f64(),
-            done.effect
-        );
-        if done.proof.is_none() {
-            self.unproved.push(format!("{target}: {kind}: nothing shows that it happened; {}", done.effect));
-        }
-        if !flows {
-            self.unproved.push(format!("{target}: {kind}: {flow}"));
+        let flow = match flows {
+            Some(time) => format!("jobs end {:.1} s later", time.as_secs_f64()),
+            None => "no job ended after it".to_owned(),
+        };
+        let effect = if done.effect.is_empty() { flow } else { format!("{}; {flow}", done.effect) };
+        println!("{:>5.0} s  {kind:<34} {target:<16} {proof:<56} {effect}", began.as_secs_f64());
+        if done.proof.is_none() || flows.is_none() {
+            self.unproved.push(format!("{target}: {kind}: proof: {proof}; effect: {effect}"));
         }
     }
 

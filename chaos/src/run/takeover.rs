@@ -13,7 +13,7 @@ use super::fleet::Fleet;
 use super::process::Supervised;
 use super::schedule::{Cut, Member, Server};
 use crate::fleet::POLL;
-use crate::part::LEASE;
+use crate::part::{LEASE, Part};
 
 /// How long work is waited for that can be taken over.
 const WORK_WITHIN: Duration = Duration::from_secs(20);
@@ -64,9 +64,10 @@ struct Victim {
     owned: Vec<(Uuid, i32)>,
 }
 
-/// When all its attempts were another's, or over.
+/// All its attempts were another's, or over.
 struct Taken {
-    at: Instant,
+    /// From when on it must have been quiet: the end of its lease, or the adoption if that was sooner.
+    quiet_from: Instant,
     after: Duration,
     adopted: usize,
 }
@@ -111,8 +112,9 @@ impl Victim {
             .fetch_one(sql)
             .await?;
             if dead && open == 0 {
-                let (at, after) = (Instant::now(), began.elapsed());
-                return Ok(Some(Taken { at, after, adopted: self.adopted(sql).await? }));
+                let after = began.elapsed();
+                let quiet_from = began + after.min(LEASE);
+                return Ok(Some(Taken { quiet_from, after, adopted: self.adopted(sql).await? }));
             }
             sleep(POLL).await;
         }
@@ -139,7 +141,7 @@ impl Victim {
     async fn outcome(self, process: &Supervised, taken: Option<Taken>, proof: Option<String>) -> anyhow::Result<Done> {
         let healed = Instant::now();
         let ended = until(ENDS_WITHIN, || process.ends().into_iter().find(|end| end.pid == self.pid)).await;
-        let Some(Taken { at, after, adopted }) = taken else {
+        let Some(Taken { quiet_from, after, adopted }) = taken else {
             let effect = format!("was not declared dead and replaced within {TAKEN_WITHIN:?}");
             return Ok(Done { proof: None, effect, late: Vec::new() });
         };
@@ -147,7 +149,7 @@ impl Victim {
         let until = ended.map_or_else(Instant::now, |ended| ended.at);
         let late: Vec<String> = process
             .links
-            .mutations_since(at)
+            .mutations_since(quiet_from)
             .into_iter()
             .filter(|mutation| mutation.at < until)
             .map(|mutation| format!("{} of the dead {}", mutation.request, process.member))
@@ -158,12 +160,13 @@ impl Victim {
             }
             None => "lives on".to_owned(),
         };
-        let effect = format!(
-            "dead, {adopted} of {} attempts adopted after {:.1} s, {} late requests, {end}",
-            self.owned.len(),
-            after.as_secs_f64(),
-            late.len()
-        );
+        // Simulated containers are files: there is no line to listen on.
+        let requests = match process.member.part {
+            Part::DockerWorker => format!("{} late requests, ", late.len()),
+            _ => String::new(),
+        };
+        let (owned, after) = (self.owned.len(), after.as_secs_f64());
+        let effect = format!("dead, {adopted} of {owned} attempts adopted after {after:.1} s, {requests}{end}");
         Ok(Done { proof, effect, late })
     }
 }

@@ -81,7 +81,7 @@ pub(crate) async fn run(options: &Options, shutdown: &Shutdown) -> anyhow::Resul
 
 /// Tries one in a folder of its own, which stays if something is wrong: the servers' and the parts' logs are in it.
 async fn try_one(name: Name, binaries: &Path) -> anyhow::Result<Row> {
-    let folder = tempfile::Builder::new().prefix("gantry-chaos-").tempdir()?;
+    let folder = tempfile::Builder::new().prefix("gantry-scenario-").tempdir()?;
     let path = folder.path();
     // On the heap: together they are too much for one frame.
     let tried = match name {

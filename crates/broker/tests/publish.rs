@@ -93,6 +93,15 @@ async fn a_full_submissions_queue_refuses() {
     let error = refused.expect("the queue is bounded");
     assert!(matches!(error, publish::Error::Refused { .. }), "{error}");
     assert!(error.is_transient());
+
+    // A channel that was refused something is replaced after a second, in case it was the channel and not the queue.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let message = || Outgoing::work(topology.submissions(), b"again".to_vec());
+    for _ in 0..2 {
+        publisher.publish(message()).await.expect_err("it is still full");
+    }
+    vhost.purge_all().await;
+    eventually(LIMIT, async || publisher.publish(message()).await.is_ok()).await;
 }
 
 #[tokio::test]

@@ -27,7 +27,9 @@ const DEPTH_WITHIN: Duration = Duration::from_secs(1);
 pub(crate) struct Sent(HashMap<Token, Duration>);
 
 /// Marks what is lost and reports what is marked.
-pub(crate) async fn pass(parts: &Parts, sent: &mut Sent) -> Result<(), gantry_store::Error> {
+///
+/// `reached_for` is the time for which Postgres has answered this process without a gap.
+pub(crate) async fn pass(parts: &Parts, sent: &mut Sent, reached_for: Duration) -> Result<(), gantry_store::Error> {
     let store = &parts.store;
     loop {
         let marked = lost::mark_on_lost_hosts(store, BATCH).await?;
@@ -38,8 +40,9 @@ pub(crate) async fn pass(parts: &Parts, sent: &mut Sent) -> Result<(), gantry_st
             break;
         }
     }
-    loop {
-        let marked = lost::mark_by_policy(store, BATCH).await?;
+    // An end that was reported and is not recorded yet must not become stale.
+    while reports_are_read(parts).await {
+        let marked = lost::mark_by_policy(store, reached_for, BATCH).await?;
         if marked > 0 {
             tracing::warn!(
                 attempts = marked,

@@ -31,7 +31,7 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
             trust = Trust::default();
             tracing::warn!(%error, "upkeep failed, trying again");
         }
-        if let Err(error) = lost::pass(parts, &mut sent).await {
+        if let Err(error) = lost::pass(parts, &mut sent, trust.time()).await {
             tracing::warn!(%error, "cannot look after lost attempts now, trying again");
         }
         republish_all(parts).await;

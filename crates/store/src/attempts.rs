@@ -167,6 +167,10 @@ pub async fn read(store: &Store, worker: WorkerId, tokens: &[Token]) -> Result<V
             tracing::error!(job.id = %row.job_id, attempt = row.attempt, "the spec of an attempt cannot be read by this version");
             continue;
         };
+        let Ok(stop_reason) = row.stop_reason.as_deref().map(|reason| parse("stop_reason", reason)).transpose() else {
+            tracing::error!(job.id = %row.job_id, attempt = row.attempt, "the stop reason of an attempt cannot be read by this version");
+            continue;
+        };
         attempts.push(Attempt {
             claimed: Claimed {
                 token: Token { job: row.job_id.into(), attempt: row.attempt, epoch: row.epoch },
@@ -179,7 +183,7 @@ pub async fn read(store: &Store, worker: WorkerId, tokens: &[Token]) -> Result<V
             launch_sent: row.launch_sent.map(ago),
             started: row.started.map(ago),
             claimed_ago: ago(row.claimed),
-            stop_reason: row.stop_reason.as_deref().map(|reason| parse("stop_reason", reason)).transpose()?,
+            stop_reason,
             cancel_requested: row.cancel_requested,
             log: Position {
                 cursor: row.log_cursor,

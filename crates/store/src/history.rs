@@ -166,11 +166,15 @@ fn standing(owner: Owner) -> Standing {
         return Standing { condition: Condition::Unowned, since: owner.ended_at, cause };
     }
     match owner.unhealthy_since {
-        Some(since) => Standing {
-            condition: Condition::Unreachable,
-            since: Some(since),
-            cause: format!("its worker does not reach the host ({} failed checks){said}", owner.failures),
-        },
+        Some(since) => {
+            let failures = owner.failures;
+            let remedy = match owner.serving {
+                0 => String::new(),
+                others => format!("; {others} others do: one of them takes it over when its worker is ended"),
+            };
+            let cause = format!("its worker does not reach the host ({failures} failed checks){said}{remedy}");
+            Standing { condition: Condition::Unreachable, since: Some(since), cause }
+        }
         None => Standing { condition: Condition::Owned, since: None, cause: String::new() },
     }
 }
@@ -197,6 +201,7 @@ mod tests {
         for (standing, condition, says) in [
             (owner(true, false, 1, 1), Condition::Owned, ""),
             (owner(true, true, 1, 0), Condition::Unreachable, "3 failed checks): connection refused"),
+            (owner(true, true, 2, 1), Condition::Unreachable, "1 others do: one of them takes it over"),
             (owner(false, false, 0, 0), Condition::Unowned, "no worker of this executor type is alive"),
             (owner(false, true, 2, 0), Condition::Unowned, "none of the 2 live workers"),
             (owner(false, false, 2, 1), Condition::Unowned, "about to take it"),

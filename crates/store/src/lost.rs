@@ -1,6 +1,8 @@
 //! Attempts whose end can never be confirmed: who decides marks them, the dispatcher's upkeep reports their end, and
 //! the recorder writes it.
 
+use std::time::Duration;
+
 use gantry_core::lost::Abandon;
 use gantry_core::message::{Ended, Report, ReportKind, Token};
 use gantry_core::state::Outcome;
@@ -161,8 +163,10 @@ pub async fn mark_on_lost_hosts(store: &Store, limit: i64) -> Result<u64> {
     Ok(done.rows_affected())
 }
 
-/// Marks attempts that have been out of reach for as long as their job's own policy waits; returns how many.
-pub async fn mark_by_policy(store: &Store, limit: i64) -> Result<u64> {
+/// Marks attempts that have been out of reach for as long as their job's own policy waits; returns how many. Only those
+/// of jobs that wait for less than `reached_for`, the time for which the caller itself has reached Postgres without a
+/// gap: else a fleet that comes back from a night's rest would give up what its workers are about to adopt.
+pub async fn mark_by_policy(store: &Store, reached_for: Duration, limit: i64) -> Result<u64> {
     let statement = sqlx::query!(
         "/* lost::mark_by_policy */
         with away as (
@@ -176,12 +180,14 @@ pub async fn mark_by_policy(store: &Store, limit: i64) -> Result<u64> {
             join container_job_specs s on s.job_id = e.job_id
             where e.ended_at is null and e.abandoned_at is null and (a.host_id is null or e.executor_host_id = a.host_id)
               and s.spec->'on_lost'->>'action' in ('retry', 'fail')
+              and (s.spec->'on_lost'->>'after_seconds')::float8 < $2
               and a.since < now() - make_interval(secs => (s.spec->'on_lost'->>'after_seconds')::float8)
             order by e.job_id limit $1 for no key update of e skip locked)
         update container_executions e
         set epoch = e.epoch + 1, abandoned_at = now(), abandoned_by = 'on_lost', abandoned_as = d.action::abandon
         from due d where e.job_id = d.job_id and e.attempt = d.attempt",
-        limit
+        limit,
+        reached_for.as_secs_f64()
     );
     let done = store.single("lost::mark_by_policy", statement.execute(store.pool())).await?;
     Ok(done.rows_affected())

@@ -147,10 +147,10 @@ impl Store {
             .map_err(|error| error.during(operation))
     }
 
-    /// Bounds `work`, which reads in a transaction of its own: a server that vanished without a word answers nothing.
+    /// Bounds `work`, a transaction of its own that is not run again: a server that vanished without a word answers nothing.
     pub(crate) async fn bounded<T>(&self, operation: &'static str, work: impl Future<Output = Result<T>>) -> Result<T> {
         // Boxed, as in `run`.
-        let done = timeout(CLIENT_TIMEOUT * 100, Box::pin(work)).await;
+        let done = timeout(CLIENT_TIMEOUT, Box::pin(work)).await;
         done.unwrap_or_else(|_| Err(silent())).map_err(|error| error.during(operation))
     }
 

@@ -13,6 +13,7 @@ use tracing::Instrument;
 use crate::engine::Engine;
 use crate::executor::{ExecutionId, Found, Idempotence, Launch, LaunchError, Observed};
 use crate::finish;
+use crate::hosts;
 use crate::log::LogTail;
 use crate::metrics;
 use crate::registry::Run;
@@ -117,6 +118,10 @@ async fn drive(engine: &Arc<Engine>, run: &Arc<Run>, mut stand: Stand, mut step:
     loop {
         // Nothing is sent any more: whoever adopts the attempt goes on with it.
         if engine.draining.is_cancelled() {
+            return;
+        }
+        // Adopted by another worker, or given up: not ours to go on with.
+        if !engine.registry.is_active(run) {
             return;
         }
         step = match step {
@@ -273,6 +278,10 @@ async fn find(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step {
     match engine.executor.find(&run.host, &run.external_name).await {
         Found::Found(id) if is_unstarted(engine, run, &id).await => found_unstarted(engine, run, stand, id).await,
         Found::Found(id) => watch(engine, run, id, stand, None),
+        Found::Absent if !hosts::answers_as_itself(engine, &run.host).await => {
+            tracing::warn!("a container is absent from an engine that is not the host's own, asking again");
+            wait(engine, stand).await
+        }
         Found::Absent => match unwanted(engine, run, stand) {
             Some(reason) => give_up(engine, run, reason).await,
             None => absent(engine, run, stand).await,
@@ -286,7 +295,12 @@ async fn find(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step {
 
 /// Created by somebody who did not get to start it. The same launch starts it, and only it; unwanted, it is removed.
 async fn found_unstarted(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand, id: ExecutionId) -> Step {
-    if unwanted(engine, run, stand).is_some() && engine.executor.idempotence() == Idempotence::Forever {
+    if let Some(reason) = unwanted(engine, run, stand) {
+        if engine.executor.idempotence() != Idempotence::Forever {
+            // Launching it again is not what is wanted, and it may start by itself: it is watched, and stopped.
+            stand.stop = Some(reason);
+            return watch(engine, run, id, stand, None);
+        }
         if let Err(failure) = engine.executor.remove(&run.host, &id).await {
             tracing::warn!(%failure, "a container that was never started could not be removed, trying again");
         }

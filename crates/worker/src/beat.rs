@@ -14,8 +14,9 @@ use crate::engine::Engine;
 use crate::metrics;
 use crate::registry::Run;
 
-/// Attempts adopted in one pass at most.
+/// Attempts adopted in one statement at most, and statements of one beat: the next beat must not be late.
 const ADOPTIONS: i64 = 500;
+const ADOPTION_BATCHES: usize = 20;
 /// How long RabbitMQ may take to say how long a queue is: the beat waits for it.
 const DEPTH_WITHIN: Duration = Duration::from_secs(1);
 /// Containers removed at once.
@@ -92,12 +93,16 @@ async fn adopt(engine: &Arc<Engine>) -> Result<(), Error> {
         return Ok(());
     }
     let hosts = engine.hosts.healthy();
-    let adopted = attempts::adopt(&engine.store, engine.id, &hosts, ADOPTIONS).await?;
-    if !adopted.is_empty() {
+    for _ in 0..ADOPTION_BATCHES {
+        let adopted = attempts::adopt(&engine.store, engine.id, &hosts, ADOPTIONS).await?;
+        if adopted.is_empty() {
+            break;
+        }
         metrics::adopted(engine.executor.executor_type(), adopted.len());
         tracing::info!(attempts = adopted.len(), "adopting attempts of workers that are gone");
+        resume(engine, &adopted).await?;
     }
-    resume(engine, &adopted).await
+    Ok(())
 }
 
 async fn resume(engine: &Arc<Engine>, tokens: &[Token]) -> Result<(), Error> {

@@ -31,6 +31,8 @@ pub(crate) struct Hosts {
 /// One host.
 struct Served {
     host: Arc<Host>,
+    /// What its engine calls itself.
+    identity: String,
     healthy: bool,
     failures: u32,
     checked: Option<Duration>,
@@ -63,6 +65,11 @@ impl Hosts {
         if let Some(served) = self.lock().get_mut(&id) {
             served.checked = None;
         }
+    }
+
+    /// What the engine of a host calls itself.
+    fn identity(&self, id: HostId) -> Option<String> {
+        self.lock().get(&id).map(|served| served.identity.clone())
     }
 
     /// False if the host is being checked already.
@@ -127,8 +134,27 @@ enum Failed {
     AnotherEngine(String),
 }
 
+/// Whether the engine that answers for a host now is the one that it always was. Asked before a container counts as
+/// gone: an address may lead to another engine from one moment to the next, and that one has never heard of it.
+pub(crate) async fn answers_as_itself(engine: &Engine, host: &Host) -> bool {
+    let answers = match engine.executor.check(host).await {
+        Ok(health) => engine.hosts.identity(host.id).is_some_and(|known| known == health.identity),
+        Err(_) => false,
+    };
+    if !answers {
+        engine.hosts.suspect(host.id);
+    }
+    answers
+}
+
+/// What a host says of itself.
+struct Answer {
+    detail: String,
+    identity: String,
+}
+
 /// Reaches a host: what it says of itself if it is the engine that it always was.
-async fn check(engine: &Engine, listed: &ServedHost) -> Result<String, Failed> {
+async fn check(engine: &Engine, listed: &ServedHost) -> Result<Answer, Failed> {
     let health = engine.executor.check(&listed.host).await.map_err(|failure| Failed::NoAnswer(failure.message))?;
     let known = match &listed.engine_identity {
         Some(known) => known.clone(),
@@ -140,7 +166,7 @@ async fn check(engine: &Engine, listed: &ServedHost) -> Result<String, Failed> {
             health.identity
         )));
     }
-    Ok(health.detail)
+    Ok(Answer { detail: health.detail, identity: health.identity })
 }
 
 async fn identify(store: &Store, host: HostId, identity: &str) -> Result<String, String> {
@@ -148,14 +174,15 @@ async fn identify(store: &Store, host: HostId, identity: &str) -> Result<String,
 }
 
 /// Keeps the result of a check; the first one that succeeds makes the host one of ours.
-fn settle(engine: &Arc<Engine>, host: Host, checked: Result<String, Failed>) -> HostCheck {
+fn settle(engine: &Arc<Engine>, host: Host, checked: Result<Answer, Failed>) -> HostCheck {
     let now = engine.lease.now();
     let mut served = engine.hosts.lock();
-    let (answered, bearable, detail) = match checked {
-        Ok(detail) => (true, true, detail),
-        Err(Failed::NoAnswer(cause)) => (false, true, cause),
-        Err(Failed::AnotherEngine(cause)) => (false, false, cause),
+    let (identity, bearable, detail) = match checked {
+        Ok(answer) => (Some(answer.identity), true, answer.detail),
+        Err(Failed::NoAnswer(cause)) => (None, true, cause),
+        Err(Failed::AnotherEngine(cause)) => (None, false, cause),
     };
+    let answered = identity.is_some();
     let healthy = match served.get_mut(&host.id) {
         Some(entry) => {
             entry.failures = if answered { 0 } else { entry.failures + 1 };
@@ -165,17 +192,19 @@ fn settle(engine: &Arc<Engine>, host: Host, checked: Result<String, Failed>) -> 
             }
             entry.healthy = healthy;
             entry.checked = Some(now);
-            if *entry.host != host {
+            // A new address counts once the same engine has answered there.
+            if answered && *entry.host != host {
                 entry.host = Arc::new(host.clone());
             }
             healthy
         }
-        None if answered => {
+        None if let Some(identity) = identity => {
             tracing::info!(host.name = %host.name, detail, "serving a host");
             let host = Arc::new(host.clone());
             let entry = Served {
                 watch: watch::spawn(engine.clone(), host.clone()),
                 host,
+                identity,
                 healthy: true,
                 failures: 0,
                 checked: Some(now),

@@ -18,7 +18,7 @@ use crate::engine::Engine;
 use crate::executor::{End, ExecutionId, Observed};
 use crate::finish;
 use crate::log::LogTail;
-use crate::{logs, stop};
+use crate::{hosts, logs, stop};
 
 pub(crate) use watched::Watched;
 
@@ -133,9 +133,20 @@ impl Watcher {
     }
 
     async fn look(&mut self) {
+        // What left this worker is somebody else's to watch, or nobody's.
+        self.containers.retain(|_, container| self.engine.registry.is_active(&container.run));
         let ids: Vec<ExecutionId> = self.containers.keys().cloned().collect();
-        match self.engine.executor.observe(&self.host(), &ids).await {
-            Ok(states) => {
+        if ids.is_empty() {
+            return;
+        }
+        let host = self.host();
+        match self.engine.executor.observe(&host, &ids).await {
+            Ok(mut states) => {
+                let gone = states.iter().any(|(_, state)| *state == Observed::Gone);
+                if gone && !hosts::answers_as_itself(&self.engine, &host).await {
+                    tracing::warn!(host.name = %host.name, "containers are gone from an engine that is not the host's own");
+                    states.retain(|(_, state)| *state != Observed::Gone);
+                }
                 for (id, state) in states {
                     self.observed(&id, state);
                 }

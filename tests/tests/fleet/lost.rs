@@ -222,35 +222,97 @@ async fn a_cancelled_job_that_is_given_up_is_cancelled() {
     );
 }
 
-#[tokio::test]
-async fn a_job_s_own_policy_decides_after_its_time() {
-    for (action, status) in [("retry", "running"), ("fail", "failed"), ("wait", "running")] {
-        let fleet = Fleet::new().await;
-        let policy = json!({ "spec": { "on_lost": { "action": action, "after_seconds": 600 } } });
-        let Running { job, worker, _parts } = running(&fleet, policy).await;
-        worker.crash();
-        let elsewhere = fleet.mock_host_elsewhere(1).await;
-        identity(&fleet, ANOTHER);
-        let _next = fleet.mock_worker(quick());
-        fleet.served(elsewhere, 1).await;
-        let gone = "select count(*) from workers where state = 'dead'";
-        eventually(PATIENCE, async || fleet.scalar::<i64>(gone).await == 1).await;
-        assert_eq!(fleet.attempts(job).await[0]["abandoned_at"], Value::Null, "its time has not come");
+/// A job with a policy whose worker was killed and whose host no worker reaches any more, long ago by the database's
+/// clock; and another host, which is served.
+async fn out_of_reach(fleet: &Fleet, action: &str) -> (JobId, Vec<Part>) {
+    let policy = json!({ "spec": { "on_lost": { "action": action, "after_seconds": 10 } } });
+    let Running { job, worker, _parts } = running(fleet, policy).await;
+    worker.crash();
+    let elsewhere = fleet.mock_host_elsewhere(1).await;
+    identity(fleet, ANOTHER);
+    let next = fleet.mock_worker(quick());
+    fleet.served(elsewhere, 1).await;
+    eventually(PATIENCE, async || fleet.scalar::<i64>("select count(*) from workers where state = 'dead'").await == 1)
+        .await;
+    fleet.execute("update workers set ended_at = ended_at - interval '1 hour' where state = 'dead'").await;
+    (job, _parts.into_iter().chain([next]).collect())
+}
 
-        fleet.execute("update workers set ended_at = ended_at - interval '700 seconds' where state = 'dead'").await;
-        if action == "wait" {
-            // Two passes of upkeep, in which something could happen that must not.
-            tokio::time::sleep(std::time::Duration::from_millis(2_500)).await;
-            assert_eq!(fleet.attempts(job).await[0]["abandoned_at"], Value::Null);
-            continue;
-        }
-        eventually(PATIENCE, async || !fleet.attempts(job).await[0]["ended_at"].is_null()).await;
-        let first = &fleet.attempts(job).await[0];
-        assert_eq!(
-            (&first["failure_class"], &first["abandoned_by"], &first["abandoned_as"]),
-            (&json!("lost"), &json!("on_lost"), &json!(action))
-        );
-        fleet.reaches(job, status).await;
-        assert_eq!(fleet.attempts(job).await.len(), if action == "retry" { 2 } else { 1 });
-    }
+#[tokio::test]
+async fn a_policy_of_retry_runs_the_job_elsewhere() {
+    let fleet = Fleet::new().await;
+    let (job, _parts) = out_of_reach(&fleet, "retry").await;
+    eventually(PATIENCE, async || fleet.attempts(job).await.len() == 2).await;
+    let first = &fleet.attempts(job).await[0];
+    assert_eq!(
+        (&first["failure_class"], &first["abandoned_by"], &first["abandoned_as"], &first["retried_by"]),
+        (&json!("lost"), &json!("on_lost"), &json!("retry"), &json!("infrastructure"))
+    );
+    fleet.reaches(job, "running").await;
+}
+
+#[tokio::test]
+async fn a_policy_of_fail_ends_the_job() {
+    let fleet = Fleet::new().await;
+    let (job, _parts) = out_of_reach(&fleet, "fail").await;
+    let row = fleet.ended(job).await;
+    assert_eq!((&row["status"], &row["failure_class"]), (&json!("failed"), &json!("lost")));
+    let attempts = fleet.attempts(job).await;
+    assert_eq!((attempts.len(), &attempts[0]["abandoned_as"]), (1, &json!("fail")));
+}
+
+#[tokio::test]
+async fn a_policy_of_wait_waits() {
+    let fleet = Fleet::new().await;
+    let (job, _parts) = out_of_reach(&fleet, "wait").await;
+    // Longer than any other policy would have waited.
+    tokio::time::sleep(std::time::Duration::from_secs(13)).await;
+    assert_eq!(fleet.attempts(job).await[0]["abandoned_at"], Value::Null);
+}
+
+/// A night in which nothing ran: what was out of reach for hours by the database's clock is about to be adopted.
+#[tokio::test]
+async fn a_fleet_that_comes_back_gives_nothing_up() {
+    let fleet = Fleet::new().await;
+    let policy = json!({ "spec": { "on_lost": { "action": "retry", "after_seconds": 10 } } });
+    let Running { job, worker, _parts: [dispatcher, _recorder] } = running(&fleet, policy).await;
+    worker.stop().await;
+    dispatcher.stop().await;
+    fleet.execute("update workers set ended_at = ended_at - interval '14 hours'").await;
+    let _dispatcher = fleet.dispatcher();
+    // Several passes of upkeep, before any worker is there.
+    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    let _worker = fleet.mock_worker(quick());
+    eventually(PATIENCE, async || fleet.attempts(job).await[0]["epoch"] == 2).await;
+    let attempt = &fleet.attempts(job).await[0];
+    assert_eq!((&attempt["abandoned_at"], &attempt["ended_at"]), (&Value::Null, &Value::Null), "{attempt}");
+}
+
+/// The address leads to an engine that has never heard of these containers: they are not gone.
+#[tokio::test]
+async fn an_address_that_leads_elsewhere_loses_nothing() {
+    let fleet = Fleet::new().await;
+    let Running { job, worker, _parts } = running(&fleet, json!({})).await;
+    let (_api, client) = fleet.api().await;
+    let (containers, aside) = (fleet.folder().join("containers"), fleet.folder().join("aside"));
+    let itself = identity(&fleet, ANOTHER);
+    std::fs::rename(&containers, &aside).expect("moved");
+    std::fs::create_dir(&containers).expect("made");
+    stands(&client, job, "unreachable").await;
+
+    // A worker that has it to adopt meets the same engine.
+    worker.crash();
+    let _next = fleet.mock_worker(quick());
+    stands(&client, job, "unowned").await;
+    let row = fleet.job(job).await;
+    assert_eq!((&row["status"], &row["attempt"]), (&json!("running"), &json!(1)), "{row}");
+    assert!(fleet.attempts(job).await[0]["ended_at"].is_null());
+
+    std::fs::remove_dir(&containers).expect("nothing was launched there");
+    std::fs::rename(&aside, &containers).expect("moved back");
+    identity(&fleet, &itself);
+    stands(&client, job, "owned").await;
+    client.cancel(job).await;
+    let row = fleet.ended(job).await;
+    assert_eq!((&row["status"], &row["attempt"]), (&json!("cancelled"), &json!(1)), "{row}");
 }

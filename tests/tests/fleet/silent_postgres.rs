@@ -19,11 +19,11 @@ fn unavailable(answer: &Answer) {
     assert!(answer.headers.contains_key("retry-after"), "{answer:?}");
 }
 
-/// Waits until so many transactions of the api wait for locks that the test has.
+/// Waits until at least so many transactions of the api wait for locks that the test has.
 async fn waiting_for_locks(fleet: &Fleet, transactions: usize) {
     let waiting = "select count(*) from pg_stat_activity
          where datname = current_database() and usename = 'gantry_api' and wait_event_type = 'Lock'";
-    eventually(PATIENCE, async || fleet.scalar::<i64>(waiting).await == transactions as i64).await;
+    eventually(PATIENCE, async || fleet.scalar::<i64>(waiting).await >= transactions as i64).await;
 }
 
 #[tokio::test]
@@ -80,7 +80,8 @@ async fn connections_that_hang_give_their_places_back() {
     let path = format!("/v1/jobs/{id}");
     eventually(PATIENCE, async || client.get(&path).await.status == 200).await;
     let answers = join_all((0..4).map(|_| client.cancel(id))).await;
-    assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
+    // The first of them ends the job, and the others are told that it has ended.
+    assert!(answers.iter().all(|answer| matches!(answer.status, 200 | 409)), "{answers:?}");
 }
 
 /// A way to `upstream` on which the connections from before the last switch pass nothing on, and stay open.

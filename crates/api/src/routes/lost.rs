@@ -103,8 +103,8 @@ pub(crate) async fn host(
         }
         Declared::Reachable(workers) => {
             let message = format!(
-                "{workers} live workers reach host `{host}`: what runs there can be cancelled, and need not be given up; \
-                 send `force` to give it up all the same"
+                "{workers} live workers reach host `{host}`: what runs there ends by itself or by a cancel, and a job whose \
+                 own worker does not reach it is taken over when that worker is ended; send `force` to give all of it up"
             );
             Err(Error::field(Code::HostReachable, "force", message))
         }

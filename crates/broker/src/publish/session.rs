@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -25,12 +26,19 @@ const PUBLISH_ID: &str = "x-gantry-publish";
 /// Requests that are taken up before confirms are looked at again.
 const GULP: usize = 256;
 
+/// The least time that a channel is used before it is replaced for a refusal: queues are full for longer.
+const REPLACE_AFTER: Duration = Duration::from_secs(1);
+
 /// Why a session ended.
 pub(super) enum End {
     /// Every publisher handle is gone and everything is answered.
     Stopped,
     /// The channel died; what it had not confirmed is in the session.
     ChannelLost(lapin::Error),
+    /// RabbitMQ refused messages, and everything sent is answered. Mostly the queue is full. But a channel whose first
+    /// message finds a quorum queue between two leaders is refused *for as long as it lives*, the new leader
+    /// notwithstanding (seen with RabbitMQ 3.10): so it is replaced.
+    Refused,
 }
 
 /// A publish that waits for its confirm.
@@ -61,6 +69,8 @@ pub(super) struct Session {
     returned: HashSet<u64>,
     last_id: u64,
     confirmed_any: bool,
+    opened: Instant,
+    refused_any: bool,
 }
 
 impl Session {
@@ -77,6 +87,8 @@ impl Session {
             returned: HashSet::new(),
             last_id: 0,
             confirmed_any: false,
+            opened: Instant::now(),
+            refused_any: false,
         }
     }
 
@@ -91,6 +103,9 @@ impl Session {
                 self.start(request);
             }
             if self.in_flight.is_empty() {
+                if self.is_suspect() {
+                    return End::Refused;
+                }
                 (self.window, self.searching) = (WINDOW, false);
                 if !open {
                     return End::Stopped;
@@ -141,7 +156,12 @@ impl Session {
     }
 
     fn has_room(&self) -> bool {
-        self.in_flight.len() < self.window && !*self.blocked.borrow()
+        self.in_flight.len() < self.window && !*self.blocked.borrow() && !self.is_suspect()
+    }
+
+    /// Whether this channel, and not a queue, may be why messages are refused.
+    fn is_suspect(&self) -> bool {
+        self.refused_any && self.opened.elapsed() >= REPLACE_AFTER
     }
 
     fn takes_new(&self) -> bool {
@@ -211,6 +231,7 @@ impl Session {
                 Err(Error::Unroutable { exchange, routing_key })
             }
             Confirmation::Nack(_) => {
+                self.refused_any = true;
                 let (exchange, routing_key) = route();
                 Err(Error::Refused { exchange, routing_key })
             }

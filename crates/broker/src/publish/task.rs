@@ -46,6 +46,11 @@ pub(super) async fn run(broker: Broker, mut requests: mpsc::Receiver<Request>, s
         let mut session = Session::new(&broker, channel, round);
         let error = match session.run(&mut requests).await {
             End::Stopped => return,
+            End::Refused => {
+                let (sent, unsent) = session.into_unconfirmed();
+                round = everything(sent, unsent);
+                continue;
+            }
             End::ChannelLost(error) => error,
         };
         if session.confirmed_any() {

@@ -37,6 +37,9 @@ async fn runs_the_test_image_and_keeps_it_over_a_restart() {
     assert_eq!(run(&engine, "exit 4").status.code(), Some(4));
     engine.stop().await.expect("stops again");
 
+    let engine = DockerEngine::start(folder.path()).await.expect("starts to be killed");
+    engine.crash().await.expect("is killed");
+
     common::leave_running(folder.path(), "docker");
     let engine = DockerEngine::start(folder.path()).await.expect("replaces the one left");
     engine.stop().await.expect("stops once more");

@@ -54,6 +54,11 @@ async fn keeps_data_and_port_over_a_restart_and_leaves_no_process() {
     let postgres = Postgres::start(folder.path()).await.expect("starts again");
     assert_eq!(postgres.url("someone", "thing"), url);
     assert_eq!(read(&postgres).await, 42);
+    postgres.crash().await.expect("is gone at once");
+    assert_eq!(common::processes(folder.path()), [""; 0]);
+
+    let postgres = Postgres::start(folder.path()).await.expect("recovers");
+    assert_eq!(read(&postgres).await, 42);
     postgres.stop().await.expect("stops again");
 }
 

@@ -58,7 +58,7 @@ async fn keeps_messages_over_restarts_and_leaves_no_process() {
     let message = receiver.basic_get(QUEUE.into(), BasicGetOptions { no_ack: true }).await;
     assert_eq!(message.expect("gets").expect("the message was kept").delivery.data, b"42");
     drop(connection);
-    rabbitmq.stop().await.expect("stops again");
+    rabbitmq.crash().await.expect("is killed");
     assert_eq!(common::processes(folder.path()), [""; 0]);
 }
 
