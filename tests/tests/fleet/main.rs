@@ -21,6 +21,7 @@ mod lost;
 mod metrics;
 mod outages;
 mod silent_postgres;
+mod steering;
 mod tenancy;
 mod waiting;
 mod worker;
