@@ -32,8 +32,8 @@ comment on type waiting_reason is 'What a pending job waits for. dispatching: a 
 create type failure_class as enum ('exit_nonzero', 'oom_killed', 'timeout', 'cancelled', 'image_not_found', 'image_pull_denied', 'invalid_spec', 'launch_rejected', 'no_capacity', 'throttled', 'host_unreachable', 'lost', 'backend_error');
 comment on type failure_class is 'Why an attempt failed. exit_nonzero: another exit code than 0. oom_killed: killed at its memory limit. timeout: too long. cancelled: asked for. image_not_found, image_pull_denied: the registry. invalid_spec: can never run there. launch_rejected: the backend refused to start it. no_capacity: no room. throttled: asked to slow down. host_unreachable: no answer. lost: launched and gone. backend_error: anything else of the backend.';
 
-create type stop_reason as enum ('cancel', 'timeout', 'launch_deadline');
-comment on type stop_reason is 'Why a container is stopped. cancel: asked for. timeout: the run deadline. launch_deadline: claimed and not started in time.';
+create type stop_reason as enum ('cancel', 'timeout', 'launch_deadline', 'drain');
+comment on type stop_reason is 'Why a container is stopped. cancel: asked for. timeout: the run deadline. launch_deadline: claimed and not started in time. drain: its host is drained, and what runs there is moved.';
 
 create type abandon as enum ('retry', 'fail');
 comment on type abandon is 'How an attempt is given up whose end can never be confirmed. retry: the infrastructure budget decides. fail: the job ends with it.';
@@ -47,8 +47,8 @@ comment on type log_stream is 'stdout: standard output. stderr: standard error.'
 create type idempotency_source as enum ('key', 'message');
 comment on type idempotency_source is 'key: idempotency_key of the submission. message: message_id of the AMQP message.';
 
-create type retry_budget as enum ('user', 'infrastructure');
-comment on type retry_budget is 'user: the retry policy of the job. infrastructure: the budget for what was not the fault of the job.';
+create type retry_budget as enum ('user', 'infrastructure', 'operator');
+comment on type retry_budget is 'user: the retry policy of the job. infrastructure: the budget for what was not the fault of the job. operator: none, because an operator moved it off its host.';
 
 -- Who asks ------------------------------------------------------------------------------------------------------
 -- Null when unset, so that a transaction without a tenant sees nothing.
@@ -140,6 +140,7 @@ create table executor_hosts (
     executor_config jsonb not null default '{}',
     is_active boolean not null default true,
     state host_state not null default 'active',
+    moves boolean not null default false,
     weight double precision not null default 1,
     labels jsonb not null default '{}',
     engine_identity text,
@@ -153,6 +154,7 @@ create table executor_hosts (
     created_at timestamptz not null default now(),
     constraint executor_hosts_name_length check (char_length(name) between 1 and 255),
     constraint executor_hosts_configs_are_objects check (jsonb_typeof(connection_config) = 'object' and jsonb_typeof(executor_config) = 'object' and jsonb_typeof(labels) = 'object'),
+    constraint executor_hosts_moves_when_draining check (not moves or state = 'draining'),
     constraint executor_hosts_weight_positive check (weight > 0),
     constraint executor_hosts_limit_not_negative check (max_concurrent_jobs >= 0),
     constraint executor_hosts_count_not_negative check (current_job_count >= 0),
@@ -169,6 +171,7 @@ comment on column executor_hosts.connection_config is 'How to reach it; the shap
 comment on column executor_hosts.executor_config is 'How to run things there; the shape is the executor''s.';
 comment on column executor_hosts.is_active is 'Whether it takes part at all.';
 comment on column executor_hosts.state is 'What an operator allows on it.';
+comment on column executor_hosts.moves is 'Draining: whether what runs there is stopped and tried again elsewhere; else it runs to its end.';
 comment on column executor_hosts.weight is 'Its share of jobs beside other hosts.';
 comment on column executor_hosts.labels is 'Labels, text by text.';
 comment on column executor_hosts.engine_identity is 'What the engine called itself when it was first reached; a worker that finds another engine there does not serve the host.';
@@ -585,7 +588,7 @@ create table audit_log (
     subject text not null,
     detail jsonb not null default '{}',
     created_at timestamptz not null default now(),
-    constraint audit_log_actions check (action in ('host_lost', 'host_activated', 'job_abandoned'))
+    constraint audit_log_actions check (action in ('host_activated', 'host_cordoned', 'host_drained', 'host_lost', 'host_limited', 'job_abandoned'))
 );
 create index audit_log_tenant on audit_log (tenant_id, id);
 comment on table audit_log is 'What operators did that gives a promise up or steers the fleet: written in the transaction that did it, never changed.';

@@ -34,8 +34,14 @@ impl Outcome {
 
     /// Prints the faults in words.
     pub(crate) fn explain(&self) {
+        if !self.verdict.excused.is_empty() {
+            println!(
+                "chaos: {} ends as the documents say they may be, and so not counted:",
+                self.verdict.excused.len()
+            );
+        }
         for note in &self.verdict.excused {
-            println!("chaos: by the rules: {note}");
+            println!("    {note}");
         }
         for note in &self.verdict.notes {
             println!("chaos: {note}");

@@ -295,6 +295,8 @@ pub(crate) async fn slots(sql: &PgPool) -> anyhow::Result<i64> {
 
 #[cfg(test)]
 mod tests {
+    use gantry_executor_mock::ledger::Run;
+
     use super::*;
     use crate::workload::Cancel;
 
@@ -371,5 +373,75 @@ mod tests {
         assert_eq!(wrong(&end, 0, &with(&failed, &[("failure", json!("exit_nonzero"))]), true), (1, 0));
         let cut = with(&row("completed", "lin"), &[("logs_incomplete", json!(true))]);
         assert_eq!(wrong(&End::exits(0).prints("line 1\n".to_owned()), 0, &cut, true), (0, 1));
+    }
+
+    /// One job that went as it must, and what is known of it.
+    fn good() -> (Evidence, JobId) {
+        let row = row("completed", "one\n");
+        let id: JobId = row["id"].as_str().expect("an id").parse().expect("an id");
+        let row = with(&row, &[("over", json!(true)), ("ends", json!(1))]);
+        let end = Some(End::exits(0).prints("one\n".to_owned()));
+        let mut received = Received::default();
+        received.answer("key", json!({ "result": "accepted", "job_id": id }));
+        received.take(None, event(id, "1").as_bytes());
+        let mut ledger = Ledger::default();
+        ledger.add(run("a", id, 1, 0..100));
+        let engine = Engine { ledger, limit: 1, printed: BTreeMap::new(), left: Vec::new() };
+        let evidence = Evidence {
+            jobs: vec![Submitted { name: "job", key: "key".to_owned(), cancel: Cancel::Never, end }],
+            received,
+            rows: Rows::from([(id, row)]),
+            engines: vec![engine],
+            slots: 0,
+        };
+        (evidence, id)
+    }
+
+    fn event(job: JobId, id: &str) -> String {
+        json!({ "id": id, "type": "gantry.job.completed", "subject": job }).to_string()
+    }
+
+    fn run(id: &str, job: JobId, attempt: i32, time: std::ops::Range<u64>) -> Run {
+        Run { id: id.into(), name: id.into(), job, attempt, started_ns: time.start, planned_end_ns: time.end }
+    }
+
+    #[test]
+    fn every_counter_rises() {
+        let counted = |tamper: &dyn Fn(&mut Evidence, JobId)| {
+            let (mut evidence, id) = good();
+            tamper(&mut evidence, id);
+            evidence.judge().expect("it can be judged").counts().map(|(_, count)| count)
+        };
+        assert_eq!(counted(&|_, _| {}), [0; 6]);
+        assert_eq!(counted(&|all, id| drop(all.rows.remove(&id))), [1, 0, 0, 0, 0, 0]);
+        assert_eq!(
+            counted(&|all, id| all.rows.get_mut(&id).expect("there")["over"] = json!(false)),
+            [1, 0, 0, 0, 0, 0]
+        );
+        let untold = |all: &mut Evidence, id| {
+            all.received = Received::default();
+            all.received.answer("key", json!({ "result": "accepted", "job_id": id }));
+        };
+        assert_eq!(counted(&untold), [1, 0, 0, 0, 0, 0], "nobody was told of the end");
+        let second_end = |all: &mut Evidence, id| all.received.take(None, event(id, "2").as_bytes());
+        assert_eq!(counted(&second_end), [0, 1, 0, 0, 0, 0]);
+        let started_twice = |all: &mut Evidence, id| all.engines[0].ledger.add(run("b", id, 1, 200..300));
+        assert_eq!(counted(&started_twice), [0, 1, 0, 0, 0, 0]);
+        let alive_twice = |all: &mut Evidence, id| {
+            all.engines[0].limit = 2;
+            all.engines[0].ledger.add(run("b", id, 2, 50..300));
+        };
+        assert_eq!(counted(&alive_twice), [0, 1, 0, 0, 0, 0]);
+        let another_job = |all: &mut Evidence, _| {
+            let id = JobId::new();
+            all.received.answer("key", json!({ "result": "accepted", "job_id": id }));
+        };
+        assert_eq!(counted(&another_job)[1], 1, "one key, two jobs");
+        let crowd = |all: &mut Evidence, _| all.engines[0].ledger.add(run("b", JobId::new(), 1, 50..300));
+        assert_eq!(counted(&crowd), [0, 0, 1, 0, 0, 0]);
+        assert_eq!(counted(&|all, _| all.slots = 1), [0, 0, 0, 1, 0, 0]);
+        assert_eq!(counted(&|all, _| all.engines[0].left.push("a".into())), [0, 0, 0, 0, 1, 0]);
+        let false_code = |all: &mut Evidence, id| all.rows.get_mut(&id).expect("there")["exit_code"] = json!(1);
+        assert_eq!(counted(&false_code), [0, 0, 0, 0, 0, 1]);
     }
 }

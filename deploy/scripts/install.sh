@@ -7,7 +7,7 @@ set -euo pipefail
 # What the tests and `gantry dev` start (each on ports of its own; services that the packages
 # start are left alone), and what the tests use as clients.
 SERVERS=(
-    postgresql rabbitmq-server docker.io iptables busybox-static docker-registry
+    postgresql rabbitmq-server docker.io iptables busybox-static docker-registry faketime
     python3 python3-pika curl ca-certificates
 )
 

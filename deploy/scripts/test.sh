@@ -15,6 +15,10 @@ cargo nextest run --workspace --no-run
 "${CARGO_TARGET_DIR:-target}/debug/gantry-servers" run --with postgres,rabbitmq,docker -- \
     cargo nextest run --workspace "$@"
 cargo test --workspace --doc --quiet
+# Real processes under a short schedule of faults, on servers of their own; unless somebody asked for certain tests.
+if [ $# = 0 ]; then
+    deploy/scripts/chaos.sh run --seed 1 --short
+fi
 # README.md, as it is written; unless somebody asked for certain tests.
 if [ $# = 0 ]; then
     GANTRY_BIN_DIR=${CARGO_TARGET_DIR:-target}/debug tests/quickstart/run.py

@@ -122,6 +122,13 @@ impl Fleet {
         self.host(Some(self.tenant), ExecutorType::Mock, directory, json!({}), slots).await
     }
 
+    /// A host of the tenant's own, on another engine, which refuses every launch at once for a reason of its own.
+    pub async fn mock_host_that_fails(&self, slots: i32) -> HostId {
+        let directory = json!({ "dir": self.folder.path().join("elsewhere") });
+        let owner = Some(self.tenant);
+        self.host(owner, ExecutorType::Mock, directory, json!({ "fail": "backend_error" }), slots).await
+    }
+
     /// The test's engine as a host. Nothing is pulled: there is nothing to pull from.
     pub async fn docker_host(&self, slots: i32) -> HostId {
         self.uses_docker.store(true, Ordering::Relaxed);

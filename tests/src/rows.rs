@@ -126,6 +126,15 @@ impl Fleet {
         connection
     }
 
+    /// A session that sees the database as it is now, for as long as it is held.
+    pub async fn hold_snapshot(&self) -> sqlx::PgConnection {
+        let mut session = self.pool.acquire().await.expect("a connection").detach();
+        for sql in ["begin isolation level repeatable read", "select count(*) from container_jobs"] {
+            sqlx::raw_sql(sql).execute(&mut session).await.expect("executed");
+        }
+        session
+    }
+
     /// A statement of the test's own that changes something.
     pub async fn execute(&self, sql: &'static str) {
         sqlx::query(sql).execute(&self.pool).await.expect("executed");

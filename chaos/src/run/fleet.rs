@@ -11,7 +11,6 @@ use serde_json::json;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, PgConnection, PgPool};
 use tempfile::TempDir;
-use tokio::process::Command;
 
 use super::links::ENGINE;
 use super::process::Supervised;
@@ -148,23 +147,8 @@ impl Fleet {
         drop(processes);
         sql.close().await;
         servers.stop().await?;
-        unmount(folders.disk.path()).await?;
         Ok(keep.then(|| folders.disk.keep()))
     }
-}
-
-/// An engine that is killed leaves its data folder mounted on itself.
-async fn unmount(folder: &Path) -> anyhow::Result<()> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts")?;
-    let below =
-        mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|path| Path::new(path).starts_with(folder));
-    // The innermost were mounted last.
-    for path in below.collect::<Vec<_>>().into_iter().rev() {
-        let mut umount = Command::new("umount");
-        umount.arg(path);
-        output(umount).await?;
-    }
-    Ok(())
 }
 
 impl Folders {

@@ -171,7 +171,8 @@ async fn times(
     };
     let mut between = |what: &str, found: Option<f64>, least: f64| {
         let good = found.is_some_and(|found| found >= least && found < least + SLACK);
-        row.prove(good, format!("{what}: {found:.1?} s, expected {least} and a little more"));
+        let found = found.map_or("never".to_owned(), |found| format!("{found:.1} s"));
+        row.prove(good, format!("{what}: {found}, expected {least} s and a little more"));
     };
     let started = |ran: &Ran| ran.started.first().map(|at| seconds(*at));
     let lasted = |ran: &Ran| Some(seconds(ran.ended?) - started(ran)?);

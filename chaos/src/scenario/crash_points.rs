@@ -104,6 +104,8 @@ async fn lane(mut lab: Lab, mut client: Client, points: Vec<(String, bool)>) -> 
     for (point, adopts) in points {
         tried.push(try_point(&mut lab, &mut client, point, adopts).await?);
     }
+    // What the killed ones left is for the orphan reaper of this one.
+    lab.start(WORKER, Pace::Quick, &[])?;
     let verdict = judge(&mut lab, &client).await?;
     let passed = std::fs::read_to_string(lab.folder.join("seen"))?.lines().map(str::to_owned).collect();
     lab.close().await?;

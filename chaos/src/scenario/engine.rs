@@ -44,7 +44,7 @@ impl Engine {
         let file = File::create(&this.events)?;
         let mut command =
             this.docker(&["events", "--filter", "type=container", "--format", "{{json .}}", "--since", "0"]);
-        let child = command.stdout(file).spawn().context("docker events does not start")?;
+        let child = command.stdout(file).stderr(Stdio::null()).spawn().context("docker events does not start")?;
         // It is listening when it shows what it was asked to show.
         let probe = this.run(&["create", "--label", "gantry-chaos=probe", gantry_servers::TEST_IMAGE, "true"]).await?;
         this.run(&["rm", probe.trim()]).await?;

@@ -18,8 +18,10 @@ use super::row::Row;
 const WORKERS: [&str; 2] = ["worker-1", "worker-2"];
 /// From SIGKILL until another worker owns what the dead one ran.
 const ADOPTION: Duration = Duration::from_secs(30);
-/// From SIGTERM to the end of the process, and until another worker owns what it ran.
+/// From SIGTERM to the end of the process, which has handed over then.
 const HAND_OVER: Duration = Duration::from_secs(3);
+/// From then until another worker owns what it ran: its next beat, which comes every 3 s.
+const TAKEN: Duration = Duration::from_secs(4);
 /// From the first connection that RabbitMQ takes after its restart until a job handed in then is over.
 const FLOWING: Duration = Duration::from_secs(10);
 /// How long the broker is away: long enough for every pause between two attempts to be its longest.
@@ -72,12 +74,12 @@ pub(super) async fn run(binaries: &Path, folder: &Path) -> anyhow::Result<Row> {
         row.within(&format!("kill {kill}: SIGKILL to adoption of {} containers", owned.len()), adopted, ADOPTION);
     }
     let (leaving, owned) = owner(&lab).await?;
-    let told = Instant::now();
     let exit = lab.end(leaving, Signal::TERM).await?;
+    let handed_over = Instant::now();
     row.faults += 1;
     row.within(&format!("SIGTERM of a worker with {} containers to its exit", owned.len()), Some(exit), HAND_OVER);
-    let adopted = adopted(&mut lab, &owned, told).await?;
-    row.within("SIGTERM to adoption", adopted, HAND_OVER);
+    let adopted = adopted(&mut lab, &owned, handed_over).await?;
+    row.within("its exit to adoption", adopted, TAKEN);
     lab.start(leaving, Pace::Default, &[])?;
 
     for index in 0..6 {

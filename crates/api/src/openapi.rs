@@ -11,13 +11,14 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{ArrayBuilder, OneOfBuilder, Ref, RefOr, Schema};
 use utoipa::{Modify, OpenApi, PartialSchema, ToSchema};
 
-use crate::routes::{hosts, jobs, logs, lost, submit};
+use crate::routes::{hosts, jobs, logs, lost, steering, submit};
 use crate::wire::LogEnd;
 
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Gantry", description = "Submit container jobs, watch them, and look at where they run. Every error is a `ProblemDetails`."),
-    paths(submit::submit, jobs::list, jobs::show, jobs::cancel, logs::logs, hosts::list, hosts::create, lost::abandon, lost::host, lost::activate, lost::audit),
+    paths(submit::submit, jobs::list, jobs::show, jobs::cancel, logs::logs, hosts::list, hosts::create, lost::abandon, lost::host, lost::audit,
+        steering::activate, steering::cordon, steering::drain, steering::change, steering::slots),
     components(schemas(LogEnd)),
     tags(
         (name = "jobs", description = "Jobs and their logs, of the tenant of the API key."),

@@ -4,6 +4,7 @@ pub(crate) mod hosts;
 pub(crate) mod jobs;
 pub(crate) mod logs;
 pub(crate) mod lost;
+pub(crate) mod steering;
 pub(crate) mod submit;
 
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::middleware;
-use axum::routing::{get, post};
+use axum::routing::{get, patch, post};
 use axum::{Json, Router};
 use gantry_core::problem::Code;
 use gantry_runtime::serve::{self, Readiness};
@@ -31,7 +32,11 @@ pub(crate) fn router(app: Arc<App>, readiness: Readiness) -> Router {
         .route("/v1/jobs/{id}/abandon", post(lost::abandon))
         .route("/v1/hosts", get(hosts::list).post(hosts::create))
         .route("/v1/hosts/{host}/lost", post(lost::host))
-        .route("/v1/hosts/{host}/activate", post(lost::activate))
+        .route("/v1/hosts/{host}", patch(steering::change))
+        .route("/v1/hosts/{host}/activate", post(steering::activate))
+        .route("/v1/hosts/{host}/cordon", post(steering::cordon))
+        .route("/v1/hosts/{host}/drain", post(steering::drain))
+        .route("/v1/slots", get(steering::slots))
         .route("/v1/audit", get(lost::audit))
         .with_state(app)
         .route("/openapi.json", get(move || async move { Json(document.as_ref().clone()) }))

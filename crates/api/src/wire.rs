@@ -10,11 +10,13 @@ mod logs;
 mod lost;
 mod problem;
 pub(crate) mod schema;
+mod steering;
 
 pub use hosts::{Host, HostCreated, HostList, NewHost};
 pub use jobs::{Accepted, Attempt, CancelReply, CancelResult, Job, JobDetail, JobList, SubmitReply, SubmitResult};
 pub use logs::{
     Cursor, Data, END_EVENT, ERROR_EVENT, InvalidCursor, LogChunk, LogEnd, LogPage, STDERR_EVENT, STDOUT_EVENT, Stream,
 };
-pub use lost::{AbandonReply, AbandonRequest, Abandoned, AuditEntry, AuditList, HostLostRequest, HostReply, Standing};
+pub use lost::{AbandonReply, AbandonRequest, Abandoned, AuditEntry, AuditList, HostLostRequest, Standing};
 pub use problem::{PROBLEM_JSON, ProblemDetails};
+pub use steering::{DrainRequest, HostPatch, HostReply, Slot, SlotList};

@@ -213,6 +213,17 @@ impl Broker {
             .map_err(|source| Error::Unreachable { at: self.inner.at.clone(), source })
     }
 
+    /// Closes the connection of the moment, whose node does nothing any more: the next one is tried.
+    pub(crate) async fn give_up(&self) {
+        let connection = self.inner.live.borrow().clone();
+        if let Some(connection) = connection {
+            tracing::warn!("the broker confirms nothing: closing the connection to it");
+            // It counts as gone from here on; such a node may not even say goodbye.
+            let goodbye = connection.close(320, "nothing was confirmed".into());
+            let _ = timeout(GOODBYE, goodbye).await;
+        }
+    }
+
     async fn connection(&self) -> Result<Arc<Connection>, Error> {
         let mut live = self.inner.live.clone();
         let found = self.in_time(live.wait_for(Option::is_some)).await?;
@@ -339,6 +350,9 @@ fn vhost(uri: &AMQPUri) -> String {
         other => format!("/{other}"),
     }
 }
+
+/// How long a node is given to agree that its connection is closed.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Before its jitter, which may double it: a fleet must flow again within 10 s of its broker.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);

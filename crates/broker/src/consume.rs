@@ -7,7 +7,8 @@ use lapin::{
     options::{BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     Broker, Delivery, connection, connection::back_off, message::short, metrics, settle::Settler,
@@ -62,6 +63,9 @@ pub struct Consumer {
     source: Source,
     options: Options,
     live: Option<Live>,
+    /// The next `live`. A task, so that it comes about even if no caller waits
+    /// for the batch as long as that takes.
+    opening: Option<AbortOnDropHandle<Live>>,
     /// Gathered so far: kept here, so that a caller that stops waiting for the
     /// batch (a `select!` branch) loses nothing.
     gathered: Vec<Delivery>,
@@ -73,6 +77,13 @@ struct Live {
     settler: Arc<Settler>,
     /// The queue's name, which RabbitMQ chose in the case of a subscription.
     queue: String,
+    /// Until when silence is believed. It outlasts the call that waits.
+    believed_until: Instant,
+    /// Messages were ready although nothing came; it is time for a second look.
+    suspected: bool,
+    /// The answer to whether messages are ready, while it is waited for. A
+    /// task, because a question holds a lock that others wait for.
+    asked: Option<AbortOnDropHandle<bool>>,
 }
 
 /// What waiting for the first delivery of a batch came to.
@@ -99,7 +110,7 @@ impl Consumer {
     }
 
     fn of(broker: &Broker, source: Source, options: Options) -> Self {
-        Self { broker: broker.clone(), source, options, live: None, gathered: Vec::new() }
+        Self { broker: broker.clone(), source, options, live: None, opening: None, gathered: Vec::new() }
     }
 
     /// Starts consuming, once. Needed only where something must be listening
@@ -109,7 +120,8 @@ impl Consumer {
     /// Where the queue cannot be consumed at this moment.
     pub async fn start(&mut self) -> Result<(), Error> {
         if self.live.is_none() {
-            self.live = Some(self.open().await?);
+            self.live = Some(open(&self.broker, &self.source, &self.options).await?);
+            self.opening = None;
         }
         Ok(())
     }
@@ -123,7 +135,7 @@ impl Consumer {
                 match self.first().await {
                     First::Gathered => {}
                     First::Lost(cause) => {
-                        self.lose(&cause).await;
+                        self.lose(&cause);
                         continue;
                     }
                     First::Silence => {
@@ -134,59 +146,35 @@ impl Consumer {
             }
             match self.fill().await {
                 Ok(()) => return std::mem::take(&mut self.gathered),
-                Err(cause) => self.lose(&cause).await,
+                Err(cause) => self.lose(&cause),
             }
         }
     }
 
     async fn ensure_live(&mut self) {
-        let mut pauses = back_off();
         while self.live.is_none() {
-            let error = match self.open().await {
-                Ok(live) => {
-                    self.live = Some(live);
-                    return;
-                }
-                Err(error) => error,
-            };
-            match error {
-                // The connection's supervisor says so already, and the wait for
-                // a connection was a pause in itself.
-                Error::Connection(error) => {
-                    tracing::debug!(%error, "cannot consume without a connection");
-                    sleep(back_off().next().unwrap_or_default()).await;
-                }
-                Error::Consume { what, source } => {
-                    if is_not_found(&source) {
-                        self.broker.is_missing_something();
-                    }
-                    tracing::warn!(queue = what, error = %source, "cannot consume, trying again");
-                    sleep(pauses.next().unwrap_or_default()).await;
-                }
-            }
+            let opening = self.opening.take().unwrap_or_else(|| self.begin_opening(Duration::ZERO));
+            // Kept until it has ended: the caller may stop waiting here.
+            let opening = self.opening.insert(opening);
+            // Nothing in it panics; if it did, it would begin anew.
+            self.live = opening.await.ok();
+            self.opening = None;
         }
     }
 
-    async fn open(&self) -> Result<Live, Error> {
-        let channel = self.broker.channel().await?;
-        let limit = self.broker.config().connect_timeout;
-        let consume = consume(&channel, &self.source, self.options.prefetch);
-        let consumed = tokio::time::timeout(limit, consume).await;
-        let (stream, queue) = consumed
-            .unwrap_or_else(|_| {
-                let timed_out = std::io::Error::from(std::io::ErrorKind::TimedOut);
-                Err(timed_out.into())
-            })
-            .map_err(|source| Error::Consume { what: self.source.name().to_owned(), source })?;
-        Ok(Live { stream, settler: Arc::new(Settler::new(channel)), queue })
+    fn begin_opening(&self, pause: Duration) -> AbortOnDropHandle<Live> {
+        let (broker, source, options) = (self.broker.clone(), self.source.clone(), self.options.clone());
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            sleep(pause).await;
+            open_at_last(&broker, &source, &options).await
+        }))
     }
 
     async fn first(&mut self) -> First {
-        let silence = self.options.watchdog;
         let Some(live) = self.live.as_mut() else {
             return First::Lost("not open".to_owned());
         };
-        match tokio::time::timeout(silence, live.stream.next()).await {
+        match timeout_at(live.believed_until, live.stream.next()).await {
             Ok(Some(Ok(delivery))) => {
                 self.gather(delivery);
                 First::Gathered
@@ -198,7 +186,8 @@ impl Consumer {
     }
 
     fn gather(&mut self, delivery: lapin::message::Delivery) {
-        if let Some(live) = &self.live {
+        if let Some(live) = &mut self.live {
+            live.believe_for(self.options.watchdog);
             self.gathered.push(Delivery::new(delivery, &live.settler));
         }
     }
@@ -236,51 +225,60 @@ impl Consumer {
     }
 
     /// Forgets the channel. What was gathered on it comes again.
-    async fn lose(&mut self, cause: &str) {
+    fn lose(&mut self, cause: &str) {
         tracing::warn!(queue = self.source.name(), cause, "lost a consumer, starting it again");
         metrics::consumer_restarted(self.source.name());
         self.live = None;
         self.gathered.clear();
         // A queue that is gone or refused is not asked for in a tight loop.
-        sleep(back_off().next().unwrap_or_default()).await;
+        self.opening = Some(self.begin_opening(back_off().next().unwrap_or_default()));
     }
 
     /// A consumer can be registered and yet get nothing, after a failure of the
     /// broker. If that is suspected, and still is at a second look, its channel
     /// is replaced.
     async fn watch(&mut self) {
-        if !self.is_suspicious().await {
-            return;
-        }
+        let may_be_sent_more = !self.at_prefetch();
         let Some(live) = self.live.as_mut() else {
             return;
         };
-        let patience = SECOND_LOOK.min(self.options.watchdog);
-        match tokio::time::timeout(patience, live.stream.next()).await {
-            Ok(Some(Ok(delivery))) => self.gather(delivery),
-            Ok(_) => self.lose("ended while it was silent").await,
-            Err(_) if self.is_suspicious().await => {
-                self.lose("messages are ready, yet none is delivered").await;
-            }
-            Err(_) => {}
+        if !live.settler.is_live() {
+            return self.lose("its connection was given up");
         }
+        let suspicious = may_be_sent_more && live.is_suspicious(&self.broker).await;
+        match (suspicious, live.suspected) {
+            (false, _) => live.believe_for(self.options.watchdog),
+            (true, false) => {
+                live.believe_for(SECOND_LOOK.min(self.options.watchdog));
+                live.suspected = true;
+            }
+            (true, true) => self.lose("messages are ready, yet none is delivered"),
+        }
+    }
+}
+
+impl Live {
+    fn believe_for(&mut self, time: Duration) {
+        self.believed_until = Instant::now() + time;
+        self.suspected = false;
+        self.asked = None;
     }
 
     /// Whether messages are ready that RabbitMQ could deliver here, or the queue
     /// is gone without a word.
-    async fn is_suspicious(&self) -> bool {
-        let Some(live) = &self.live else {
-            return false;
-        };
-        if self.at_prefetch() {
-            return false;
-        }
-        match self.broker.ready_messages(&live.queue).await {
-            Ok(ready) => ready > 0,
-            Err(connection::Error::Depth { .. }) => true,
-            // Without a connection the stream ends by itself.
-            Err(_) => false,
-        }
+    async fn is_suspicious(&mut self, broker: &Broker) -> bool {
+        let asked = self.asked.get_or_insert_with(|| {
+            let (broker, queue) = (broker.clone(), self.queue.clone());
+            AbortOnDropHandle::new(tokio::spawn(async move {
+                match broker.ready_messages(&queue).await {
+                    Ok(ready) => ready > 0,
+                    Err(connection::Error::Depth { .. }) => true,
+                    // Without a connection the stream ends by itself.
+                    Err(_) => false,
+                }
+            }))
+        });
+        asked.await.unwrap_or(false)
     }
 }
 
@@ -308,6 +306,48 @@ impl Source {
             Self::Subscription { exchange, .. } => exchange,
         }
     }
+}
+
+/// Tries until it consumes.
+async fn open_at_last(broker: &Broker, source: &Source, options: &Options) -> Live {
+    let mut pauses = back_off();
+    loop {
+        match open(broker, source, options).await {
+            Ok(live) => return live,
+            // The connection's supervisor says so already, and the wait for
+            // a connection was a pause in itself.
+            Err(Error::Connection(error)) => {
+                tracing::debug!(%error, "cannot consume without a connection");
+                sleep(back_off().next().unwrap_or_default()).await;
+            }
+            Err(Error::Consume { what, source }) => {
+                if is_not_found(&source) {
+                    broker.is_missing_something();
+                }
+                tracing::warn!(queue = what, error = %source, "cannot consume, trying again");
+                sleep(pauses.next().unwrap_or_default()).await;
+            }
+        }
+    }
+}
+
+async fn open(broker: &Broker, source: &Source, options: &Options) -> Result<Live, Error> {
+    let channel = broker.channel().await?;
+    let consumed = timeout(broker.config().connect_timeout, consume(&channel, source, options.prefetch)).await;
+    let (stream, queue) = consumed
+        .unwrap_or_else(|_| {
+            let timed_out = std::io::Error::from(std::io::ErrorKind::TimedOut);
+            Err(timed_out.into())
+        })
+        .map_err(|error| Error::Consume { what: source.name().to_owned(), source: error })?;
+    Ok(Live {
+        stream,
+        settler: Arc::new(Settler::new(channel)),
+        queue,
+        believed_until: Instant::now() + options.watchdog,
+        suspected: false,
+        asked: None,
+    })
 }
 
 async fn consume(channel: &lapin::Channel, source: &Source, prefetch: u16) -> lapin::Result<(lapin::Consumer, String)> {

@@ -235,6 +235,31 @@ async fn another_node_takes_the_place_of_one_that_is_lost() {
 }
 
 #[tokio::test]
+async fn a_node_that_confirms_nothing_is_left_for_another() {
+    let vhost = TestVhost::create().await;
+    let nodes = [Proxy::start(vhost.amqp_url()).await, Proxy::start(vhost.amqp_url()).await];
+    let mut config = Config::new(format!("{}, {}", nodes[0].url(), nodes[1].url()));
+    config.publish_deadline = Duration::from_secs(1);
+    config.connect_timeout = Duration::from_secs(2);
+    // As if they passed: nothing else is to find out.
+    config.heartbeat = Duration::from_secs(300);
+    let broker = Broker::connect(config, "test").await.expect("connected");
+    let topology = broker.topology().clone();
+    topology.declare(&broker, &["docker"]).await.expect("declared");
+    let publishers = [Publisher::new(&broker), Publisher::new(&broker)];
+    // Whichever it began with, it must do without each in its turn.
+    for node in &nodes {
+        node.stall();
+        let get_through = publishers.iter().map(|publisher| {
+            let message = || Outgoing::work(topology.jobs("docker"), b"job".to_vec());
+            eventually(LIMIT, async move || publisher.publish(message()).await.is_ok())
+        });
+        futures::future::join_all(get_through).await;
+        node.resume();
+    }
+}
+
+#[tokio::test]
 async fn a_list_of_addresses_is_final_only_when_all_refuse() {
     let vhost = TestVhost::create().await;
     let good = vhost.amqp_url();

@@ -8,8 +8,8 @@ use std::{
     time::Duration,
 };
 
-use futures::StreamExt as _;
-use gantry_broker::{Broker, Config, Consumer, ack_all, consume};
+use futures::{FutureExt as _, StreamExt as _};
+use gantry_broker::{Broker, Config, Consumer, Outgoing, Publisher, ack_all, consume};
 use gantry_testkit::{TestVhost, eventually};
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties,
@@ -19,6 +19,9 @@ use lapin::{
 
 /// Longer than anything here takes on a slow machine.
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// What is logged of a consumer that gets nothing.
+const STARVED: &str = "messages are ready, yet none is delivered";
 
 /// What was logged.
 #[derive(Clone, Default)]
@@ -65,9 +68,49 @@ async fn selfish_queue(channel: &Channel) {
 
 #[tokio::test]
 async fn a_starving_consumer_starts_again_until_it_is_fed() {
+    is_fed_at_last(async |consumer| {
+        ack_all(consumer.next_batch().await).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn so_does_one_whose_caller_does_other_things_in_between() {
+    is_fed_at_last(async |consumer| {
+        loop {
+            // Shorter than silence is believed.
+            if let Ok(batch) = tokio::time::timeout(Duration::from_millis(50), consumer.next_batch()).await {
+                ack_all(batch).await;
+                return;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_caller_that_never_waits_is_served_all_the_same() {
+    let vhost = TestVhost::create().await;
+    let broker = Broker::connect(Config::new(vhost.amqp_url()), "test").await.expect("connected");
+    let topology = broker.topology().clone();
+    topology.declare(&broker, &[]).await.expect("declared");
+    let message = Outgoing::work(topology.reports(), b"x".to_vec());
+    Publisher::new(&broker).publish(message).await.expect("confirmed");
+    let mut consumer = Consumer::new(&broker, topology.reports_queue(), consume::Options::default());
+    let mut batch = None;
+    eventually(LIMIT, async || {
+        batch = consumer.next_batch().now_or_never();
+        batch.is_some()
+    })
+    .await;
+    ack_all(batch.expect("a batch")).await;
+}
+
+async fn is_fed_at_last(take: impl AsyncFnOnce(&mut Consumer)) {
     let lines = Lines::default();
     let writer = lines.clone();
-    tracing_subscriber::fmt().with_writer(move || writer.clone()).init();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
 
     let vhost = TestVhost::create().await;
     let other = Connection::connect(vhost.amqp_url(), ConnectionProperties::default());
@@ -82,13 +125,16 @@ async fn a_starving_consumer_starts_again_until_it_is_fed() {
 
     let config = Config::new(vhost.amqp_url());
     let broker = Broker::connect(config, "test").await.expect("connected");
-    let starving = tokio::spawn(async move {
-        let options = consume::Options { watchdog: Duration::from_millis(100), ..consume::Options::default() };
-        let mut consumer = Consumer::new(&broker, "selfish", options);
-        ack_all(consumer.next_batch().await).await
-    });
-    eventually(LIMIT, async || lines.contain("messages are ready, yet none is delivered")).await;
-    assert!(!starving.is_finished());
-    other.close(200, "fed up".into()).await.expect("closed");
-    starving.await.expect("it is fed now");
+    let options = consume::Options { watchdog: Duration::from_millis(100), ..consume::Options::default() };
+    let mut consumer = Consumer::new(&broker, "selfish", options);
+    let fed = async {
+        take(&mut consumer).await;
+        assert!(lines.contain(STARVED), "not before its rival has gone");
+    };
+    let rival = async {
+        eventually(LIMIT, async || lines.contain(STARVED)).await;
+        other.close(200, "fed up".into()).await.expect("closed");
+    };
+    let both = tokio::time::timeout(2 * LIMIT, async { tokio::join!(fed, rival) });
+    both.await.expect("it is fed now");
 }

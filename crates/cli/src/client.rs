@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use gantry_api::wire::{
-    AbandonReply, AbandonRequest, Accepted, AuditList, CancelReply, Cursor, HostCreated, HostList, HostLostRequest,
-    HostReply, JobDetail, JobList, LogPage, NewHost, ProblemDetails,
+    AbandonReply, AbandonRequest, Accepted, AuditList, CancelReply, Cursor, DrainRequest, HostCreated, HostList,
+    HostLostRequest, HostPatch, HostReply, JobDetail, JobList, LogPage, NewHost, ProblemDetails, SlotList,
 };
 use gantry_core::JobId;
 use gantry_core::spec::Submission;
@@ -122,6 +122,26 @@ impl Client {
         self.json(self.host_request(host, "activate")).await
     }
 
+    /// Lets a host take no new jobs.
+    pub(crate) async fn cordon_host(&self, host: &str) -> Result<HostReply> {
+        self.json(self.host_request(host, "cordon")).await
+    }
+
+    /// Empties a host.
+    pub(crate) async fn drain_host(&self, host: &str, request: &DrainRequest) -> Result<HostReply> {
+        self.json(self.host_request(host, "drain").json(request)).await
+    }
+
+    /// Changes a host.
+    pub(crate) async fn change_host(&self, host: &str, patch: &HostPatch) -> Result<HostReply> {
+        self.json(self.http.patch(self.host_url(host)).timeout(REQUEST_TIMEOUT).json(patch)).await
+    }
+
+    /// Who holds slots.
+    pub(crate) async fn slots(&self, query: &impl Serialize) -> Result<SlotList> {
+        self.json(self.request(Method::GET, "v1/slots").query(query)).await
+    }
+
     /// What operators did, newest first.
     pub(crate) async fn audit(&self, query: &impl Serialize) -> Result<AuditList> {
         self.json(self.request(Method::GET, "v1/audit").query(query)).await
@@ -156,11 +176,19 @@ impl Client {
 
     /// A deed on one host, whose name may contain anything.
     fn host_request(&self, host: &str, deed: &str) -> RequestBuilder {
-        let mut url = self.url("v1/hosts");
+        let mut url = self.host_url(host);
         if let Ok(mut path) = url.path_segments_mut() {
-            path.push(host).push(deed);
+            path.push(deed);
         }
         self.http.post(url).timeout(REQUEST_TIMEOUT)
+    }
+
+    fn host_url(&self, host: &str) -> Url {
+        let mut url = self.url("v1/hosts");
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.push(host);
+        }
+        url
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {

@@ -4,6 +4,7 @@ mod audit;
 mod db;
 mod host;
 mod job;
+mod slots;
 pub(crate) mod tenant;
 mod values;
 
@@ -54,9 +55,11 @@ pub(crate) enum Command {
     /// Run jobs and look at them
     #[command(subcommand)]
     Job(job::Command),
-    /// Look at the hosts that run containers, add some, give some up
+    /// Look at the hosts that run containers, add some, drain some, give some up
     #[command(subcommand)]
     Host(host::Command),
+    /// Look at who holds the slots of the hosts
+    Slots(slots::Slots),
     /// Look at what operators did (with an operator's key)
     Audit(audit::Audit),
     /// Make, check and fill the database (directly, without the API)
@@ -74,6 +77,7 @@ impl Cli {
         match self.command {
             Command::Job(command) => command.run(&global.client()?, global.output).await,
             Command::Host(command) => command.run(&global.client()?, global.output).await,
+            Command::Slots(slots) => slots.run(&global.client()?, global.output).await,
             Command::Audit(audit) => audit.run(&global.client()?, global.output).await,
             Command::Db(command) => command.run(global.output).await,
             Command::Tenant(command) => command.run(global.output).await,

@@ -26,6 +26,8 @@ pub struct Candidate {
     pub id: JobId,
     /// Its tenant.
     pub tenant: TenantId,
+    /// The host that failed it last, by no fault of its own: another one is tried first.
+    pub avoid: Option<HostId>,
 }
 
 /// Why a job found no place.
@@ -38,13 +40,14 @@ pub enum Unplaced {
 }
 
 /// Places each candidate in turn on the eligible host whose used share, divided by its weight, is lowest;
-/// the first of equals wins. Decides for every candidate, in their order.
+/// the first of equals wins. The host that it avoids comes last, however empty it is: a host that fails everything at
+/// once is always the emptiest. Decides for every candidate, in their order.
 pub fn place(candidates: &[Candidate], hosts: &[Slots]) -> Vec<Result<HostId, Unplaced>> {
     let mut used: Vec<i32> = hosts.iter().map(|host| host.used).collect();
     candidates
         .iter()
         .map(|job| {
-            let mut best: Option<(usize, f64)> = None;
+            let mut best: Option<(usize, (bool, f64))> = None;
             let mut seen = false;
             for (index, host) in hosts.iter().enumerate() {
                 if !host.eligible || host.tenant.is_some_and(|owner| owner != job.tenant) {
@@ -55,8 +58,9 @@ pub fn place(candidates: &[Candidate], hosts: &[Slots]) -> Vec<Result<HostId, Un
                     continue;
                 }
                 let load = f64::from(used[index] + 1) / f64::from(host.limit) / host.weight;
-                if best.is_none_or(|(_, lowest)| load < lowest) {
-                    best = Some((index, load));
+                let rank = (job.avoid == Some(host.id), load);
+                if best.is_none_or(|(_, lowest)| rank < lowest) {
+                    best = Some((index, rank));
                 }
             }
             match best {
@@ -97,9 +101,21 @@ mod tests {
 
     fn any_case() -> impl Strategy<Value = (Vec<Candidate>, Vec<Slots>)> {
         let tenants = vec![TenantId::new(), TenantId::new()];
-        let jobs = proptest::collection::vec(proptest::sample::select(tenants.clone()), 0..30)
-            .prop_map(|tenants| tenants.into_iter().map(|tenant| Candidate { id: JobId::new(), tenant }).collect());
+        let jobs = proptest::collection::vec(proptest::sample::select(tenants.clone()), 0..30).prop_map(|tenants| {
+            tenants.into_iter().map(|tenant| Candidate { id: JobId::new(), tenant, avoid: None }).collect()
+        });
         (jobs, any_hosts(tenants))
+    }
+
+    #[test]
+    fn the_host_that_failed_it_comes_last() {
+        let tenant = TenantId::new();
+        let host = |used| Slots { id: HostId::new(), tenant: None, eligible: true, used, limit: 4, weight: 1.0 };
+        let (sick, busy) = (host(0), host(3));
+        let job = |avoid| Candidate { id: JobId::new(), tenant, avoid };
+        let jobs = [job(Some(sick.id)), job(Some(sick.id)), job(None)];
+        let placed = place(&jobs, &[sick.clone(), busy.clone()]);
+        assert_eq!(placed, [Ok(busy.id), Ok(sick.id), Ok(sick.id)], "and still better than none");
     }
 
     proptest! {
@@ -142,7 +158,7 @@ mod tests {
         let host = |weight| Slots { id: HostId::new(), tenant: None, eligible: true, used: 0, limit: 300, weight };
         let hosts = [host(1.0), host(2.0)];
         let tenant = TenantId::new();
-        let jobs: Vec<_> = (0..90).map(|_| Candidate { id: JobId::new(), tenant }).collect();
+        let jobs: Vec<_> = (0..90).map(|_| Candidate { id: JobId::new(), tenant, avoid: None }).collect();
         let heavy = place(&jobs, &hosts).into_iter().filter(|place| *place == Ok(hosts[1].id)).count();
         assert_eq!(heavy, 60);
     }

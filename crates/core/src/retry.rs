@@ -53,6 +53,8 @@ pub enum Budget {
     User,
     /// Gantry's own.
     Infrastructure,
+    /// Nobody's: an operator moved the job off its host.
+    Operator,
 }
 
 /// Another attempt.
@@ -99,6 +101,11 @@ pub fn decide(policy: &Policy, used: Used, failure: Option<&Failure>, jitter: f6
     let first = Duration::from_secs(policy.backoff_seconds.into());
     let longest = Duration::from_secs(policy.max_backoff_seconds.into());
     Verdict::Retry(Retry { budget: Budget::User, delay: backoff(first, longest, used.user, jitter) })
+}
+
+/// Another attempt at once, for a job that an operator moved off its host: no budget pays for it.
+pub fn moved() -> Verdict {
+    Verdict::Retry(Retry { budget: Budget::Operator, delay: Duration::ZERO })
 }
 
 impl Policy {

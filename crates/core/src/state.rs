@@ -79,6 +79,8 @@ pub enum StopReason {
     Timeout,
     /// Claimed, but not started in time: the place's fault, not the job's.
     LaunchDeadline,
+    /// Its host is drained, and what runs there is moved: the job runs again elsewhere.
+    Drain,
 }
 
 /// How an attempt ended, as its worker saw it.
@@ -106,11 +108,13 @@ impl Outcome {
     /// The failure behind the outcome of a container that was stopped for this reason. Stopped before it started in
     /// time, whatever the backend says of the remains is not the job's exit: it is the place's failure.
     pub fn failure_after(&self, stop_reason: Option<StopReason>) -> Option<Failure> {
-        if stop_reason == Some(StopReason::LaunchDeadline) {
-            let message = "the container did not start before the launch deadline";
-            return Some(Failure::new(FailureClass::BackendError, message));
-        }
-        self.failure()
+        // Whatever a container that was stopped for its place's sake exits with, it was not its job's end.
+        let message = match stop_reason {
+            Some(StopReason::LaunchDeadline) => "the container did not start before the launch deadline",
+            Some(StopReason::Drain) => "its host was drained: it was stopped to run elsewhere",
+            Some(StopReason::Cancel | StopReason::Timeout) | None => return self.failure(),
+        };
+        Some(Failure::new(FailureClass::BackendError, message))
     }
 }
 
@@ -196,7 +200,7 @@ fn after_attempt(ended: &AttemptEnded) -> Next {
             let failure = Failure::new(FailureClass::Timeout, "the job ran longer than its timeout and was stopped");
             return end(Status::Timeout, Failure { exit_code, ..failure });
         }
-        Some(StopReason::LaunchDeadline) | None => {}
+        Some(StopReason::LaunchDeadline | StopReason::Drain) | None => {}
     }
     let Some(failure) = ended.outcome.failure_after(ended.stop_reason) else {
         return Next::End { status: Status::Completed, failure: None };
@@ -308,7 +312,7 @@ mod tests {
                 match ended.stop_reason {
                     Some(StopReason::Cancel) => prop_assert_eq!(status, Some(Status::Cancelled)),
                     Some(StopReason::Timeout) => prop_assert_eq!(status, Some(Status::Timeout)),
-                    Some(StopReason::LaunchDeadline) => prop_assert_ne!(status, Some(Status::Timeout)),
+                    Some(StopReason::LaunchDeadline | StopReason::Drain) => prop_assert_ne!(status, Some(Status::Timeout)),
                     None => prop_assert_ne!(status, Some(Status::Timeout)),
                 }
             }

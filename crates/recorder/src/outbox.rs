@@ -30,21 +30,27 @@ pub(crate) async fn publish_committed(parts: &Parts, mut committed: mpsc::Receiv
 
 /// Publishes what other processes left, or what RabbitMQ did not take.
 pub(crate) async fn publish_left_over(parts: &Parts, shutdown: &Shutdown) {
+    let mut pause = POLL;
     loop {
         tokio::select! {
-            () = tokio::time::sleep(POLL) => {}
+            biased;
             () = shutdown.requested() => return,
+            () = tokio::time::sleep(pause) => {}
         }
+        pause = POLL;
         match events::unpublished(&parts.store, LEFT_OVER_SECONDS, BATCH as i64).await {
-            Ok(batch) => publish(parts, &batch).await,
+            // After an outage there are many: no pause behind a full batch, unless some of it is still to be done.
+            Ok(batch) if publish(parts, &batch).await && batch.len() == BATCH => pause = Duration::ZERO,
+            Ok(_) => {}
             Err(error) => tracing::warn!(%error, "cannot read the outbox now, trying again"),
         }
     }
 }
 
-async fn publish(parts: &Parts, batch: &[Committed]) {
+/// Whether all of them were published and marked.
+async fn publish(parts: &Parts, batch: &[Committed]) -> bool {
     if batch.is_empty() {
-        return;
+        return true;
     }
     let topology = parts.broker.topology();
     let (events, messages): (Vec<&Committed>, Vec<Outgoing>) = batch
@@ -70,7 +76,11 @@ async fn publish(parts: &Parts, batch: &[Committed]) {
     if let Some(error) = results.into_iter().find_map(Result::err) {
         tracing::warn!(%error, events = refused, "events were not published, and will be again");
     }
-    if let Err(error) = events::mark_published(&parts.store, &confirmed).await {
-        tracing::warn!(%error, events = confirmed.len(), "published events could not be marked, and will be published again");
+    match events::mark_published(&parts.store, &confirmed).await {
+        Ok(()) => confirmed.len() == batch.len(),
+        Err(error) => {
+            tracing::warn!(%error, events = confirmed.len(), "published events could not be marked, and will be published again");
+            false
+        }
     }
 }

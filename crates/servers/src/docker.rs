@@ -19,6 +19,12 @@ pub const TEST_IMAGE: &str = "gantry/busybox:1";
 
 /// The longest path of a unix socket, without its closing zero byte.
 const SOCKET_PATH_LIMIT: usize = 107;
+/// Images and containers. The engine mounts this folder on itself, and takes the mount away again when it stops, unless
+/// it was left by an engine that was killed.
+const DATA: &str = "data";
+/// Where the engine looks whether its containerd still runs. It takes whatever process has that number for it, also
+/// one that is dead and that nobody has waited for yet.
+const CONTAINERD_PID_FILE: &str = "exec/containerd/containerd.pid";
 /// The longest socket path that the engine makes below its folder.
 const LONGEST_SOCKET: &str = "exec/containerd/containerd-debug.sock";
 
@@ -54,9 +60,11 @@ impl DockerEngine {
         leftover::stop(folder.path(), &["dockerd"], Signal::TERM).await;
         leftover::stop(folder.path(), &["containerd"], Signal::TERM).await;
         let pid_file = folder.join("dockerd.pid");
-        if pid_file.exists() {
-            // Nothing runs here any more, whoever has the old number by now.
-            fs::remove_file(&pid_file).map_err(Error::io("remove", &pid_file))?;
+        for stale in [&pid_file, &folder.join(CONTAINERD_PID_FILE)] {
+            if stale.exists() {
+                // Nothing runs here any more, whoever has the old number by now.
+                fs::remove_file(stale).map_err(Error::io("remove", stale))?;
+            }
         }
 
         let socket = folder.join("docker.sock");
@@ -68,7 +76,7 @@ impl DockerEngine {
             .arg("--config-file")
             .arg(folder.write("daemon.json", "{}\n", 0o644)?)
             .arg("--data-root")
-            .arg(folder.join("data"))
+            .arg(folder.join(DATA))
             .arg("--exec-root")
             .arg(folder.join("exec"))
             .arg("--pidfile")
@@ -117,7 +125,8 @@ impl DockerEngine {
             // A container that ended by itself in between makes this fail; no matter.
             let _ = process::run(kill).await;
         }
-        self.server.stop().await
+        self.server.stop().await?;
+        unmount(&self.folder.join(DATA)).await
     }
 
     /// Kills the engine (SIGKILL). Its containers run on, until the next start ends them.
@@ -137,6 +146,18 @@ async fn pings(socket: &Path) -> bool {
         Ok(connection) => http::answers(connection, "/_ping", "").await,
         Err(_) => false,
     }
+}
+
+/// Takes away what is mounted on a folder, if anything is.
+async fn unmount(folder: &Path) -> Result<()> {
+    let list = Path::new("/proc/self/mounts");
+    let mounts = fs::read_to_string(list).map_err(Error::io("read", list))?;
+    for _ in mounts.lines().filter(|line| line.split(' ').nth(1).map(Path::new) == Some(folder)) {
+        let mut umount = Command::new("umount");
+        umount.arg(folder);
+        process::run(umount).await?;
+    }
+    Ok(())
 }
 
 /// Lays out the test image's root folder.

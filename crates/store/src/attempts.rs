@@ -25,6 +25,8 @@ pub struct Owned {
     pub token: Token,
     /// Whether the job's cancel was requested.
     pub cancel_requested: bool,
+    /// Whether its host is drained and what runs there is moved.
+    pub moves: bool,
 }
 
 /// An attempt as it stands in the database, for whoever continues it.
@@ -88,8 +90,8 @@ pub async fn owned(store: &Store, worker: WorkerId) -> Result<Vec<Owned>> {
             "attempts::owned",
             sqlx::query!(
                 r#"/* attempts::owned */
-        select e.job_id, e.attempt, e.epoch, j.cancel_requested_at is not null as "cancel_requested!"
-        from container_executions e join container_jobs j on j.id = e.job_id
+        select e.job_id, e.attempt, e.epoch, j.cancel_requested_at is not null as "cancel_requested!", h.moves
+        from container_executions e join container_jobs j on j.id = e.job_id join executor_hosts h on h.id = e.executor_host_id
         where e.worker_id = $1 and e.ended_at is null and e.abandoned_at is null"#,
                 worker.uuid()
             )
@@ -99,6 +101,7 @@ pub async fn owned(store: &Store, worker: WorkerId) -> Result<Vec<Owned>> {
     let owned = rows.into_iter().map(|row| Owned {
         token: Token { job: row.job_id.into(), attempt: row.attempt, epoch: row.epoch },
         cancel_requested: row.cancel_requested,
+        moves: row.moves,
     });
     Ok(owned.collect())
 }

@@ -145,7 +145,7 @@ async fn lock_jobs(tx: &mut sqlx::PgConnection, items: &[WorkItem]) -> Result<Ve
     let rows = sqlx::query!(
         r#"/* claims::lock_jobs */
         select j.id, j.tenant_id, extract(epoch from now() - j.created_at)::float8 as "submitted!",
-            extract(epoch from now() - j.dispatched_at)::float8 as "dispatched!"
+            extract(epoch from now() - j.dispatched_at)::float8 as "dispatched!", j.executor_host_id, j.failure_class::text
         from container_jobs j
         join (select distinct * from unnest($1::uuid[], $2::int[], $3::int[])) as w(id, attempt, sequence) on w.id = j.id
         where j.status = 'pending' and j.dispatched_at is not null
@@ -159,17 +159,24 @@ async fn lock_jobs(tx: &mut sqlx::PgConnection, items: &[WorkItem]) -> Result<Ve
     .await?;
     // A clock that was set back is no reason to fail.
     let ago = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or_default();
-    let mut found: HashMap<JobId, (TenantId, Duration, Duration)> = rows
+    let mut found: HashMap<JobId, (Candidate, Duration, Duration)> = rows
         .into_iter()
-        .map(|row| (row.id.into(), (row.tenant_id.into(), ago(row.submitted), ago(row.dispatched))))
+        .map(|row| {
+            // The class of the attempt before, and its host.
+            let class = row.failure_class.as_deref().and_then(|class| class.parse::<FailureClass>().ok());
+            let failed_there = class.is_some_and(FailureClass::is_infrastructure);
+            let avoid = row.executor_host_id.filter(|_| failed_there).map(Into::into);
+            let candidate = Candidate { id: row.id.into(), tenant: row.tenant_id.into(), avoid };
+            (candidate.id, (candidate, ago(row.submitted), ago(row.dispatched)))
+        })
         .collect();
     // `remove`: an item that is listed twice is one candidate.
     Ok(items
         .iter()
         .filter_map(|item| {
-            let (tenant, submitted, since_dispatch) = found.remove(&item.job)?;
+            let (candidate, submitted, since_dispatch) = found.remove(&item.job)?;
             let wait = Wait { since_submission: (item.attempt == 1).then_some(submitted), since_dispatch };
-            Some((Candidate { id: item.job, tenant }, item.attempt, wait))
+            Some((candidate, item.attempt, wait))
         })
         .collect())
 }

@@ -18,6 +18,7 @@ pub mod lost;
 pub mod queue;
 pub mod reports;
 pub mod schema;
+pub mod steering;
 pub mod templates;
 pub mod tenants;
 mod tx;

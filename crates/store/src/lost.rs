@@ -111,34 +111,16 @@ pub async fn declare(
             if row.serving > 0 && !force {
                 return Ok(Some(Declared::Reachable(row.serving)));
             }
-            sqlx::query!("/* lost::declare */ update executor_hosts set state = 'lost' where id = $1", host.uuid())
-                .execute(&mut *tx)
-                .await?;
-            let detail = json!({ "slots": row.current_job_count, "forced": row.serving > 0 });
-            audit::insert(&mut tx, actor, "host_lost", host.uuid(), &detail).await?;
-            tx.commit().await?;
-            Ok(Some(Declared::Lost { host, slots: row.current_job_count }))
-        })
-        .await
-}
-
-/// Lets a host take jobs again. False if it does not exist.
-pub async fn activate(store: &Store, scope: Scope, host: HostId, actor: &Actor) -> Result<bool> {
-    store
-        .run("lost::activate", || async {
-            let mut tx = store.begin_scoped("lost::activate", scope).await?;
-            let row = sqlx::query!(
-                "/* lost::activate */ update executor_hosts set state = 'active' where id = $1",
+            sqlx::query!(
+                "/* lost::declare */ update executor_hosts set state = 'lost', moves = false where id = $1",
                 host.uuid()
             )
             .execute(&mut *tx)
             .await?;
-            if row.rows_affected() == 0 {
-                return Ok(false);
-            }
-            audit::insert(&mut tx, actor, "host_activated", host.uuid(), &json!({})).await?;
+            let detail = json!({ "slots": row.current_job_count, "forced": row.serving > 0 });
+            audit::insert(&mut tx, actor, "host_lost", host.uuid(), &detail).await?;
             tx.commit().await?;
-            Ok(true)
+            Ok(Some(Declared::Lost { host, slots: row.current_job_count }))
         })
         .await
 }

@@ -93,6 +93,7 @@ async fn apply_once(store: &Store, reports: &[Report], jitter: &(dyn Fn() -> f64
                     cancel_requested: row.cancel_requested,
                     retry: match row.abandoned_as {
                         Some(Abandon::Fail) => retry::Verdict::GiveUp,
+                        None if row.stop_reason == Some(StopReason::Drain) => retry::moved(),
                         _ => retry::decide(&policy, row.used, failure.as_ref(), jitter()),
                     },
                 });
@@ -286,6 +287,7 @@ async fn write_ends(tx: &mut sqlx::PgConnection, decisions: &[Decision<'_>]) -> 
             retry.as_ref().map(|retry| match retry.budget {
                 retry::Budget::User => "user".to_owned(),
                 retry::Budget::Infrastructure => "infrastructure".to_owned(),
+                retry::Budget::Operator => "operator".to_owned(),
             })
         })
         .collect();

@@ -134,9 +134,8 @@ async fn drive(engine: &Arc<Engine>, run: &Arc<Run>, mut stand: Stand, mut step:
 
 /// Why the attempt must not be launched any more.
 fn unwanted(engine: &Engine, run: &Run, stand: &Stand) -> Option<StopReason> {
-    let cancelled = run.cancel.is_cancelled().then_some(StopReason::Cancel);
     let late = (engine.lease.now() >= stand.launch_deadline).then_some(StopReason::LaunchDeadline);
-    stand.stop.or(cancelled).or(late)
+    stand.stop.or_else(|| run.unwanted()).or(late)
 }
 
 async fn launch(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step {
@@ -236,6 +235,7 @@ async fn prepare(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Opt
         biased;
         // `launch` sees why.
         () = run.cancel.cancelled() => Some(Step::Launch),
+        () = run.moved.cancelled() => Some(Step::Launch),
         () = engine.draining.cancelled() => Some(Step::Done),
         () = tokio::time::sleep(left) => Some(Step::Launch),
         prepared = engine.executor.prepare(&run.host, &run.spec) => match prepared {
@@ -378,6 +378,7 @@ async fn give_up(engine: &Arc<Engine>, run: &Arc<Run>, reason: StopReason) -> St
         StopReason::LaunchDeadline => {
             Failure::new(FailureClass::BackendError, "the container did not start before the launch deadline")
         }
+        StopReason::Drain => Failure::new(FailureClass::BackendError, "its host was drained before it was launched"),
     };
     finish::report(engine, run, None, finish::ended(Outcome::Failed(failure))).await;
     Step::Done

@@ -24,6 +24,8 @@ const LISTS: usize = 16;
 const CLAIM: usize = 500;
 /// How often dispatched rows are looked for whose message came to nothing.
 const SWEEP: Duration = Duration::from_secs(2);
+/// How often the hosts are looked at: a worker without a healthy one takes nothing from the queue.
+const LOOK: Duration = Duration::from_millis(250);
 /// How long to wait before Postgres is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -33,17 +35,47 @@ pub(crate) async fn run(engine: &Arc<Engine>) -> Result<(), Error> {
     let options =
         consume::Options { max_batch: LISTS, prefetch: engine.settings.prefetch, ..consume::Options::default() };
     let queue = engine.broker.topology().jobs_queue(executor.as_str());
-    let mut consumer = Consumer::new(&engine.broker, queue, options);
+    let mut consumer = None;
     let publisher = Publisher::new(&engine.broker);
     let mut sweep = tokio::time::interval(SWEEP);
+    let mut look = tokio::time::interval(LOOK);
     loop {
+        // What this worker took without a host would wait for the sweep of another that has one. Without its consumer
+        // it holds nothing: what was prefetched goes back to the queue.
+        if !engine.hosts.healthy().is_empty() {
+            consumer.get_or_insert_with(|| Consumer::new(&engine.broker, &queue, options.clone()));
+        } else {
+            consumer = None;
+        }
         tokio::select! {
             biased;
             () = engine.draining.cancelled() => return Ok(()),
             // Before the deliveries, or it would never come under load.
             _ = sweep.tick() => sweep_stranded(engine).await?,
-            deliveries = consumer.next_batch() => take(engine, &publisher, deliveries).await?,
+            deliveries = next_batch(consumer.as_mut()) => {
+                if engine.hosts.healthy().is_empty() {
+                    // First, or they would come again.
+                    consumer = None;
+                    put_back(deliveries).await;
+                } else {
+                    take(engine, &publisher, deliveries).await?;
+                }
+            }
+            _ = look.tick() => {}
         }
+    }
+}
+
+async fn next_batch(consumer: Option<&mut Consumer>) -> Vec<Delivery> {
+    match consumer {
+        Some(consumer) => consumer.next_batch().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn put_back(deliveries: Vec<Delivery>) {
+    for delivery in deliveries {
+        delivery.requeue().await;
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use gantry_core::host::Host;
 use gantry_core::message::{Report, Token};
 use gantry_core::spec::ResolvedSpec;
+use gantry_core::state::StopReason;
 use gantry_core::{JobId, TenantId};
 use gantry_store::attempts::Owned;
 use gantry_store::claims::Claimed;
@@ -24,6 +25,8 @@ pub(crate) struct Run {
     pub(crate) spec: ResolvedSpec,
     /// Cancelled when somebody asks for the job's end.
     pub(crate) cancel: CancellationToken,
+    /// Cancelled when its host is drained and it has to run elsewhere.
+    pub(crate) moved: CancellationToken,
 }
 
 impl Run {
@@ -35,7 +38,14 @@ impl Run {
             external_name: claimed.external_name,
             spec: claimed.spec,
             cancel: CancellationToken::new(),
+            moved: CancellationToken::new(),
         })
+    }
+
+    /// Why its container is to be stopped, if somebody said so.
+    pub(crate) fn unwanted(&self) -> Option<StopReason> {
+        let cancelled = self.cancel.is_cancelled().then_some(StopReason::Cancel);
+        cancelled.or_else(|| self.moved.is_cancelled().then_some(StopReason::Drain))
     }
 
     fn key(&self) -> Key {
@@ -230,6 +240,9 @@ impl Registry {
                     if owned.cancel_requested {
                         run.cancel.cancel();
                     }
+                    if owned.moves {
+                        run.moved.cancel();
+                    }
                     true
                 }
                 // Another epoch, or over without our report: not ours to touch any more.
@@ -289,7 +302,7 @@ mod tests {
     }
 
     fn owned(run: &Run, cancel_requested: bool) -> Owned {
-        Owned { token: run.token, cancel_requested }
+        Owned { token: run.token, cancel_requested, moves: false }
     }
 
     fn report(run: &Run) -> Report {

@@ -10,7 +10,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use gantry_core::host::Host;
-use gantry_core::state::{Outcome, StopReason};
+use gantry_core::state::Outcome;
 use gantry_core::{Failure, FailureClass};
 use tokio::sync::mpsc;
 
@@ -219,9 +219,7 @@ impl Watcher {
     fn enforce(&mut self) {
         let now = self.engine.lease.now();
         for container in self.containers.values_mut().filter(|container| container.end.is_none()) {
-            let reason = container.stop.or_else(|| {
-                if container.run.cancel.is_cancelled() { Some(StopReason::Cancel) } else { container.overdue(now) }
-            });
+            let reason = container.stop.or_else(|| container.run.unwanted()).or_else(|| container.overdue(now));
             if let Some(reason) = reason
                 && container.stopping.is_none()
             {

@@ -1,6 +1,6 @@
 //! What is away comes back: the broker's connection, its messages, parts that are not there yet.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gantry_testkit::{Proxy, eventually};
 use gantry_tests::{Fleet, PATIENCE, jobs, quick};
@@ -93,4 +93,26 @@ async fn ends_wait_for_a_recorder() {
     assert_eq!(fleet.count("completed").await, 0);
     let _recorder = fleet.recorder();
     fleet.all_complete(&ids).await;
+}
+
+/// After an outage the outbox is long: it is not published at one batch a second.
+#[tokio::test]
+async fn a_long_outbox_is_published_without_pauses() {
+    let (fleet, _parts) = Fleet::simulated(1).await;
+    let id = fleet.producer().await.submit(&jobs::mock(&[])).await;
+    fleet.all_complete(&[id]).await;
+    // Fifteen batches.
+    fleet
+        .execute(
+            "insert into job_events (job_id, sequence, tenant_id, executor_type, kind, data, created_at)
+             select job_id, n, tenant_id, executor_type, 'started', data || jsonb_build_object('sequence', n),
+                 now() - interval '1 minute'
+             from job_events cross join generate_series(1001, 16000) n where kind = 'completed'
+        )
+        .await;
+    let began = Instant::now();
+    let left = "select count(*) from job_events where published_at is null";
+    eventually(PATIENCE, async || fleet.scalar::<i64>(left).await == 0).await;
+    assert!(fleet.scalar::<i64>("select count(*) from job_events").await > 15_000);
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
 }

@@ -1,6 +1,9 @@
 //! Why a job waits, in which order jobs stop waiting, and until when they wait.
 
+use std::time::Duration;
+
 use gantry_core::JobId;
+use gantry_core::message::Work;
 use gantry_testkit::eventually;
 use gantry_tests::{Client, Fleet, PATIENCE, jobs, quick};
 use serde_json::{Value, json};
@@ -129,4 +132,33 @@ async fn at_most_until_its_queue_deadline() {
     assert_eq!((&job["status"], &job["failure_class"]), (&json!("timeout"), &json!("timeout")), "{job}");
     assert_eq!((&job["attempt"], &job["exit_code"]), (&json!(0), &Value::Null));
     eventually(PATIENCE, async || events.received().iter().any(|event| event.json()["subject"] == json!(id))).await;
+}
+
+/// What a worker without a host took would wait for a sweep, although another worker has a host for it.
+#[tokio::test]
+async fn in_the_queue_while_the_worker_has_no_host_that_answers() {
+    let fleet = Fleet::new().await;
+    let _worker = fleet.mock_worker(quick());
+    eventually(PATIENCE, async || fleet.scalar::<i64>("select count(*) from workers").await == 1).await;
+    stays_in_the_queue(&fleet).await;
+
+    let host = fleet.mock_host(1).await;
+    fleet.served(host, 1).await;
+    eventually(PATIENCE, async || fleet.amqp.ready(QUEUE).await == 0).await;
+
+    std::fs::write(fleet.folder().join("identity"), "00000000-0000-4000-8000-000000000000").expect("written");
+    let unserved = "select count(*) from worker_hosts where not healthy";
+    eventually(PATIENCE, async || fleet.scalar::<i64>(unserved).await == 1).await;
+    stays_in_the_queue(&fleet).await;
+}
+
+const QUEUE: &str = "gantry.jobs.mock";
+
+/// A list of work, of no job at all, so that nothing but the queue tells who took it.
+async fn stays_in_the_queue(fleet: &Fleet) {
+    let work = serde_json::to_value(Work::V1 { jobs: Vec::new() }).expect("JSON");
+    fleet.amqp.publish_json("gantry.jobs", "mock", &work).await;
+    // Longer than it takes a worker to take it: that nothing happens is not to be waited for.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    eventually(PATIENCE, async || fleet.amqp.ready(QUEUE).await == 1).await;
 }

@@ -8,13 +8,14 @@ use axum::http::StatusCode;
 use gantry_core::AuditId;
 use gantry_core::lost::Abandon;
 use gantry_core::problem::Code;
-use gantry_store::audit::{self, Actor};
-use gantry_store::hosts::{self, HostView};
+use gantry_store::audit;
+use gantry_store::hosts::HostView;
 use gantry_store::lost::{self, Abandoned, Declared};
 
 use crate::auth::Caller;
 use crate::error::{Error, Result};
 use crate::extract::{Body, JobPath, Parameters, no_job};
+use crate::routes::steering::{find, no_host, operator};
 use crate::service::App;
 use crate::wire::{AbandonReply, AbandonRequest, AuditEntry, AuditList, HostLostRequest, HostReply, ProblemDetails};
 
@@ -111,33 +112,6 @@ pub(crate) async fn host(
     }
 }
 
-/// Let a host take jobs again, whatever it was before. For operators' keys only.
-#[utoipa::path(
-    post, path = "/v1/hosts/{host}/activate", tag = "hosts", operation_id = "activateHost",
-    params(("host" = String, Path, description = "The host's name or id.")),
-    responses(
-        (status = 200, body = HostReply, description = "The host takes jobs."),
-        (status = 401, body = ProblemDetails, content_type = "application/problem+json", description = "No valid API key."),
-        (status = 403, body = ProblemDetails, content_type = "application/problem+json", description = "The key is no operator's."),
-        (status = 404, body = ProblemDetails, content_type = "application/problem+json", description = "There is no such host."),
-        (status = 409, body = ProblemDetails, content_type = "application/problem+json", description = "The name is not unique."),
-        (status = 503, body = ProblemDetails, content_type = "application/problem+json", description = "Not available now."),
-    )
-)]
-pub(crate) async fn activate(
-    State(app): State<Arc<App>>,
-    caller: Caller,
-    Path(host): Path<String>,
-) -> Result<Json<HostReply>> {
-    let actor = operator(&caller)?;
-    let view = find(&app, &caller, &host).await?;
-    if !lost::activate(&app.store, caller.scope(), view.host.id, &actor).await? {
-        return Err(no_host(&host));
-    }
-    app.nudges.dispatch(vec![view.host.executor_type]);
-    Ok(Json(HostReply { id: view.host.id, name: view.host.name, slots: view.current_job_count }))
-}
-
 /// List what operators of this tenant did, newest first. For operators' keys only.
 #[utoipa::path(
     get, path = "/v1/audit", tag = "audit", operation_id = "listAudit",
@@ -177,27 +151,4 @@ pub(crate) async fn audit(
         detail: entry.detail,
     });
     Ok(Json(AuditList { entries: entries.collect(), next }))
-}
-
-fn operator(caller: &Caller) -> Result<Actor> {
-    if !caller.0.operator {
-        return Err(Error::new(Code::Forbidden, "only an operator's key may do this"));
-    }
-    Ok(Actor { tenant: caller.0.tenant, name: caller.0.name() })
-}
-
-/// A host by its id or its name.
-async fn find(app: &App, caller: &Caller, wanted: &str) -> Result<HostView> {
-    let id = wanted.parse().ok();
-    let mut found = hosts::list(&app.store, caller.scope()).await?;
-    found.retain(|view| Some(view.host.id) == id || view.host.name == wanted);
-    if found.len() > 1 {
-        let message = format!("there is a shared host `{wanted}` and one of your own: name it by its id");
-        return Err(Error::new(Code::Conflict, message));
-    }
-    found.pop().ok_or_else(|| no_host(wanted))
-}
-
-fn no_host(wanted: &str) -> Error {
-    Error::new(Code::NotFound, format!("there is no host `{wanted}`"))
 }

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use gantry_core::lost::{Abandon, Condition};
-use gantry_core::{AuditId, HostId, JobId};
+use gantry_core::{AuditId, JobId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -68,18 +68,6 @@ pub struct HostLostRequest {
     pub force: bool,
 }
 
-/// The answer to what an operator asked of a host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct HostReply {
-    /// Its id.
-    #[schema(value_type = Uuid)]
-    pub id: HostId,
-    /// Its name.
-    pub name: String,
-    /// Slots in use: with a lost host, attempts that are given up now.
-    pub slots: i32,
-}
-
 /// What an operator did.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct AuditEntry {
@@ -90,7 +78,7 @@ pub struct AuditEntry {
     pub at: DateTime<Utc>,
     /// Who: `key:` and the id of the API key.
     pub actor: String,
-    /// What: `host_lost`, `host_activated` or `job_abandoned`.
+    /// What: `host_activated`, `host_cordoned`, `host_drained`, `host_limited`, `host_lost` or `job_abandoned`.
     pub action: String,
     /// The id of the host or job.
     pub subject: String,

@@ -11,7 +11,7 @@ use std::{
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use lapin::{Channel, Confirmation, message::BasicReturnMessage, options::BasicPublishOptions};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::{
     Error, Request,
@@ -39,6 +39,9 @@ pub(super) enum End {
     /// message finds a quorum queue between two leaders is refused *for as long as it lives*, the new leader
     /// notwithstanding (seen with RabbitMQ 3.10): so it is replaced.
     Refused,
+    /// Nothing was confirmed for long, over a connection that seems to be sound: a node that has lost the majority of
+    /// its cluster. The connection is given up, and what was sent is in the session.
+    Silent,
 }
 
 /// A publish that waits for its confirm.
@@ -71,6 +74,8 @@ pub(super) struct Session {
     confirmed_any: bool,
     opened: Instant,
     refused_any: bool,
+    /// When something was confirmed at last, or could begin to be.
+    progress: Instant,
 }
 
 impl Session {
@@ -89,6 +94,7 @@ impl Session {
             confirmed_any: false,
             opened: Instant::now(),
             refused_any: false,
+            progress: Instant::now(),
         }
     }
 
@@ -111,6 +117,7 @@ impl Session {
                     return End::Stopped;
                 }
             }
+            let patient_until = self.patient_until();
             tokio::select! {
                 // Confirms first: polling them is also what sends new messages.
                 biased;
@@ -120,7 +127,7 @@ impl Session {
                     }
                 }
                 // The supervisor of the connection outlives this session.
-                _ = self.blocked.changed() => {}
+                _ = self.blocked.changed() => self.progress = Instant::now(),
                 next = requests.recv(), if open && self.takes_new() => {
                     match next {
                         Some(request) => self.start(request),
@@ -135,6 +142,13 @@ impl Session {
                         };
                         self.start(request);
                     }
+                }
+                () = sleep_until(patient_until), if self.expects_confirms() => {
+                    // If another publisher was first, that was the connection of this channel too.
+                    if self.channel.status().connected() {
+                        self.broker.give_up().await;
+                    }
+                    return End::Silent;
                 }
             }
         }
@@ -164,6 +178,15 @@ impl Session {
         self.refused_any && self.opened.elapsed() >= REPLACE_AFTER
     }
 
+    fn expects_confirms(&self) -> bool {
+        !self.in_flight.is_empty() && !*self.blocked.borrow()
+    }
+
+    /// Until when a node may confirm nothing. Callers have given up before, so that no more is lost than time.
+    fn patient_until(&self) -> Instant {
+        self.progress + 2 * self.broker.config().publish_deadline
+    }
+
     fn takes_new(&self) -> bool {
         self.has_room() && self.again.is_empty() && !self.searching
     }
@@ -171,6 +194,9 @@ impl Session {
     fn start(&mut self, request: Request) {
         if request.abandoned() {
             return;
+        }
+        if self.in_flight.is_empty() {
+            self.progress = Instant::now();
         }
         self.last_id += 1;
         let id = self.last_id;
@@ -200,6 +226,7 @@ impl Session {
                 self.returned.insert(id);
             }
         }
+        self.progress = Instant::now();
         let mut lost = None;
         for (id, outcome) in outcomes {
             match outcome {

@@ -51,6 +51,12 @@ pub(super) async fn run(broker: Broker, mut requests: mpsc::Receiver<Request>, s
                 round = everything(sent, unsent);
                 continue;
             }
+            End::Silent => {
+                let (sent, unsent) = session.into_unconfirmed();
+                metrics::retried(sent.len());
+                round = everything(sent, unsent);
+                continue;
+            }
             End::ChannelLost(error) => error,
         };
         if session.confirmed_any() {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
-use gantry_api::wire::{Host, HostLostRequest, NewHost};
+use gantry_api::wire::{DrainRequest, Host, HostLostRequest, HostPatch, NewHost};
 use gantry_core::ExecutorType;
 use gantry_core::clock::{Clock, SystemClock};
 use serde_json::{Map, Value, json};
@@ -31,6 +31,27 @@ pub(crate) enum Command {
         /// Also if a live worker reaches it
         #[arg(long)]
         force: bool,
+    },
+    /// Let a host take no new jobs; what runs there runs to its end (with an operator's key)
+    Cordon {
+        /// Its name or id
+        name: String,
+    },
+    /// Empty a host: no new jobs, and what runs there runs to its end or is moved (with an operator's key)
+    Drain {
+        /// Its name or id
+        name: String,
+        /// Stop what runs there, see that it has ended, and try it again elsewhere
+        #[arg(long = "move")]
+        moves: bool,
+    },
+    /// Change how many jobs a host runs at once (with an operator's key)
+    Set {
+        /// Its name or id
+        name: String,
+        /// The most jobs that it runs at once; fewer than run now is allowed
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+        slots: i32,
     },
     /// Let a host take jobs again (with an operator's key)
     Activate {
@@ -79,6 +100,24 @@ impl Command {
                 let reply = client.host_lost(&name, &HostLostRequest { force }).await?;
                 format.print(&reply, |host| {
                     format!("host {} is lost, {} attempts there are given up", host.name, host.slots)
+                })?;
+            }
+            Self::Cordon { name } => {
+                let reply = client.cordon_host(&name).await?;
+                format
+                    .print(&reply, |host| format!("host {} takes no new jobs; {} run there", host.name, host.slots))?;
+            }
+            Self::Drain { name, moves } => {
+                let reply = client.drain_host(&name, &DrainRequest { moves }).await?;
+                let fate = if moves { "are moved" } else { "run to their end" };
+                format.print(&reply, |host| {
+                    format!("host {} takes no new jobs; {} that run there {fate}", host.name, host.slots)
+                })?;
+            }
+            Self::Set { name, slots } => {
+                let reply = client.change_host(&name, &HostPatch { max_concurrent_jobs: slots }).await?;
+                format.print(&reply, |host| {
+                    format!("host {} runs {slots} jobs at once, {} now", host.name, host.slots)
                 })?;
             }
             Self::Activate { name } => {

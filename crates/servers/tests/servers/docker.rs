@@ -44,4 +44,6 @@ async fn runs_the_test_image_and_keeps_it_over_a_restart() {
     let engine = DockerEngine::start(folder.path()).await.expect("replaces the one left");
     engine.stop().await.expect("stops once more");
     assert_eq!(common::processes(folder.path()), [""; 0]);
+    let mounts = std::fs::read_to_string("/proc/self/mounts").expect("it is always there");
+    assert!(!mounts.contains(folder.path().to_str().expect("text")), "what was killed left nothing mounted: {mounts}");
 }
