@@ -147,6 +147,7 @@ pub(crate) async fn publish(channel: &Channel, queue: &str, key: &str, body: &Va
     let body = body.to_string();
     let sent = channel.basic_publish(route.into(), route.into(), options, body.as_bytes(), properties).await?;
     let confirm = sent.await.context("a submission was not confirmed")?;
+    ensure!(!confirm.is_nack(), "the queue refused a submission");
     ensure!(confirm.take_message().is_none(), "no queue took a submission");
     Ok(())
 }

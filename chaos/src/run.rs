@@ -112,6 +112,13 @@ async fn disturbed(options: &Options, fleet: &mut Fleet, producer: &Producer) ->
     removed(fleet).await?;
     let verdict = judge(fleet, producer, late).await?;
     table.summary(fleet);
+    let (retried, most): (i64, i16) = sqlx::query_as(
+        "select count(*) filter (where infrastructure_retries > 0), coalesce(max(infrastructure_retries), 0::smallint)
+         from container_jobs",
+    )
+    .fetch_one(&fleet.sql)
+    .await?;
+    table.say(&format!("{retried} jobs were tried again because of the infrastructure, {most} times at most"));
     let jobs = producer.ledger().0.len();
     Ok(Outcome { jobs, faults: table.faults(), unproved: table.unproved(), verdict })
 }

@@ -215,8 +215,11 @@ impl Evidence {
             Stdout::Lines => stored >= in_all && stdout == workload::lines(stored),
         };
         if !whole {
-            let told = format!("{in_all} lines by its own ledger");
-            let what = format!("{} ({id}): {stdout:?} is stored, expected {:?}, {told}", job.name, end.stdout);
+            let expected = match &end.stdout {
+                Stdout::Exactly(expected) => in_short(expected),
+                Stdout::Lines => format!("the {in_all} lines that its container tells of"),
+            };
+            let what = format!("{} ({id}): {} stored, expected {expected}", job.name, in_short(stdout));
             let excused = cut_by_the_engine || row["logs_incomplete"] == true;
             if excused { verdict.excuse(what) } else { verdict.wrong(what) }
         }
@@ -228,6 +231,16 @@ impl Evidence {
         let attempt = row["attempt"].as_i64().and_then(|attempt| i32::try_from(attempt).ok());
         let Some(key) = id.zip(attempt) else { return Printed::default() };
         self.engines.iter().find_map(|engine| engine.printed.get(&key)).copied().unwrap_or_default()
+    }
+}
+
+/// An output in words.
+fn in_short(stdout: &str) -> String {
+    let count = stdout.lines().count();
+    if u32::try_from(count).is_ok_and(|count| stdout == workload::lines(count)) {
+        format!("{count} lines without a gap")
+    } else {
+        format!("{stdout:?}")
     }
 }
 

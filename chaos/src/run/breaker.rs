@@ -67,11 +67,16 @@ async fn end(process: &Supervised, signal: Signal) -> anyhow::Result<Done> {
         return Ok(Done { effect: format!("pid {pid} did not end within {END_WITHIN:?}"), ..Done::default() });
     };
     let took = ended.at.duration_since(began).as_secs_f64();
-    let proof = match ended.status.signal() {
+    let how = match ended.status.signal() {
         Some(signal) => format!("pid {pid}: signal {signal}"),
         None => format!("pid {pid}: {} after {took:.1} s", ended.status),
     };
-    Ok(Done { proof: Some(proof), ..Done::default() })
+    // Killed as it was to be; or asked to end, and ended in order.
+    let as_planned = ended.status.signal() == Some(signal.as_raw()) || ended.status.success();
+    Ok(match as_planned {
+        true => Done { proof: Some(how), ..Done::default() },
+        false => Done { effect: how, ..Done::default() },
+    })
 }
 
 async fn kill_all(fleet: &Fleet, part: Part) -> anyhow::Result<Done> {

@@ -56,7 +56,10 @@ pub(super) async fn run(binaries: &Path, folder: &Path) -> anyhow::Result<Row> {
     cluster.kill(leader).await?;
     let killed = Instant::now();
     row.faults = 1;
-    row.did(format!("SIGKILL of {}, leader of gantry.reports, {there} parts on it, {before} jobs over", names[leader]));
+    row.did(format!(
+        "SIGKILL of {}, leader of gantry.reports, {there} connections of parts to it, {before} jobs over",
+        names[leader]
+    ));
     submit(&mut client, &lab, AROUND).await?;
 
     let target = before + 20;
@@ -75,15 +78,14 @@ pub(super) async fn run(binaries: &Path, folder: &Path) -> anyhow::Result<Row> {
     row.prove(now != leader, format!("gantry.reports is led by {} now", names[now]));
     row.prove(lab.said("lost the broker")? > 0, "parts say that they lost the broker");
 
+    let without = online(&managements[survivor]).await?;
+    row.prove(without == names.len() - 1, format!("{without} members of gantry.reports are online without it"));
+
     cluster.restart(leader).await?;
     row.did(format!("{} started again", names[leader]));
-    let whole = lab
-        .until(Duration::from_secs(60), async |_| {
-            let reports = managements[survivor].queue("gantry.reports").await?;
-            Ok(reports["online"].as_array().is_some_and(|online| online.len() == names.len()))
-        })
-        .await?;
-    row.prove(whole.is_some(), format!("all members of gantry.reports are online again ({whole:?})"));
+    let whole =
+        lab.until(Duration::from_secs(60), async |_| Ok(online(&managements[survivor]).await? == names.len())).await?;
+    row.prove(whole.is_some(), "all members of gantry.reports are online again");
     submit(&mut client, &lab, BACK).await?;
     lab.until(RECOVERED_WITHIN, async |lab| client.settled(lab).await).await?;
     let ended = lab.ended()?;
@@ -112,6 +114,12 @@ async fn replicated(row: &mut Row, management: &Management) -> anyhow::Result<()
         row.prove(members == 3, format!("{queue}: {members} members, led by {}", found["leader"]));
     }
     Ok(())
+}
+
+/// How many members of the reports' queue are up.
+async fn online(management: &Management) -> anyhow::Result<usize> {
+    let reports = management.queue("gantry.reports").await?;
+    Ok(reports["online"].as_array().map_or(0, Vec::len))
 }
 
 async fn leader(management: &Management, names: &[String], queue: &str) -> anyhow::Result<usize> {

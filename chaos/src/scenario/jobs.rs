@@ -114,6 +114,8 @@ impl Client {
             if let Ok(Ok(())) = sent {
                 return Ok(());
             }
+            // Lost, or refused: a channel whose first message finds a queue without a leader is of no more use.
+            tokio::time::sleep(POLL).await;
             self.reconnect().await?;
         }
     }

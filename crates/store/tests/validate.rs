@@ -67,9 +67,9 @@ mutations! {
     an_index_without_its_predicate: "drop index job_events_unpublished; create index job_events_unpublished on job_events (created_at)"
         => (Index, "job_events_unpublished", Different);
     an_added_label: "alter type job_status add value 'paused'" => (Type, "job_status", Different);
-    a_label_in_another_place: "alter type host_state rename value 'cordoned' to 'x';
-        alter type host_state rename value 'draining' to 'cordoned'; alter type host_state rename value 'x' to 'draining'"
-        => (Type, "host_state", Different);
+    a_label_in_another_place: "alter type log_stream rename value 'stdout' to 'x';
+        alter type log_stream rename value 'stderr' to 'stdout'; alter type log_stream rename value 'x' to 'stderr'"
+        => (Type, "log_stream", Different);
     an_added_type: "create type mood as enum ('calm')" => (Type, "mood", Unexpected);
     a_dropped_policy: "drop policy tenant on container_jobs" => (Policy, "container_jobs.tenant", Missing);
     an_altered_policy: "alter policy tenant on container_jobs using (true)" => (Policy, "container_jobs.tenant", Different);

@@ -97,9 +97,8 @@ async fn cancels_race_natural_ends() {
     for id in ids {
         let job = fleet.ended(id).await;
         let (status, code) = (job["status"].as_str().expect("a status").to_owned(), &job["exit_code"]);
-        let natural = status == "completed";
-        assert!(natural || status == "cancelled", "{job}");
-        assert_eq!(*code == json!(0), natural, "{job}");
+        // One that was to be stopped may have ended by itself at that moment, and is cancelled all the same.
+        assert!(status == "cancelled" || status == "completed" && *code == json!(0), "{job}");
         *ends.entry(status).or_default() += 1;
     }
     assert_eq!(ends.len(), 2, "both kinds happened: {ends:?}");

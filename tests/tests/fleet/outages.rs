@@ -107,7 +107,7 @@ async fn a_long_outbox_is_published_without_pauses() {
             "insert into job_events (job_id, sequence, tenant_id, executor_type, kind, data, created_at)
              select job_id, n, tenant_id, executor_type, 'started', data || jsonb_build_object('sequence', n),
                  now() - interval '1 minute'
-             from job_events cross join generate_series(1001, 16000) n where kind = 'completed'
+             from job_events cross join generate_series(1001, 16000) n where kind = 'completed'",
         )
         .await;
     let began = Instant::now();

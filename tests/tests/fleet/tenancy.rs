@@ -25,6 +25,8 @@ async fn two_tenants() -> (Fleet, TenantId, TenantId) {
          select gen_random_uuid(), id, 't', 'i', 'test' from tenants",
         "insert into executor_hosts (id, tenant_id, name, executor_type)
          select gen_random_uuid(), id, 'own', 'docker' from tenants",
+        "insert into audit_log (id, tenant_id, actor, action, subject)
+         select gen_random_uuid(), id, 'test', 'host_cordoned', 'own' from tenants",
     ] {
         fleet.execute(sql).await;
     }

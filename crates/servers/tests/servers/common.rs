@@ -28,6 +28,15 @@ pub(crate) fn processes(folder: &Path) -> Vec<String> {
         .collect()
 }
 
+/// Waits until no process of this folder is left. The last helpers of a server that has ended see to it a moment later.
+pub(crate) fn wait_for_no_process(folder: &Path) {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !processes(folder).is_empty() {
+        assert!(std::time::Instant::now() < end, "left behind: {:?}", processes(folder));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
 /// Starts servers through the program and kills it the hard way, so that they are left running.
 pub(crate) fn leave_running(folder: &Path, with: &str) {
     let mut supervisor = supervisor(folder, with, "echo $$; exec sleep 600");

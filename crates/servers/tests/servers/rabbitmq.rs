@@ -47,7 +47,7 @@ async fn keeps_messages_over_restarts_and_leaves_no_process() {
     assert!(addresses.0.ends_with("/a%2fb"), "{addresses:?}");
     drop(connection);
     rabbitmq.stop().await.expect("stops");
-    assert_eq!(common::processes(folder.path()), [""; 0]);
+    common::wait_for_no_process(folder.path());
 
     // Left running by a killed supervisor, then taken over here.
     common::leave_running(folder.path(), "rabbitmq");
@@ -59,7 +59,7 @@ async fn keeps_messages_over_restarts_and_leaves_no_process() {
     assert_eq!(message.expect("gets").expect("the message was kept").delivery.data, b"42");
     drop(connection);
     rabbitmq.crash().await.expect("is killed");
-    assert_eq!(common::processes(folder.path()), [""; 0]);
+    common::wait_for_no_process(folder.path());
 }
 
 #[tokio::test]
@@ -117,11 +117,11 @@ async fn a_cluster_loses_a_node_and_gets_it_back() {
     assert_eq!(consume(&receiver, 2).await, [b"one", b"two"]);
     drop(connection);
     cluster.stop().await.expect("stops");
-    assert_eq!(common::processes(folder.path()), [""; 0]);
+    common::wait_for_no_process(folder.path());
 
     let cluster = RabbitCluster::start(folder.path()).await.expect("starts again");
     assert_eq!(cluster.amqp_urls("/")[0], first);
     drop(open(&first).await);
     cluster.stop().await.expect("stops again");
-    assert_eq!(common::processes(folder.path()), [""; 0]);
+    common::wait_for_no_process(folder.path());
 }

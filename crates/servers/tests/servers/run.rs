@@ -44,7 +44,7 @@ fn sigterm_reaches_the_command_and_the_servers_stop() {
     output.read_to_string(&mut rest).expect("reads");
     assert_eq!(rest, "told\n");
     assert_eq!(supervisor.wait().expect("it ends").code(), Some(5));
-    assert_eq!(common::processes(folder.path()), [""; 0]);
+    common::wait_for_no_process(folder.path());
 }
 
 #[test]
@@ -57,5 +57,5 @@ fn a_command_that_does_not_exist_leaves_no_server() {
         .stderr(Stdio::null())
         .status();
     assert_eq!(status.expect("the program was built").code(), Some(1));
-    assert_eq!(common::processes(folder.path()), [""; 0]);
+    common::wait_for_no_process(folder.path());
 }
