@@ -20,8 +20,8 @@ const WORKERS: [&str; 2] = ["worker-1", "worker-2"];
 const ADOPTION: Duration = Duration::from_secs(30);
 /// From SIGTERM to the end of the process, which has handed over then.
 const HAND_OVER: Duration = Duration::from_secs(3);
-/// From then until another worker owns what it ran: its next beat, which comes every 3 s.
-const TAKEN: Duration = Duration::from_secs(4);
+/// From then until another worker owns what it ran: its next beat, which comes every 2 s.
+const TAKEN: Duration = Duration::from_secs(3);
 /// From the first connection that RabbitMQ takes after its restart until a job handed in then is over.
 const FLOWING: Duration = Duration::from_secs(10);
 /// How long the broker is away: long enough for every pause between two attempts to be its longest.

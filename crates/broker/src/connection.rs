@@ -355,9 +355,9 @@ fn vhost(uri: &AMQPUri) -> String {
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Before its jitter, which may double it: a fleet must flow again within 10 s of its broker.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Pauses between attempts: from 50 ms to 2 s and as much again of jitter, so
+/// Pauses between attempts: from 50 ms to 1 s and as much again of jitter, so
 /// that a fleet does not come back in one wave.
 pub(crate) fn back_off() -> impl Iterator<Item = Duration> + Send {
     ExponentialBuilder::default()

@@ -37,7 +37,7 @@ pub struct Settings {
     /// How long after a beat others may declare this worker dead. Default 18. Requests to a backend are bounded by a
     /// third of it, and the database's `transaction_timeout_millis` must be less than that.
     pub lease_seconds: u32,
-    /// Time between two beats. Default 3,000.
+    /// Time between two beats. Default 2,000.
     pub beat_millis: u64,
     /// How often the hosts are read and checked. Default 10.
     pub host_check_seconds: u64,
@@ -59,7 +59,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             lease_seconds: 18,
-            beat_millis: 3_000,
+            beat_millis: 2_000,
             host_check_seconds: 10,
             launch_timeout_seconds: 600,
             stop_grace_seconds: 10,
