@@ -45,23 +45,16 @@ impl Table {
         println!("{:>5.0} s  {what}", self.began.elapsed().as_secs_f64());
     }
 
-    /// Prints which parts ended without having been asked.
+    /// Prints which parts ended without having been asked, and what they said to it.
     pub(crate) fn summary(&self, fleet: &Fleet) {
-        let by_themselves: Vec<String> = fleet
-            .processes
-            .iter()
-            .filter_map(|process| {
-                let ends: Vec<String> = process
-                    .ends()
-                    .iter()
-                    .filter(|end| end.by_itself)
-                    .map(|end| format!("pid {}: {}", end.pid, end.status))
-                    .collect();
-                (!ends.is_empty()).then(|| format!("{} ({})", process.member, ends.join(", ")))
-            })
-            .collect();
-        if !by_themselves.is_empty() {
-            self.say(&format!("ended by themselves and started again: {}", by_themselves.join(", ")));
+        for process in &fleet.processes {
+            let ends = process.ends().iter().filter(|end| end.by_itself).count();
+            if ends > 0 {
+                let member = process.member;
+                let log = fleet.logs().join(member.to_string()).join(format!("{}.log", member.part.name()));
+                let words = last_words(&std::fs::read_to_string(log).unwrap_or_default());
+                self.say(&format!("{member} ended by itself {ends} times: {}", words.join(", ")));
+            }
         }
     }
 
@@ -73,4 +66,10 @@ impl Table {
     pub(crate) fn unproved(&self) -> Vec<String> {
         self.unproved.clone()
     }
+}
+
+/// What a part says when it ends over an error is the only line in its log that begins with its name.
+fn last_words(log: &str) -> Vec<String> {
+    let words = log.lines().filter_map(|line| line.strip_prefix("gantry-")?.split_once(": "));
+    words.map(|(_, words)| words.to_owned()).collect()
 }
