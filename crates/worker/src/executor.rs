@@ -156,6 +156,8 @@ pub struct End {
     pub cpu_usage_percent: Option<f64>,
     /// What the backend itself says about the end; often nothing.
     pub message: String,
+    /// Whether the backend may have lost part of its log, by a fault of the backend's own.
+    pub log_cut: bool,
 }
 
 /// What became of a launch.

@@ -87,6 +87,7 @@ async fn finish(engine: &Arc<Engine>, mut container: Watched) {
     store_outputs(engine, &run, &kept, &said).await;
     let startup = container.startup;
     let id = container.id.clone();
+    let complete = complete && !end.log_cut;
     let mut ended = from_end(end, &id);
     ended.logs_incomplete = !complete;
     ended.startup_millis = startup.map(|startup| u64::try_from(startup.as_millis()).unwrap_or(u64::MAX));

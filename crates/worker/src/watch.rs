@@ -181,6 +181,7 @@ impl Watcher {
                     max_memory_usage: None,
                     cpu_usage_percent: None,
                     message: String::new(),
+                    log_cut: false,
                 };
                 self.ended(id, end);
             }

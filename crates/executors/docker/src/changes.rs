@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bollard::Docker;
 use bollard::query_parameters::{EventsOptions, EventsOptionsBuilder};
+use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use gantry_core::{Failure, FailureClass};
 use tokio::sync::{Mutex, watch};
@@ -23,12 +24,25 @@ pub(crate) struct Changes {
     count: watch::Sender<u64>,
     waited_for: Mutex<watch::Receiver<u64>>,
     listener: OnceLock<AbortOnDropHandle<()>>,
+    /// Since when, by the engine's clock, its events have been heard without a gap; none while they are not.
+    heard_since: std::sync::Mutex<Option<DateTime<Utc>>>,
 }
 
 impl Default for Changes {
     fn default() -> Self {
         let (count, receiver) = watch::channel(0);
-        Self { count, waited_for: Mutex::new(receiver), listener: OnceLock::new() }
+        Self { count, waited_for: Mutex::new(receiver), listener: OnceLock::new(), heard_since: Default::default() }
+    }
+}
+
+impl Changes {
+    /// Since when, by the engine's clock, its events have been heard without a gap: so long the engine has been up.
+    pub(crate) fn heard_since(&self) -> Option<DateTime<Utc>> {
+        *self.heard_since.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn hears_since(&self, since: Option<DateTime<Utc>>) {
+        *self.heard_since.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = since;
     }
 }
 
@@ -50,6 +64,9 @@ async fn listen(engine: Weak<Engine>) {
             Ok(docker) => follow(&engine, &docker, &mut back_off).await,
             Err(failure) => failure,
         };
+        if let Some(engine) = engine.upgrade() {
+            engine.changes.hears_since(None);
+        }
         tracing::debug!(error = %ended, "the event stream ended; connecting again");
         tokio::time::sleep(back_off).await;
         back_off = (back_off * 2).min(BACK_OFF.1);
@@ -71,7 +88,12 @@ async fn follow(engine: &Weak<Engine>, docker: &Docker, back_off: &mut Duration)
     *back_off = BACK_OFF.0;
     // Whatever happened before that, while nobody listened.
     bump(engine);
-    let mut events = std::pin::pin!(docker.events(Some(deaths(info.system_time.as_deref()))));
+    let now = info.system_time.as_deref().and_then(time::parse);
+    if let Some(engine) = engine.upgrade() {
+        // A moment early: the stream is asked for next, and an engine that is gone by then does not answer.
+        engine.changes.hears_since(now);
+    }
+    let mut events = std::pin::pin!(docker.events(Some(deaths(now))));
     while let Some(event) = events.next().await {
         match event {
             Ok(_) => bump(engine),
@@ -81,10 +103,10 @@ async fn follow(engine: &Weak<Engine>, docker: &Docker, back_off: &mut Duration)
     Failure::new(FailureClass::HostUnreachable, "the engine closed the event stream")
 }
 
-fn deaths(since: Option<&str>) -> EventsOptions {
+fn deaths(since: Option<DateTime<Utc>>) -> EventsOptions {
     let filters = HashMap::from([("type", vec!["container"]), ("event", vec!["die"]), ("label", vec![labels::FLEET])]);
     let options = EventsOptionsBuilder::new().filters(&filters);
-    match since.and_then(time::parse) {
+    match since {
         Some(since) => options.since(&time::unix(since)).build(),
         None => options.build(),
     }

@@ -43,6 +43,7 @@ pub(crate) async fn of(
         state: &state,
     };
     Ok(End {
+        log_cut: record.log_is_cut(engine, docker).await?,
         outcome: record.outcome(engine, docker).await?,
         run: record.run,
         max_memory_usage: engine.usage.peak_memory(id),
@@ -77,6 +78,16 @@ impl Record<'_> {
         let limited = code == KILLED && self.memory_limit.is_some();
         let news_by = self.finished_at.filter(|_| limited).map(|finished_at| finished_at + LATE_NEWS);
         Ok(self.outcome_by(&History::read(docker, self.id, news_by).await?, code))
+    }
+
+    /// Whether the engine went down while the container ran: what it prints until an engine is there again is lost, and
+    /// it may end by itself meanwhile. Nothing is asked of an engine that was listened to for all that time.
+    async fn log_is_cut(&self, engine: &Engine, docker: &Docker) -> Result<bool, Error> {
+        let Some(started_at) = self.started_at else { return Ok(false) };
+        if engine.changes.heard_since().is_some_and(|since| since <= started_at) {
+            return Ok(false);
+        }
+        Ok(History::read(docker, self.id, None).await?.is_younger_than(self.id, started_at))
     }
 
     /// The end by a signal that nobody here has sent.

@@ -45,3 +45,28 @@ async fn an_end_with_the_engine_is_the_engines_fault() {
     drop(lab);
     engine.stop().await.expect("stops");
 }
+
+/// It ends well while no engine looks, and what it printed meanwhile is lost with the engine.
+#[tokio::test]
+async fn a_log_that_the_engine_lost_is_told_to_be_cut() {
+    let data = tempfile::tempdir().expect("a folder");
+    let engine = DockerEngine::start(data.path()).await.expect("an engine of this test's own");
+    engine.import_test_image().await.expect("the test image");
+    let endpoint = format!("unix://{}", engine.socket_path().display());
+    let lab = Lab::at(&endpoint, json!({}));
+    let mut spec = sh("for line in 1 2 3 4 5 6 7 8; do echo $line; sleep 0.5; done");
+    spec.container.image = gantry_servers::TEST_IMAGE.into();
+    let (_, whole) = lab.run(spec.clone()).await;
+    assert!(!whole.log_cut, "{whole:?}");
+    // Somebody listens, as a worker does.
+    lab.executor.changed(&lab.host, std::time::Duration::from_millis(1)).await;
+    let running = lab.start(spec.clone()).await;
+    engine.crash().await.expect("is killed");
+    // It has ended by itself by then.
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    let engine = DockerEngine::start(data.path()).await.expect("the engine again");
+    let Observed::Ended(end) = lab.observe(&running).await else { panic!("it is over") };
+    assert!(end.log_cut, "{end:?}");
+    drop(lab);
+    engine.stop().await.expect("stops");
+}
