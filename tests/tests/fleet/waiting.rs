@@ -162,3 +162,20 @@ async fn stays_in_the_queue(fleet: &Fleet) {
     tokio::time::sleep(Duration::from_secs(2)).await;
     eventually(PATIENCE, async || fleet.amqp.ready(QUEUE).await == 1).await;
 }
+
+/// However many wait: what is in RabbitMQ is bounded by the slots.
+#[tokio::test]
+async fn in_postgres_and_not_in_the_queue() {
+    let (fleet, _parts) = Fleet::simulated(2).await;
+    let producer = fleet.producer().await;
+    producer.submit_all(&vec![jobs::mock(&[("duration", "1h")]); 600]).await;
+    fleet.count_reaches("running", 2).await;
+    // Several passes of dispatch and upkeep, each of which could put more into the queue.
+    for _ in 0..20 {
+        tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+        let dispatched: i64 = fleet.scalar("select count(*) from container_jobs where dispatched_at is not null").await;
+        let ready = fleet.amqp.ready("gantry.jobs.mock").await;
+        assert!(dispatched <= 4 && ready <= 4, "{dispatched} dispatched, {ready} messages");
+    }
+    fleet.execute("update container_jobs set cancel_requested_at = now() where status = 'running'").await;
+}
