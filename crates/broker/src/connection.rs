@@ -9,7 +9,12 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use lapin::{Channel, Connection, ConnectionProperties, options::QueueDeclareOptions, types::FieldTable, uri::AMQPUri};
+use lapin::{
+    Channel, Connection, ConnectionProperties,
+    options::{ConfirmSelectOptions, QueueDeclareOptions},
+    types::FieldTable,
+    uri::AMQPUri,
+};
 use rand::seq::SliceRandom;
 use secrecy::ExposeSecret;
 use tokio::{
@@ -208,19 +213,43 @@ impl Broker {
     /// none, at most for `connect_timeout`.
     pub(crate) async fn channel(&self) -> Result<Channel, Error> {
         let connection = self.connection().await?;
-        self.in_time(connection.create_channel())
-            .await?
-            .map_err(|source| Error::Unreachable { at: self.inner.at.clone(), source })
+        self.open(&connection, connection.create_channel()).await
+    }
+
+    /// The same, with confirms.
+    pub(crate) async fn confirming_channel(&self) -> Result<Channel, Error> {
+        let connection = self.connection().await?;
+        let ready = async {
+            let channel = connection.create_channel().await?;
+            channel.confirm_select(ConfirmSelectOptions::default()).await?;
+            Ok(channel)
+        };
+        self.open(&connection, ready).await
+    }
+
+    /// A node that does not even open a channel is given up: nobody may have a channel by which its silence shows.
+    async fn open(
+        &self,
+        connection: &Connection,
+        channel: impl Future<Output = lapin::Result<Channel>>,
+    ) -> Result<Channel, Error> {
+        match self.in_time(channel).await {
+            Ok(opened) => opened.map_err(|source| Error::Unreachable { at: self.inner.at.clone(), source }),
+            Err(late) => {
+                // During an alarm a node reads nothing, and is sound.
+                if connection.status().connected() && !self.is_blocked() {
+                    say_goodbye(connection, "no channel was opened").await;
+                }
+                Err(late)
+            }
+        }
     }
 
     /// Closes the connection of the moment, whose node does nothing any more: the next one is tried.
     pub(crate) async fn give_up(&self) {
         let connection = self.inner.live.borrow().clone();
         if let Some(connection) = connection {
-            tracing::warn!("the broker confirms nothing: closing the connection to it");
-            // It counts as gone from here on; such a node may not even say goodbye.
-            let goodbye = connection.close(320, "nothing was confirmed".into());
-            let _ = timeout(GOODBYE, goodbye).await;
+            say_goodbye(&connection, "nothing was confirmed").await;
         }
     }
 
@@ -349,6 +378,13 @@ fn vhost(uri: &AMQPUri) -> String {
         "/" => "/".to_owned(),
         other => format!("/{other}"),
     }
+}
+
+/// The connection counts as gone from here on; a node that is given up may not even answer.
+async fn say_goodbye(connection: &Connection, cause: &'static str) {
+    tracing::warn!(broker.cause = cause, "the broker does nothing any more: closing the connection to it");
+    let goodbye = connection.close(320, cause.into());
+    let _ = timeout(GOODBYE, goodbye).await;
 }
 
 /// How long a node is given to agree that its connection is closed.

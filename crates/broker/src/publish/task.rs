@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 
-use lapin::{Channel, options::ConfirmSelectOptions};
 use tokio::{sync::mpsc, time::sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -32,13 +31,13 @@ pub(super) async fn run(broker: Broker, mut requests: mpsc::Receiver<Request>, s
         let opened = tokio::select! {
             // With every handle gone nobody waits for an answer any more.
             () = stop.cancelled(), if !broker.is_connected() => return,
-            opened = open(&broker) => opened,
+            opened = broker.confirming_channel() => opened,
         };
         let channel = match opened {
             Ok(channel) => channel,
             Err(cause) => {
                 // The wait for a connection was a pause in itself.
-                tracing::debug!(cause, "the publisher has no channel yet");
+                tracing::debug!(%cause, "the publisher has no channel yet");
                 sleep(back_off().next().unwrap_or_default()).await;
                 continue;
             }
@@ -75,12 +74,6 @@ pub(super) async fn run(broker: Broker, mut requests: mpsc::Receiver<Request>, s
             everything(sent, unsent)
         };
     }
-}
-
-async fn open(broker: &Broker) -> Result<Channel, String> {
-    let channel = broker.channel().await.map_err(|error| error.to_string())?;
-    channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(|error| error.to_string())?;
-    Ok(channel)
 }
 
 fn everything(mut sent: VecDeque<Request>, unsent: VecDeque<Request>) -> Round {
