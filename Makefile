@@ -1,7 +1,7 @@
 # Each target installs what is missing, starts its own private servers and stops them again.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test bench chaos chaos-points chaos-sabotage lint sqlx
+.PHONY: help demo up down test bench chaos chaos-points chaos-load chaos-load-short chaos-sabotage lint sqlx
 
 help: ## Shows this list
 	@sed -n 's/^\([a-z-]*\):.* ## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -26,6 +26,12 @@ chaos: ## Breaks everything that can break and counts what is lost, doubled or l
 
 chaos-points: ## Kills every part at each of its failpoints and checks the promises; ARGS, for example ARGS="--only launch"
 	deploy/scripts/chaos-points.sh $(ARGS)
+
+chaos-load: ## Measures what the backlog promises under load; ARGS, for example ARGS="--only limits --seed 2"
+	deploy/scripts/chaos-load.sh $(ARGS)
+
+chaos-load-short: ## The same in small, in a minute or two
+	deploy/scripts/chaos-load.sh --short $(ARGS)
 
 chaos-sabotage: ## Shows that the counters of `make chaos` can rise
 	deploy/scripts/chaos-sabotage.sh

@@ -47,6 +47,9 @@ comment on type log_stream is 'stdout: standard output. stderr: standard error.'
 create type idempotency_source as enum ('key', 'message');
 comment on type idempotency_source is 'key: idempotency_key of the submission. message: message_id of the AMQP message.';
 
+create type limit_kind as enum ('tenant', 'template', 'key');
+comment on type limit_kind is 'What a limit counts. tenant: all running jobs of the tenant. template: those of one container template. key: those that share a concurrency key.';
+
 create type retry_budget as enum ('user', 'infrastructure', 'operator');
 comment on type retry_budget is 'user: the retry policy of the job. infrastructure: the budget for what was not the fault of the job. operator: none, because an operator moved it off its host.';
 
@@ -75,13 +78,19 @@ insert into fleet default values;
 create table tenants (
     id uuid primary key,
     name text not null,
+    weight double precision not null default 1,
+    max_pending integer,
     created_at timestamptz not null default now(),
-    constraint tenants_name_length check (char_length(name) between 1 and 255)
+    constraint tenants_name_length check (char_length(name) between 1 and 255),
+    constraint tenants_weight_range check (weight between 0.001 and 1000),
+    constraint tenants_cap_not_negative check (max_pending >= 0)
 );
 create unique index tenants_name on tenants (name);
 comment on table tenants is 'Who owns jobs.';
 comment on column tenants.id is 'UUIDv7.';
 comment on column tenants.name is 'Unique name.';
+comment on column tenants.weight is 'Its share of starts beside the other tenants that wait: 2 starts twice as many jobs as 1.';
+comment on column tenants.max_pending is 'Jobs that may wait at once; further ones are refused. Null for no cap.';
 comment on column tenants.created_at is 'When it was made.';
 
 create table projects (
@@ -245,6 +254,29 @@ comment on function gantry_host_detail(uuid, uuid) is 'What the last check of a 
 revoke execute on function gantry_host_detail(uuid, uuid) from public;
 grant execute on function gantry_host_detail(uuid, uuid) to gantry_api, gantry_fleet;
 
+-- Limits --------------------------------------------------------------------------------------------------------
+create table limits (
+    id uuid primary key,
+    tenant_id uuid not null references tenants,
+    kind limit_kind not null,
+    name text not null,
+    max_running integer,
+    running integer not null default 0,
+    created_at timestamptz not null default now(),
+    constraint limits_name_length check (char_length(name) <= 255 and (kind = 'tenant') = (name = '')),
+    constraint limits_max_not_negative check (max_running >= 0),
+    constraint limits_running_not_negative check (running >= 0)
+) with (fillfactor = 50);
+create unique index limits_subject on limits (tenant_id, kind, name);
+comment on table limits is 'How many jobs of one kind may run at once. A claim locks the row, so it is never above its limit.';
+comment on column limits.id is 'UUIDv7.';
+comment on column limits.tenant_id is 'The owner.';
+comment on column limits.kind is 'What it counts.';
+comment on column limits.name is 'The concurrency key, or the id of the template; empty for the tenant as a whole.';
+comment on column limits.max_running is 'The most that may run; null for any number. May be lowered below running: then no job is claimed until enough have ended.';
+comment on column limits.running is 'Attempts that count against it (container_executions.limits) and hold their slot; moves only together with slot_held.';
+comment on column limits.created_at is 'When it was made.';
+
 -- What to run ---------------------------------------------------------------------------------------------------
 create table environment_variable_templates (
     id uuid primary key,
@@ -338,7 +370,9 @@ create table container_jobs (
     started_at timestamptz,
     completed_at timestamptz,
     executor_host_id uuid references executor_hosts,
+    limit_id uuid,
     template uuid,
+    concurrency_key text,
     name text not null,
     routing_reason text not null,
     idempotency_key text,
@@ -355,6 +389,7 @@ create table container_jobs (
     constraint container_jobs_project foreign key (project_id, tenant_id) references projects (id, tenant_id),
     constraint container_jobs_template foreign key (template, tenant_id) references container_templates (id, tenant_id),
     constraint container_jobs_name_length check (char_length(name) between 1 and 255),
+    constraint container_jobs_key_length check (char_length(concurrency_key) between 1 and 255),
     constraint container_jobs_priority_range check (priority between -100 and 100),
     constraint container_jobs_counts check (attempt >= 0 and dispatch_sequence >= 0 and publishes >= 0 and user_retries >= 0 and infrastructure_retries >= 0),
     constraint container_jobs_execution_id_length check (char_length(execution_id) <= 255),
@@ -363,14 +398,18 @@ create table container_jobs (
     constraint container_jobs_completed_has_no_failure check (status <> 'completed' or (failure_class is null and exit_code = 0)),
     constraint container_jobs_end_has_failure check (status not in ('failed', 'timeout', 'cancelled') or failure_class is not null),
     constraint container_jobs_only_pending_waits check (status = 'pending' or (waiting_reason is null and parked_until is null and dispatched_at is null)),
-    constraint container_jobs_parked_or_dispatched check (parked_until is null or (dispatched_at is null and waiting_reason is not null))
+    constraint container_jobs_parked_or_dispatched check (parked_until is null or (dispatched_at is null and waiting_reason is not null)),
+    constraint container_jobs_limited_is_parked check (limit_id is null or parked_until is not null)
 ) with (fillfactor = 70);
 create index container_jobs_status_created on container_jobs (status, created_at);
 create index container_jobs_host_status on container_jobs (executor_host_id, status);
 create index container_jobs_execution_id on container_jobs (execution_id) where execution_id is not null;
 create index container_jobs_tenant on container_jobs (tenant_id, id);
-create index container_jobs_queue on container_jobs (executor_type, priority desc, id) where status = 'pending' and dispatched_at is null and parked_until is null;
-create index container_jobs_tenant_queue on container_jobs (tenant_id, executor_type, priority desc, id) where status = 'pending' and dispatched_at is null and parked_until is null;
+create index container_jobs_line on container_jobs (executor_type, tenant_id, priority, id) where status = 'pending' and dispatched_at is null and parked_until is null;
+-- By text, so that only the statement that counts a backlog uses it: to the planner every other index of the tenant
+-- looks as good as the one of the lines, as long as its statistics are older than the backlog.
+create index container_jobs_backlog on container_jobs ((tenant_id::text)) where status = 'pending';
+create index container_jobs_limited on container_jobs (limit_id, priority desc, id) where status = 'pending' and limit_id is not null;
 create index container_jobs_window on container_jobs (executor_type, published_at) where status = 'pending' and dispatched_at is not null;
 create index container_jobs_parked on container_jobs (executor_type, waiting_reason, priority desc, id) where status = 'pending' and parked_until is not null;
 create index container_jobs_parked_until on container_jobs (parked_until) where status = 'pending' and parked_until is not null;
@@ -400,6 +439,8 @@ comment on column container_jobs.cancel_requested_at is 'When its end was asked 
 comment on column container_jobs.started_at is 'When the container of the last attempt started.';
 comment on column container_jobs.completed_at is 'When its end was recorded.';
 comment on column container_jobs.executor_host_id is 'The host of the last attempt.';
+comment on column container_jobs.limit_id is 'The limit for which it is parked.';
+comment on column container_jobs.concurrency_key is 'Jobs of the tenant with the same key share a limit.';
 comment on column container_jobs.template is 'The template it was made from; null for an inline spec.';
 comment on column container_jobs.name is 'For people.';
 comment on column container_jobs.routing_reason is 'Why it went to this executor type.';
@@ -452,6 +493,7 @@ create table container_executions (
     executor_host_id uuid not null references executor_hosts,
     worker_id uuid not null references workers,
     slot_held boolean not null default true,
+    limits uuid[] not null default '{}',
     external_name text not null,
     execution_id text,
     claimed_at timestamptz not null default now(),
@@ -499,6 +541,7 @@ comment on column container_executions.epoch is 'Raised by every adoption; a wri
 comment on column container_executions.executor_host_id is 'Where it runs.';
 comment on column container_executions.worker_id is 'Who runs it.';
 comment on column container_executions.slot_held is 'Whether it holds a slot of its host; released once, together with current_job_count.';
+comment on column container_executions.limits is 'The limits that count it, for as long as it holds its slot.';
 comment on column container_executions.external_name is 'The name of its container, derived from (fleet, job, attempt) and stored before the launch.';
 comment on column container_executions.execution_id is 'The backend''s identifier, stored after the launch.';
 comment on column container_executions.claimed_at is 'When it was claimed.';
@@ -588,7 +631,7 @@ create table audit_log (
     subject text not null,
     detail jsonb not null default '{}',
     created_at timestamptz not null default now(),
-    constraint audit_log_actions check (action in ('host_activated', 'host_cordoned', 'host_drained', 'host_lost', 'host_limited', 'job_abandoned'))
+    constraint audit_log_actions check (action in ('host_activated', 'host_cordoned', 'host_drained', 'host_lost', 'host_limited', 'limit_set', 'job_abandoned', 'letters_replayed', 'letters_dropped', 'bulk_started', 'bulk_stopped'))
 );
 create index audit_log_tenant on audit_log (tenant_id, id);
 comment on table audit_log is 'What operators did that gives a promise up or steers the fleet: written in the transaction that did it, never changed.';
@@ -596,7 +639,7 @@ comment on column audit_log.id is 'UUIDv7.';
 comment on column audit_log.tenant_id is 'The tenant of whoever did it.';
 comment on column audit_log.actor is 'Who: key: and the id of the API key.';
 comment on column audit_log.action is 'What.';
-comment on column audit_log.subject is 'The id of the host or job.';
+comment on column audit_log.subject is 'The id of the host or job, or of the request about dead letters.';
 comment on column audit_log.detail is 'What else is worth knowing.';
 comment on column audit_log.created_at is 'When.';
 
@@ -607,10 +650,14 @@ grant select, insert, update, delete on all tables in schema public to gantry_fl
 revoke insert, update, delete on fleet from gantry_fleet;
 revoke update, delete on audit_log from gantry_fleet;
 
-grant select on fleet, tenants, projects, executor_hosts, workers, environment_variable_templates, container_templates, container_jobs, container_job_specs, idempotency_keys, container_executions, container_log_chunks, job_events, audit_log to gantry_api;
+grant select on fleet, tenants, projects, limits, executor_hosts, workers, environment_variable_templates, container_templates, container_jobs, container_job_specs, idempotency_keys, container_executions, container_log_chunks, job_events, audit_log to gantry_api;
 -- Not the detail: it may name addresses of other tenants' hosts.
 grant select (worker_id, executor_host_id, healthy, failures, unhealthy_since) on worker_hosts to gantry_api;
-grant insert, update on container_jobs, executor_hosts to gantry_api;
+grant insert, update on container_jobs, executor_hosts, limits to gantry_api;
+-- To give back the key of a submission that is refused after all.
+grant delete on idempotency_keys to gantry_api;
+-- To let a new limit count what runs already.
+grant update (limits) on container_executions to gantry_api;
 grant insert on container_job_specs, idempotency_keys, job_events, audit_log to gantry_api;
 -- To give an attempt up, and nothing else.
 grant update (epoch, abandoned_at, abandoned_by, abandoned_as) on container_executions to gantry_api;
@@ -632,7 +679,7 @@ do $$
 declare
     name text;
 begin
-    foreach name in array array['projects', 'environment_variable_templates', 'container_templates', 'container_jobs',
+    foreach name in array array['projects', 'limits', 'environment_variable_templates', 'container_templates', 'container_jobs',
         'container_job_specs', 'idempotency_keys', 'container_executions', 'container_log_chunks', 'job_events', 'audit_log']
     loop
         execute format('alter table %I enable row level security', name);

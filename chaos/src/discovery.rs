@@ -58,7 +58,7 @@ pub(crate) async fn discover(binaries: &Path) -> anyhow::Result<Vec<Target>> {
     for part in Part::ALL {
         fleet.start(part, Points::Noted)?;
     }
-    load.submit().await?;
+    load.submit(&fleet).await?;
     settle(&mut fleet, &mut load).await?;
     // A condition would have to name the points.
     tokio::time::sleep(ROUNDS.saturating_sub(began.elapsed())).await;
@@ -66,7 +66,7 @@ pub(crate) async fn discover(binaries: &Path) -> anyhow::Result<Vec<Target>> {
     let worked = seen(&fleet)?;
     add(&mut targets, Phase::Work, &worked, &Seen::new());
 
-    load.submit().await?;
+    load.submit(&fleet).await?;
     running(&mut fleet).await?;
     for part in Part::ALL {
         fleet.end(part, Signal::KILL).await?;
@@ -76,7 +76,7 @@ pub(crate) async fn discover(binaries: &Path) -> anyhow::Result<Vec<Target>> {
     let restarted = seen(&fleet)?;
     add(&mut targets, Phase::Restart, &restarted, &worked);
 
-    load.submit().await?;
+    load.submit(&fleet).await?;
     running(&mut fleet).await?;
     for part in Part::ALL {
         fleet.end(part, Signal::TERM).await?;

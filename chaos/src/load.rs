@@ -1,31 +1,47 @@
-//! The jobs of a fleet and their producer: handed in, cancelled when their time has come, waited for.
+//! The jobs of a fleet and their producer: handed in, cancelled or given up when their time has come, waited for.
 
 use std::collections::BTreeSet;
 
 use gantry_core::JobId;
-use gantry_store::{Scope, jobs};
+use gantry_core::lost::Abandon;
+use gantry_store::audit::Actor;
+use gantry_store::{Scope, jobs, lost};
 use uuid::Uuid;
 
 use crate::fleet::Fleet;
+use crate::letters::Letters;
 use crate::producer::Producer;
-use crate::workload::{self, Cancel, End, Submitted};
+use crate::schedules;
+use crate::workload::{self, Cancel, End, GIVEN_UP, Submitted};
 
 /// What one producer has handed in.
 pub(crate) struct Load {
     pub(crate) producer: Producer,
     pub(crate) jobs: Vec<Submitted>,
+    /// What must be put aside.
+    pub(crate) letters: Letters,
     cancelled: BTreeSet<JobId>,
 }
 
 impl Load {
+    /// Before a part is started, see [`Letters::new`].
     pub(crate) async fn new(fleet: &Fleet) -> anyhow::Result<Self> {
         let producer = Producer::connect(&fleet.amqp).await?;
-        Ok(Self { producer, jobs: Vec::new(), cancelled: BTreeSet::new() })
+        let letters = Letters::new(&producer).await?;
+        Ok(Self { producer, jobs: Vec::new(), letters, cancelled: BTreeSet::new() })
     }
 
-    /// Hands one job of every kind in.
-    pub(crate) async fn submit(&mut self) -> anyhow::Result<()> {
-        self.jobs.extend(workload::submit(&self.producer).await?);
+    /// Hands one job of every kind in, what must be put aside, and a schedule.
+    pub(crate) async fn submit(&mut self, fleet: &Fleet) -> anyhow::Result<()> {
+        schedules::put(&fleet.sql).await?;
+        // Before the jobs, so that the first ack of a dead letter is that of a submission past its limit.
+        self.letters.send().await?;
+        for job in workload::submit(&self.producer).await? {
+            if job.end.is_none() {
+                self.letters.expect_refused(job.key.clone());
+            }
+            self.jobs.push(job);
+        }
         Ok(())
     }
 
@@ -34,8 +50,14 @@ impl Load {
         workload::accepted(&self.producer.received(), &self.jobs)
     }
 
-    /// Cancels what is due.
+    /// Cancels, gives up and replays what is due.
     async fn tend(&mut self, fleet: &Fleet) -> anyhow::Result<()> {
+        self.letters.replay(&fleet.sql).await?;
+        for (job, _, id) in self.accepted() {
+            if job.name == GIVEN_UP && self.producer.ends(id) == 0 {
+                give_up(fleet, id).await?;
+            }
+        }
         let due: Vec<(Cancel, JobId)> = self
             .accepted()
             .into_iter()
@@ -57,10 +79,15 @@ impl Load {
         Ok(())
     }
 
-    /// Cancels what is due; whether all is answered, over and told.
+    /// Cancels, gives up and replays what is due; whether all is answered, over and told, or put aside.
     pub(crate) async fn settled(&mut self, fleet: &Fleet) -> anyhow::Result<bool> {
         self.tend(fleet).await?;
         if self.jobs.iter().any(|job| self.producer.answers(&job.key).is_empty()) {
+            return Ok(false);
+        }
+        if !self.letters.have_arrived(&fleet.sql).await?
+            || !schedules::are_over(&fleet.sql, &self.producer.received()).await?
+        {
             return Ok(false);
         }
         let accepted = self.accepted();
@@ -75,4 +102,20 @@ impl Load {
                 .await?;
         Ok(open == 0)
     }
+}
+
+/// Gives a job's open attempt up, if it has one that nobody has given up yet.
+async fn give_up(fleet: &Fleet, job: JobId) -> anyhow::Result<()> {
+    let open: Option<(Uuid, i32)> = sqlx::query_as(
+        "select j.tenant_id, e.attempt::integer from container_jobs j join container_executions e on e.job_id = j.id
+         where j.id = $1 and e.ended_at is null and e.abandoned_at is null",
+    )
+    .bind(job.uuid())
+    .fetch_optional(&fleet.sql)
+    .await?;
+    let Some((tenant, attempt)) = open else { return Ok(()) };
+    let how = if attempt == 1 { Abandon::Retry } else { Abandon::Fail };
+    let actor = Actor { tenant: tenant.into(), name: "chaos".to_owned() };
+    lost::abandon(&fleet.store, Scope::Fleet, job, how, &actor).await?;
+    Ok(())
 }

@@ -1,14 +1,18 @@
 //! Breaks Gantry on purpose and counts what that cost. Run it through `make chaos` and `make chaos-points`: the crash
 //! points find their servers by the `GANTRY_TEST_*` variables, the other stages start servers of their own.
 
+mod backlog;
 mod discovery;
 mod fleet;
+mod letters;
 mod load;
 mod outcome;
 mod part;
 mod producer;
+mod roster;
 mod run;
 mod scenario;
+mod schedules;
 mod table;
 mod trial;
 mod verdict;
@@ -36,6 +40,8 @@ enum Arguments {
     Run(run::Options),
     /// Faults that need servers or a clock of their own, each once, by a script
     Scenario(scenario::Options),
+    /// What the backlog promises under load: order, shares, limits, schedules, and what they cost
+    Load(backlog::Options),
     /// Everything, one after another, summed up in one last line
     All {
         /// Which schedule of faults
@@ -98,6 +104,7 @@ async fn chaos(arguments: Arguments, shutdown: &Shutdown) -> anyhow::Result<Outc
             outcome.print();
             outcome
         }
+        Arguments::Load(options) => backlog::run(&options, shutdown).await?,
         Arguments::All { seed, fleets, binaries } => all(seed, fleets, binaries, shutdown).await,
     })
 }
@@ -130,6 +137,7 @@ async fn points(options: &Options, shutdown: &Shutdown) -> anyhow::Result<Outcom
 
 async fn every_point(options: &Options) -> anyhow::Result<Outcome> {
     let mut targets = discovery::discover(&options.binaries).await?;
+    let forgotten = roster::faults(&targets.iter().map(|target| (target.part, target.point.clone())).collect());
     targets.retain(|target| {
         options.only.as_ref().is_none_or(|only| target.point.contains(only))
             && options.part.is_none_or(|part| target.part == part)
@@ -150,5 +158,5 @@ async fn every_point(options: &Options) -> anyhow::Result<Outcome> {
             Err(error) => total.failed(target, &error),
         }
     }
-    Ok(total.print(must_fire))
+    Ok(total.print(must_fire, forgotten))
 }

@@ -106,6 +106,10 @@ impl Surroundings {
         if part != Part::Api {
             command.env("GANTRY_SERVE__LISTEN", "127.0.0.1:0");
         }
+        if part == Part::Dispatcher {
+            // So that it happens while a point is waited for.
+            command.env("GANTRY_DISPATCHER__RETENTION_MILLIS", "2000");
+        }
         if part.is_worker() {
             command
                 // A transaction must be over in a third of the lease.

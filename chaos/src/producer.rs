@@ -31,7 +31,7 @@ pub(crate) struct Received {
 /// A connection with its own queue for answers and events.
 pub(crate) struct Producer {
     channel: Channel,
-    _connection: Connection,
+    connection: Connection,
     queue: String,
     received: Arc<Mutex<Received>>,
 }
@@ -65,7 +65,14 @@ impl Producer {
                 let _ = delivery.acker.ack(BasicAckOptions::default()).await;
             }
         });
-        Ok(Self { channel, _connection: connection, queue, received })
+        Ok(Self { channel, connection, queue, received })
+    }
+
+    /// A channel of its own, with confirms.
+    pub(crate) async fn channel(&self) -> anyhow::Result<Channel> {
+        let channel = self.connection.create_channel().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        Ok(channel)
     }
 
     /// Hands in a job under a key, which is also what the answer is found by; returns when RabbitMQ has it.

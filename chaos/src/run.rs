@@ -27,6 +27,7 @@ use tokio::time::sleep;
 use crate::fleet::POLL;
 use crate::outcome::Outcome;
 use crate::verdict::Verdict;
+pub(crate) use dice::Dice;
 use fleet::Fleet;
 use producer::Producer;
 use sabotage::Sabotage;

@@ -64,14 +64,18 @@ impl Total {
         println!(" could not be tried: {error:#}");
     }
 
-    /// Prints the last lines. With `must_fire`, every point must have been reached.
-    pub(crate) fn print(&self, must_fire: bool) -> Outcome {
+    /// Prints the last lines. With `must_fire`, every point must have been reached; `forgotten` tells of those that were
+    /// not even found, or have no place.
+    pub(crate) fn print(&self, must_fire: bool, forgotten: Vec<String>) -> Outcome {
         let counted = [
             (self.unreached, "points were not reached", must_fire),
             (self.untried, "points could not be tried", true),
             (self.slow, "fleets did not finish their jobs in time", true),
         ];
-        let mut unproved = Vec::new();
+        for what in &forgotten {
+            println!("chaos-points: {what}");
+        }
+        let mut unproved = forgotten;
         for (count, what, is_fault) in counted.into_iter().filter(|(count, ..)| *count > 0) {
             println!("chaos-points: {count} {what}");
             if is_fault {

@@ -43,7 +43,7 @@ pub(crate) async fn run(binaries: &Path, target: &Target, passing: u32, must_fir
     let mut fleet = Fleet::create(binaries).await?;
     let mut load = Load::new(&fleet).await?;
     start(&mut fleet, target, fatal)?;
-    load.submit().await?;
+    load.submit(&fleet).await?;
     provoke(&mut fleet, target, fatal).await?;
     let fired = die(&mut fleet, &mut load, target, fatal).await?;
 
@@ -95,7 +95,7 @@ async fn die(fleet: &mut Fleet, load: &mut Load, target: &Target, fatal: Points<
             }
             // It must die with work in hand, and not every batch passes every point.
             if load.settled(fleet).await? {
-                load.submit().await?;
+                load.submit(fleet).await?;
             }
             Ok(false)
         })

@@ -12,6 +12,7 @@ use sqlx::PgPool;
 use crate::fleet::{Fleet, SLOTS};
 use crate::load::Load;
 use crate::producer::Received;
+use crate::schedules;
 use crate::workload::{self, End, Stdout, Submitted};
 
 /// What was counted; all must be 0.
@@ -65,7 +66,7 @@ impl Verdict {
         self.excused.push(note);
     }
 
-    fn lose(&mut self, note: String) {
+    pub(crate) fn lose(&mut self, note: String) {
         self.lost += 1;
         self.notes.push(format!("lost: {note}"));
     }
@@ -75,7 +76,7 @@ impl Verdict {
         self.notes.push(format!("duplicated: {note}"));
     }
 
-    fn wrong(&mut self, note: String) {
+    pub(crate) fn wrong(&mut self, note: String) {
         self.wrong_result += 1;
         self.notes.push(format!("wrong result: {note}"));
     }
@@ -126,7 +127,10 @@ pub(crate) async fn judge(fleet: &Fleet, load: &Load) -> anyhow::Result<Verdict>
         engines: vec![engine],
         slots: slots(&fleet.sql).await?,
     };
-    evidence.judge()
+    let mut verdict = evidence.judge()?;
+    load.letters.judge(&fleet.sql, &mut verdict).await?;
+    schedules::judge(&fleet.sql, &evidence.received, &mut verdict).await?;
+    Ok(verdict)
 }
 
 impl Evidence {
@@ -194,6 +198,10 @@ impl Evidence {
         if let Some(code) = end.exit_code {
             expected["exit_code"] = json!(code);
             found["exit_code"] = row["exit_code"].clone();
+        }
+        if let Some(attempts) = end.attempts {
+            expected["attempts"] = json!(attempts);
+            found["attempts"] = row["attempt"].clone();
         }
         let (id, error) = (&row["id"], &row["error"]);
         if expected != found {
@@ -274,7 +282,7 @@ impl Engine {
     }
 }
 
-/// Every job of the fleet; `sql` as the database's owner.
+/// Every job of the fleet that somebody handed in; `sql` as the database's owner.
 pub(crate) async fn rows(sql: &PgPool) -> anyhow::Result<Rows> {
     let rows: Vec<Value> = sqlx::query_scalar(
         "select jsonb_build_object('id', j.id, 'status', j.status, 'exit_code', j.exit_code, 'failure', j.failure_class,
@@ -287,7 +295,7 @@ pub(crate) async fn rows(sql: &PgPool) -> anyhow::Result<Rows> {
              'stdout', (select coalesce(convert_from(string_agg(c.data, ''::bytea order by c.byte_offset), 'UTF8'), '')
                         from container_log_chunks c
                         where c.job_id = j.id and c.attempt = j.attempt and c.stream = 'stdout'))
-         from container_jobs j",
+         from container_jobs j where j.schedule_id is null",
     )
     .fetch_all(sql)
     .await?;

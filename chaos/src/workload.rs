@@ -9,6 +9,9 @@ use uuid::Uuid;
 use crate::fleet::TEMPLATE;
 use crate::producer::{Producer, Received};
 
+/// The name of the job whose attempts are given up: the first for another one, the second for good.
+pub(crate) const GIVEN_UP: &str = "given up";
+
 /// When a job's end is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cancel {
@@ -29,6 +32,8 @@ pub(crate) struct End {
     pub(crate) stdout: Stdout,
     /// Retries by the user's policy.
     pub(crate) retries: i16,
+    /// How many attempts it must have had, if that is not up to the faults.
+    pub(crate) attempts: Option<i16>,
     /// Whether it had a container at all.
     pub(crate) ran: bool,
     /// Whether the job may have been cancelled before it came to that.
@@ -57,7 +62,16 @@ pub(crate) struct Submitted {
 impl End {
     fn of(status: &'static str) -> Self {
         let stdout = Stdout::Exactly(String::new());
-        Self { status, exit_code: None, failure: None, stdout, retries: 0, ran: true, or_cancelled: false }
+        Self {
+            status,
+            exit_code: None,
+            failure: None,
+            stdout,
+            retries: 0,
+            attempts: None,
+            ran: true,
+            or_cancelled: false,
+        }
     }
 
     pub(crate) fn timeout() -> Self {
@@ -66,6 +80,10 @@ impl End {
 
     pub(crate) fn cancelled() -> Self {
         Self { failure: Some("cancelled"), ..Self::of("cancelled") }
+    }
+
+    pub(crate) fn lost() -> Self {
+        Self { failure: Some("lost"), ..Self::of("failed") }
     }
 
     pub(crate) fn exits(code: i32) -> Self {
@@ -175,10 +193,23 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-/// Hands one of each in.
+/// One whose image takes so long that it is told of.
+fn slow_image() -> Case {
+    let labels = [("prepare_delay", "1200ms"), ("stdout", "at last\n"), ("duration", "300ms")];
+    let end = End::exits(0).prints("at last\n".to_owned());
+    ("slow image", job(&labels, &[("priority", json!(30))], &[]), Cancel::Never, Some(end))
+}
+
+/// One whose image is never there, until somebody gives it up: so it has no container that would outlive its attempt.
+fn given_up() -> Case {
+    let body = job(&[("prepare_delay", "1h")], &[("priority", json!(45))], &[]);
+    (GIVEN_UP, body, Cancel::Never, Some(End { attempts: Some(2), ..End::lost().never_ran() }))
+}
+
+/// Hands one of each in, and those whose image is not there at once.
 pub(crate) async fn submit(producer: &Producer) -> anyhow::Result<Vec<Submitted>> {
     let mut submitted = Vec::new();
-    for (name, mut body, cancel, end) in cases() {
+    for (name, mut body, cancel, end) in cases().into_iter().chain([given_up(), slow_image()]) {
         let key = Uuid::now_v7().to_string();
         body["name"] = json!(name);
         body["idempotency_key"] = json!(key);

@@ -19,6 +19,10 @@ cargo test --workspace --doc --quiet
 if [ $# = 0 ]; then
     deploy/scripts/chaos.sh run --seed 1 --short
 fi
+# What the backlog promises, in small; unless somebody asked for certain tests.
+if [ $# = 0 ]; then
+    deploy/scripts/chaos-load.sh --short
+fi
 # README.md, as it is written; unless somebody asked for certain tests.
 if [ $# = 0 ]; then
     GANTRY_BIN_DIR=${CARGO_TARGET_DIR:-target}/debug tests/quickstart/run.py

@@ -4,7 +4,7 @@ use gantry_core::HostId;
 use gantry_core::JobId;
 use gantry_testkit::{eventually, eventually_some};
 use serde_json::Value;
-use sqlx::{Connection as _, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use crate::{Fleet, PATIENCE};
 
@@ -138,5 +138,10 @@ impl Fleet {
     /// A statement of the test's own that changes something.
     pub async fn execute(&self, sql: &'static str) {
         sqlx::query(sql).execute(&self.pool).await.expect("executed");
+    }
+
+    /// The same, put together by the test from what it trusts.
+    pub async fn execute_text(&self, sql: String) {
+        sqlx::query(AssertSqlSafe(sql)).execute(&self.pool).await.expect("executed");
     }
 }

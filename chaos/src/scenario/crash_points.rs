@@ -37,6 +37,12 @@ const REACHED_WITHIN: Duration = Duration::from_secs(45);
 /// In which all must be over after the restart.
 const RECOVERED_WITHIN: Duration = Duration::from_secs(60);
 
+/// The names of those requests.
+#[cfg(test)]
+pub(crate) fn requests() -> impl Iterator<Item = &'static str> {
+    REQUESTS.into_iter().map(|(name, _)| name)
+}
+
 /// A point and what its trial found.
 struct Tried {
     point: String,

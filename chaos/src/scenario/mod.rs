@@ -22,6 +22,8 @@ use clap::ValueEnum;
 use gantry_runtime::Shutdown;
 
 use crate::outcome::Outcome;
+#[cfg(test)]
+pub(crate) use crash_points::requests;
 use row::Row;
 
 /// Which scenario.

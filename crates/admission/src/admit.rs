@@ -27,8 +27,7 @@ pub struct Admitted {
 /// Admits a batch, deciding for each item in its order. A refusal hurts only its own item; an error is
 /// Postgres's and about the whole batch: nothing of it is durable then, and it may be tried again.
 pub async fn admit(store: &Store, scope: Scope, batch: &[Incoming]) -> Result<Vec<Result<Admitted, Problem>>, Error> {
-    let catalog = Catalog::load(store, scope, batch).await?;
-    let prepared: Vec<Result<NewJob, Problem>> = batch.iter().map(|incoming| prepare(incoming, &catalog)).collect();
+    let prepared = prepare_all(store, scope, batch).await?;
     let jobs: Vec<NewJob> = prepared.iter().filter_map(|job| job.as_ref().ok().cloned()).collect();
     let mut inserted = insert(store, scope, &jobs).await?.into_iter();
     let verdicts = prepared.into_iter().map(|job| {
@@ -39,17 +38,20 @@ pub async fn admit(store: &Store, scope: Scope, batch: &[Incoming]) -> Result<Ve
     Ok(verdicts.collect())
 }
 
+/// What admission makes of a batch up to the insert: the jobs as they would be stored, in its order. For who stores
+/// them together with something else.
+pub async fn prepare_all(
+    store: &Store,
+    scope: Scope,
+    batch: &[Incoming],
+) -> Result<Vec<Result<NewJob, Problem>>, Error> {
+    let catalog = Catalog::load(store, scope, batch).await?;
+    Ok(batch.iter().map(|incoming| prepare(incoming, &catalog)).collect())
+}
+
 fn verdict(job: &NewJob, inserted: Inserted) -> Result<Admitted, Problem> {
-    let admitted = |id, existing| Admitted { job: id, existing, executor: job.executor_type };
-    match inserted {
-        Inserted::New(id) => Ok(admitted(id, false)),
-        Inserted::Existing(id) => Ok(admitted(id, true)),
-        Inserted::Conflict(id) => {
-            let message =
-                format!("the key was used before, for a different submission that made job {id}; use a new key");
-            Err(Problem::field(Code::IdempotencyConflict, "idempotency_key", message))
-        }
-    }
+    let id = inserted.job()?;
+    Ok(Admitted { job: id, existing: matches!(inserted, Inserted::Existing(_)), executor: job.executor_type })
 }
 
 /// Inserts all; if Postgres refuses the batch for its content, halves it until the one bad item stands alone.
@@ -73,7 +75,8 @@ async fn insert(store: &Store, scope: Scope, jobs: &[NewJob]) -> Result<Vec<Resu
     }
 }
 
-fn refused_by_database() -> Problem {
+/// The refusal for what Postgres will not store, though nothing here knows why.
+pub fn refused_by_database() -> Problem {
     Problem::new(
         Code::Internal,
         "the database refused this submission; nothing was stored, and the cause is in Gantry's log",
@@ -89,13 +92,11 @@ struct Catalog {
 
 impl Catalog {
     async fn load(store: &Store, scope: Scope, batch: &[Incoming]) -> Result<Self, Error> {
-        let tenants: BTreeSet<TenantId> = batch.iter().map(|incoming| incoming.principal.tenant).collect();
-        let templates: BTreeSet<(TenantId, String)> = batch
-            .iter()
-            .filter_map(|i| i.submission.template.clone().map(|template| (i.principal.tenant, template)))
-            .collect();
+        let tenants: BTreeSet<TenantId> = batch.iter().map(|incoming| incoming.tenant).collect();
+        let templates: BTreeSet<(TenantId, String)> =
+            batch.iter().filter_map(|i| i.submission.template.clone().map(|template| (i.tenant, template))).collect();
         let projects: BTreeSet<(TenantId, String)> =
-            batch.iter().map(|incoming| (incoming.principal.tenant, project_name(incoming).to_owned())).collect();
+            batch.iter().map(|incoming| (incoming.tenant, project_name(incoming).to_owned())).collect();
         Ok(Self {
             templates: templates::get(store, scope, &Vec::from_iter(templates)).await?,
             projects: templates::projects(store, scope, &Vec::from_iter(projects)).await?,
@@ -113,33 +114,38 @@ fn project_name(incoming: &Incoming) -> &str {
 }
 
 fn prepare(incoming: &Incoming, catalog: &Catalog) -> Result<NewJob, Problem> {
-    let Incoming { principal, submission, idempotency, traceparent } = incoming;
-    let project = catalog.projects.get(&(principal.tenant, project_name(incoming).to_owned())).ok_or_else(|| {
+    let Incoming { tenant, created_by, submission, idempotency, traceparent, scheduled } = incoming;
+    let project = catalog.projects.get(&(*tenant, project_name(incoming).to_owned())).ok_or_else(|| {
         Problem::field(Code::UnknownProject, "project", format!("there is no project `{}`", project_name(incoming)))
     })?;
     let template = submission
         .template
         .as_ref()
         .map(|name| {
-            catalog.templates.get(&(principal.tenant, name.clone())).ok_or_else(|| {
+            catalog.templates.get(&(*tenant, name.clone())).ok_or_else(|| {
                 Problem::field(Code::UnknownTemplate, "template", format!("there is no template `{name}`"))
             })
         })
         .transpose()?;
-    let spec = resolve(submission, template, traceparent.as_deref())?;
+    let mut spec = resolve(submission, template, traceparent.as_deref())?;
+    if let Some(scheduled) = scheduled {
+        // Behind the checks, which keep these names for Gantry.
+        spec.container.environment.extend(scheduled.environment());
+    }
     let route = routing::route(&Question {
         preferred: submission.preferred_executor,
         supported: template.map_or(&[], |template| &template.supported_executors),
-        with_active_host: &catalog.with_active_host(principal.tenant),
+        with_active_host: &catalog.with_active_host(*tenant),
     })?;
     let name = submission
         .name
         .clone()
+        .or_else(|| scheduled.as_ref().map(|scheduled| scheduled.name.clone()))
         .or_else(|| template.map(|template| template.name.clone()))
         .unwrap_or_else(|| spec.container.image.clone());
     Ok(NewJob {
         id: JobId::new(),
-        tenant: principal.tenant,
+        tenant: *tenant,
         project: *project,
         name,
         template: template.map(|template| template.id),
@@ -149,10 +155,12 @@ fn prepare(incoming: &Incoming, catalog: &Catalog) -> Result<NewJob, Problem> {
         routing_reason: route.reason,
         override_command: submission.override_command.clone(),
         override_environment: submission.override_environment.clone(),
+        concurrency_key: submission.concurrency_key.clone(),
         priority: submission.priority,
         not_before: submission.not_before,
         queue_timeout_seconds: submission.queue_timeout_seconds,
         idempotency: idempotency.clone(),
-        created_by: principal.name(),
+        created_by: created_by.clone(),
+        schedule: scheduled.as_ref().map(|scheduled| scheduled.schedule),
     })
 }

@@ -1,7 +1,9 @@
 //! A submission that passed validation, with who sent it.
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use gantry_core::problem::{Code, Problem};
 use gantry_core::spec::Submission;
+use gantry_core::{ScheduleId, TenantId};
 use gantry_store::admission::{Idempotency, KeySource};
 use gantry_store::tenants::Principal;
 use serde_json::Value;
@@ -10,10 +12,39 @@ use sha2::{Digest, Sha256};
 /// A valid submission and its sender.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Incoming {
-    pub(crate) principal: Principal,
+    pub(crate) tenant: TenantId,
+    pub(crate) created_by: String,
     pub(crate) submission: Submission,
     pub(crate) idempotency: Option<Idempotency>,
     pub(crate) traceparent: Option<String>,
+    pub(crate) scheduled: Option<Scheduled>,
+}
+
+/// The schedule that a submission comes from, and the due time that it is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scheduled {
+    /// The schedule.
+    pub schedule: ScheduleId,
+    /// Its name.
+    pub name: String,
+    /// The due time; for a run outside the calendar, when that was asked for.
+    pub due: DateTime<Utc>,
+}
+
+impl Scheduled {
+    /// What its container is told of it.
+    pub(crate) fn environment(&self) -> [(String, String); 2] {
+        [
+            ("GANTRY_SCHEDULE".to_owned(), self.name.clone()),
+            ("GANTRY_DUE_AT".to_owned(), self.due.to_rfc3339_opts(SecondsFormat::AutoSi, true)),
+        ]
+    }
+
+    /// One job for each due time, whoever submits it and however the submission was edited in between.
+    fn idempotency(&self) -> Idempotency {
+        let key = format!("schedule:{}:{}", self.schedule, self.due.to_rfc3339_opts(SecondsFormat::AutoSi, true));
+        Idempotency { source: KeySource::Key, body_hash: Sha256::digest(&key).into(), key }
+    }
 }
 
 impl Incoming {
@@ -40,6 +71,18 @@ impl Incoming {
         Ok(incoming)
     }
 
+    /// The submission of a schedule, for one of its due times.
+    pub fn scheduled(tenant: TenantId, submission: Submission, scheduled: Scheduled) -> Self {
+        Self {
+            tenant,
+            created_by: format!("schedule:{}", scheduled.schedule),
+            submission,
+            idempotency: Some(scheduled.idempotency()),
+            traceparent: None,
+            scheduled: Some(scheduled),
+        }
+    }
+
     /// The same, as part of the trace that the sender began.
     pub fn traced(self, traceparent: Option<&str>) -> Self {
         // The length of the only version there is: nothing longer goes into rows and environments.
@@ -59,14 +102,15 @@ impl Incoming {
             (None, None) => None,
         };
         let idempotency = key.map(|(source, key)| Idempotency { source, key, body_hash });
-        Ok(Self { principal, submission, idempotency, traceparent: None })
+        let (tenant, created_by) = (principal.tenant, principal.name());
+        Ok(Self { tenant, created_by, submission, idempotency, traceparent: None, scheduled: None })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gantry_core::{ApiKeyId, TenantId};
+    use gantry_core::ApiKeyId;
 
     fn principal() -> Principal {
         Principal { key: ApiKeyId::new(), tenant: TenantId::new(), operator: false }

@@ -6,5 +6,5 @@ mod incoming;
 pub mod metrics;
 mod resolve;
 
-pub use admit::{Admitted, admit};
-pub use incoming::Incoming;
+pub use admit::{Admitted, admit, prepare_all, refused_by_database};
+pub use incoming::{Incoming, Scheduled};

@@ -105,6 +105,8 @@ fn status(code: Code) -> StatusCode {
         Code::NotFound => StatusCode::NOT_FOUND,
         Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Code::IdempotencyConflict | Code::Conflict | Code::HostReachable => StatusCode::CONFLICT,
+        Code::LogsExpired => StatusCode::GONE,
+        Code::BacklogFull => StatusCode::TOO_MANY_REQUESTS,
         Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
@@ -129,6 +131,8 @@ fn title(code: Code) -> &'static str {
         Code::Conflict => "It conflicts with what is there",
         Code::HostReachable => "The host answers",
         Code::ConfirmationRequired => "It must be confirmed",
+        Code::LogsExpired => "The log is not kept any more",
+        Code::BacklogFull => "As many jobs wait as may",
         Code::Unavailable => "Not available now",
         Code::Internal => "A fault of Gantry's own",
     }

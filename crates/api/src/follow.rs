@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use crate::auth::Caller;
 use crate::error::{Error, Result};
 use crate::extract::no_job;
+use crate::routes::logs::whole;
 use crate::service::App;
 use crate::watch::Seen;
 use crate::wire::{self, Cursor, LogChunk, LogEnd};
@@ -107,6 +108,9 @@ impl Follower {
         if ended || stored > self.cursor {
             let after = (self.cursor.attempt, self.cursor.sequence);
             let chunks = logs::read(&self.app.store, scope, self.job, after, PAGE).await?;
+            if ended {
+                whole(&self.app, &self.caller, self.job, self.cursor).await?;
+            }
             if let Some(last) = chunks.last() {
                 self.cursor = Cursor { attempt: last.attempt, sequence: last.sequence };
                 self.read.extend(chunks.into_iter().map(LogChunk::from));

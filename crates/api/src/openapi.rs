@@ -1,9 +1,12 @@
 //! The API's description of itself.
 
+use gantry_core::bulk;
+use gantry_core::letter;
 use gantry_core::lost::{Abandon, Condition};
 use gantry_core::problem::Code;
 use gantry_core::spec::{ContainerSpec, Submission};
 use gantry_core::state::StopReason;
+use gantry_core::why::Why;
 use gantry_core::{ExecutorType, FailureClass, Status, WaitingReason};
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
@@ -11,19 +14,25 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{ArrayBuilder, OneOfBuilder, Ref, RefOr, Schema};
 use utoipa::{Modify, OpenApi, PartialSchema, ToSchema};
 
-use crate::routes::{hosts, jobs, logs, lost, steering, submit};
+use crate::routes::{self, dead_letters, hosts, jobs, limits, logs, lost, schedules, steering, submit, why};
 use crate::wire::LogEnd;
 
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Gantry", description = "Submit container jobs, watch them, and look at where they run. Every error is a `ProblemDetails`."),
-    paths(submit::submit, jobs::list, jobs::show, jobs::cancel, logs::logs, hosts::list, hosts::create, lost::abandon, lost::host, lost::audit,
-        steering::activate, steering::cordon, steering::drain, steering::change, steering::slots),
+    paths(submit::submit, jobs::list, jobs::show, why::why, jobs::cancel, logs::logs, hosts::list, hosts::create, lost::abandon, lost::host, lost::audit,
+        steering::activate, steering::cordon, steering::drain, steering::change, steering::slots, limits::list, limits::set,
+        dead_letters::list, dead_letters::show, dead_letters::replay, dead_letters::discard,
+        schedules::put, schedules::list, schedules::show, schedules::delete, schedules::runs, schedules::pause, schedules::resume, schedules::trigger,
+        routes::bulk::start, routes::bulk::list, routes::bulk::show, routes::bulk::stop),
     components(schemas(LogEnd)),
     tags(
         (name = "jobs", description = "Jobs and their logs, of the tenant of the API key."),
+        (name = "schedules", description = "Submissions that Gantry makes itself, when a calendar says so."),
+        (name = "bulk", description = "What is done to many jobs at once."),
         (name = "hosts", description = "The places that run containers."),
         (name = "audit", description = "What operators did."),
+        (name = "dead letters", description = "What could not be processed."),
     ),
     security(("api_key" = [])),
     modifiers(&ApiKey),
@@ -76,9 +85,16 @@ fn contracts() -> Map<String, Value> {
     generator.subschema_for::<Status>();
     generator.subschema_for::<WaitingReason>();
     generator.subschema_for::<FailureClass>();
+    generator.subschema_for::<gantry_core::limits::Kind>();
     generator.subschema_for::<StopReason>();
     generator.subschema_for::<Condition>();
     generator.subschema_for::<Abandon>();
+    generator.subschema_for::<letter::State>();
     generator.subschema_for::<Code>();
+    generator.subschema_for::<Why>();
+    generator.subschema_for::<bulk::Action>();
+    generator.subschema_for::<bulk::Filter>();
+    generator.subschema_for::<bulk::State>();
+    generator.subschema_for::<bulk::Done>();
     generator.take_definitions(true)
 }

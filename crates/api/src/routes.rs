@@ -1,11 +1,16 @@
 //! What is where.
 
+pub(crate) mod bulk;
+pub(crate) mod dead_letters;
 pub(crate) mod hosts;
 pub(crate) mod jobs;
+pub(crate) mod limits;
 pub(crate) mod logs;
 pub(crate) mod lost;
+pub(crate) mod schedules;
 pub(crate) mod steering;
 pub(crate) mod submit;
+pub(crate) mod why;
 
 use std::sync::Arc;
 
@@ -26,8 +31,13 @@ pub(crate) fn router(app: Arc<App>, readiness: Readiness) -> Router {
     let document = Arc::new(openapi());
     Router::new()
         .route("/v1/jobs", get(jobs::list).post(submit::submit))
+        .route("/v1/jobs/bulk", post(bulk::start))
+        .route("/v1/bulk", get(bulk::list))
+        .route("/v1/bulk/{id}", get(bulk::show))
+        .route("/v1/bulk/{id}/stop", post(bulk::stop))
         .route("/v1/jobs/{id}", get(jobs::show))
         .route("/v1/jobs/{id}/logs", get(logs::logs))
+        .route("/v1/jobs/{id}/why", get(why::why))
         .route("/v1/jobs/{id}/cancel", post(jobs::cancel))
         .route("/v1/jobs/{id}/abandon", post(lost::abandon))
         .route("/v1/hosts", get(hosts::list).post(hosts::create))
@@ -37,7 +47,18 @@ pub(crate) fn router(app: Arc<App>, readiness: Readiness) -> Router {
         .route("/v1/hosts/{host}/cordon", post(steering::cordon))
         .route("/v1/hosts/{host}/drain", post(steering::drain))
         .route("/v1/slots", get(steering::slots))
+        .route("/v1/limits", get(limits::list).put(limits::set))
         .route("/v1/audit", get(lost::audit))
+        .route("/v1/dead-letters", get(dead_letters::list))
+        .route("/v1/dead-letters/replay", post(dead_letters::replay))
+        .route("/v1/dead-letters/drop", post(dead_letters::discard))
+        .route("/v1/dead-letters/{id}", get(dead_letters::show))
+        .route("/v1/schedules", get(schedules::list))
+        .route("/v1/schedules/{name}", get(schedules::show).put(schedules::put).delete(schedules::delete))
+        .route("/v1/schedules/{name}/runs", get(schedules::runs))
+        .route("/v1/schedules/{name}/pause", post(schedules::pause))
+        .route("/v1/schedules/{name}/resume", post(schedules::resume))
+        .route("/v1/schedules/{name}/trigger", post(schedules::trigger))
         .with_state(app)
         .route("/openapi.json", get(move || async move { Json(document.as_ref().clone()) }))
         .merge(serve::router(readiness))

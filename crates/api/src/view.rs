@@ -66,6 +66,7 @@ impl From<AttemptView> for Attempt {
             cpu_usage_percent: view.cpu_usage_percent,
             cost: view.cost,
             logs_incomplete: view.logs_incomplete,
+            logs_expired_at: view.logs_expired_at,
             backend_log: view.docker_log,
             clean_output: view.clean_output,
             parsed_output: view.parsed_output,

@@ -1,9 +1,23 @@
-//! Putting aside what cannot be processed.
+//! Putting aside what cannot be processed, and reading what was put aside.
 
-use crate::{Delivery, Outgoing, Publisher, Route, metrics, publish};
+use std::collections::BTreeMap;
+
+use crate::{Delivery, Headers, Outgoing, Publisher, Topology, metrics, publish};
 
 /// Headers that no dead letter keeps: they hold credentials.
 pub const CREDENTIALS: &[&str] = &["x-gantry-api-key", "authorization"];
+
+/// The header that names the queue a letter was in. Whoever composes a letter without [`dead_letter`] sets it, too.
+pub const QUEUE: &str = "x-gantry-queue";
+
+/// Why and whence: written by [`dead_letter`], read by [`read`].
+const REASON: &str = "x-gantry-reason";
+const MESSAGE: &str = "x-gantry-message";
+const ORIGIN: &str = "x-gantry-origin";
+const TENANT: &str = "x-gantry-tenant";
+
+/// Headers of the transport: they say nothing of the letter itself.
+const TRANSPORT: &[&str] = &["x-gantry-publish", "x-delivery-count"];
 
 /// Longest `message` that is kept, in bytes.
 const MAX_MESSAGE: usize = 2048;
@@ -22,14 +36,15 @@ pub struct Reason<'a> {
 }
 
 /// Publishes the message to `gantry.dead` with `x-gantry-reason`,
-/// `x-gantry-message`, `x-gantry-origin` and `x-gantry-tenant`, its own headers
-/// but without credentials, and then acks it. Where the publish fails the
-/// delivery goes back to its queue: it is never lost.
+/// `x-gantry-message`, `x-gantry-origin`, `x-gantry-queue` and
+/// `x-gantry-tenant`, its own headers but without credentials, and then acks
+/// it. Where the publish fails the delivery goes back to its queue: it is never
+/// lost.
 ///
 /// # Errors
 /// Why it could not be published.
 pub async fn dead_letter(publisher: &Publisher, delivery: Delivery, reason: Reason<'_>) -> Result<(), publish::Error> {
-    let letter = compose(publisher.dead_route(), &delivery, reason);
+    let letter = compose(publisher.topology(), &delivery, reason);
     match publisher.publish(letter).await {
         Ok(()) => {
             count(reason.origin, reason.code);
@@ -48,24 +63,64 @@ pub fn count(origin: &str, reason: &str) {
     metrics::dead_lettered(origin, reason);
 }
 
-fn compose(route: Route, delivery: &Delivery, reason: Reason<'_>) -> Outgoing {
-    let mut letter = Outgoing::work(route, delivery.body().to_vec());
+fn compose(topology: &Topology, delivery: &Delivery, reason: Reason<'_>) -> Outgoing {
+    let mut letter = Outgoing::work(topology.dead(), delivery.body().to_vec());
     letter.properties = delivery.properties().clone();
     letter.properties.persistent = true;
     letter.headers = delivery.headers().clone();
-    for name in CREDENTIALS {
-        letter.headers.remove(name);
+    strip(&mut letter.headers);
+    letter.headers.insert(REASON, reason.code);
+    letter.headers.insert(MESSAGE, cut(reason.message));
+    letter.headers.insert(ORIGIN, reason.origin);
+    if let Some(queue) = topology.queue_of(delivery.exchange(), delivery.routing_key()) {
+        letter.headers.insert(QUEUE, queue);
     }
-    // The count belongs to the queue it comes from.
-    letter.headers.remove("x-delivery-count");
-    letter.headers.remove("x-gantry-tenant");
-    letter.headers.insert("x-gantry-reason", reason.code);
-    letter.headers.insert("x-gantry-message", cut(reason.message));
-    letter.headers.insert("x-gantry-origin", reason.origin);
     if let Some(tenant) = reason.tenant {
-        letter.headers.insert("x-gantry-tenant", tenant);
+        letter.headers.insert(TENANT, tenant);
     }
     letter
+}
+
+/// Takes off credentials, what belongs to the transport, and what a sender may have forged.
+fn strip(headers: &mut Headers) {
+    for name in [CREDENTIALS, TRANSPORT, &[REASON, MESSAGE, ORIGIN, QUEUE, TENANT]].concat() {
+        headers.remove(name);
+    }
+}
+
+/// What the headers of a dead letter tell of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label {
+    /// The queue that it was in, without the fleet's prefix, where that is known.
+    pub queue: Option<String>,
+    /// The part that gave up on it; `rabbitmq` where RabbitMQ itself did.
+    pub origin: String,
+    /// Why, for programs: [`Reason::code`], or RabbitMQ's own word (`delivery_limit`, `rejected`).
+    pub reason: String,
+    /// Why, for people.
+    pub message: String,
+    /// The tenant, where it is known.
+    pub tenant: Option<String>,
+    /// Its other headers that are text or integers, without credentials.
+    pub headers: BTreeMap<String, String>,
+}
+
+/// Reads what a message in `gantry.dead` tells of itself, whether a part of Gantry put it there or RabbitMQ did.
+pub fn read(topology: &Topology, letter: &Delivery) -> Label {
+    let text = |name: &str| letter.headers().get(name).map(str::to_owned);
+    let death = |what: &str| text(&format!("x-first-death-{what}"));
+    let queue = text(QUEUE).or_else(|| death("queue").map(|queue| topology.without_prefix(&queue).to_owned()));
+    let by_gantry = text(REASON);
+    let origin = if by_gantry.is_some() { text(ORIGIN).unwrap_or_default() } else { "rabbitmq".to_owned() };
+    let message = text(MESSAGE).unwrap_or_else(|| match &by_gantry {
+        Some(_) => String::new(),
+        None => "RabbitMQ gave up on it: it was delivered again and again, or rejected".to_owned(),
+    });
+    let reason = by_gantry.or_else(|| death("reason")).unwrap_or_else(|| "unknown".to_owned());
+    let mut headers = letter.headers().clone();
+    strip(&mut headers);
+    let headers = headers.texts().map(|(name, value)| (name.to_owned(), value)).collect();
+    Label { queue, origin, reason, message, tenant: text(TENANT), headers }
 }
 
 fn cut(message: &str) -> &str {

@@ -58,6 +58,14 @@ impl Headers {
         self.0.retain(|known, _| !known.as_str().eq_ignore_ascii_case(name));
     }
 
+    /// The headers that are text or integers, as text.
+    pub fn texts(&self) -> impl Iterator<Item = (&str, String)> {
+        self.names().filter_map(|name| {
+            let text = self.get(name).map(str::to_owned);
+            Some((name, text.or_else(|| self.get_integer(name).map(|number| number.to_string()))?))
+        })
+    }
+
     /// The names of all headers.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(ShortString::as_str)

@@ -19,7 +19,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use gantry_failpoint::Side;
 
-use crate::{Broker, Outgoing, Route, metrics, trace};
+use crate::{Broker, Outgoing, Topology, metrics, trace};
 
 /// What became of a publish that was not confirmed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -206,8 +206,8 @@ impl Publisher {
         gantry_failpoint::pass("publish", &point, Side::After);
     }
 
-    pub(crate) fn dead_route(&self) -> Route {
-        self.broker.topology().dead()
+    pub(crate) fn topology(&self) -> &Topology {
+        self.broker.topology()
     }
 
     fn deadline(&self) -> Instant {

@@ -180,6 +180,36 @@ impl Topology {
         self.route("gantry.dead", &self.dead_queue())
     }
 
+    /// The work queue, without the prefix, that takes what is published to `exchange` with `routing_key`; none for
+    /// any other exchange. What is past the limit of deliveries counts as a submission: nothing else goes there.
+    pub fn queue_of(&self, exchange: &str, routing_key: &str) -> Option<String> {
+        match self.without_prefix(exchange) {
+            queue @ ("gantry.submissions" | "gantry.reports") => Some(queue.to_owned()),
+            "gantry.jobs" => Some(format!("gantry.jobs.{routing_key}")),
+            "gantry.dead" if routing_key == self.expired_queue() => Some("gantry.submissions".to_owned()),
+            // The default exchange, whose keys are queues.
+            "" => Some(self.without_prefix(routing_key))
+                .filter(|queue| {
+                    ["gantry.submissions", "gantry.reports"].contains(queue) || self.back_to(queue).is_some()
+                })
+                .map(str::to_owned),
+            _ => None,
+        }
+    }
+
+    /// The way back to a queue that [`Topology::queue_of`] named; none for one that takes no letters back.
+    /// Submissions do not go back this way: they need their producer's key.
+    pub fn back_to(&self, queue: &str) -> Option<Route> {
+        match queue.strip_prefix("gantry.jobs.") {
+            Some(executor_type) => Some(self.jobs(executor_type)),
+            None => (queue == "gantry.reports").then(|| self.reports()),
+        }
+    }
+
+    pub(crate) fn without_prefix<'a>(&self, name: &'a str) -> &'a str {
+        name.strip_prefix(self.prefix.as_str()).unwrap_or(name)
+    }
+
     fn route(&self, exchange: &str, routing_key: &str) -> Route {
         Route { exchange: self.name(exchange), routing_key: routing_key.to_owned() }
     }

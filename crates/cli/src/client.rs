@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use gantry_api::wire::{
-    AbandonReply, AbandonRequest, Accepted, AuditList, CancelReply, Cursor, DrainRequest, HostCreated, HostList,
-    HostLostRequest, HostPatch, HostReply, JobDetail, JobList, LogPage, NewHost, ProblemDetails, SlotList,
+    AbandonReply, AbandonRequest, Accepted, AuditList, BulkOperation, BulkReply, BulkRequest, CancelReply, Cursor,
+    DrainRequest, DropRequest, HostCreated, HostList, HostLostRequest, HostPatch, HostReply, JobDetail, JobList,
+    LetterDetail, LetterList, LettersReply, LimitList, LimitRequest, LogPage, NewHost, NewSchedule, ProblemDetails,
+    ReplayRequest, Schedule, ScheduleList, ScheduleRunList, SlotList, Why,
 };
-use gantry_core::JobId;
 use gantry_core::spec::Submission;
+use gantry_core::{BulkId, JobId, LetterId};
 use reqwest::header::{ACCEPT, HeaderMap, HeaderValue, USER_AGENT};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Serialize;
@@ -81,6 +83,26 @@ impl Client {
         self.json(request).await
     }
 
+    /// Asks for something to be done to many jobs, or counts what it would be.
+    pub(crate) async fn start_bulk(&self, request: &BulkRequest) -> Result<BulkReply> {
+        self.json(self.request(Method::POST, "v1/jobs/bulk").json(request)).await
+    }
+
+    /// How far that has come.
+    pub(crate) async fn bulk(&self, id: BulkId) -> Result<BulkOperation> {
+        self.json(self.request(Method::GET, &format!("v1/bulk/{id}"))).await
+    }
+
+    /// Stops it.
+    pub(crate) async fn stop_bulk(&self, id: BulkId) -> Result<BulkOperation> {
+        self.json(self.request(Method::POST, &format!("v1/bulk/{id}/stop"))).await
+    }
+
+    /// Why a job is where it is.
+    pub(crate) async fn why(&self, id: JobId) -> Result<Why> {
+        self.json(self.request(Method::GET, &format!("v1/jobs/{id}/why"))).await
+    }
+
     /// Asks for a job's end.
     pub(crate) async fn cancel(&self, id: JobId) -> Result<CancelReply> {
         self.json(self.request(Method::POST, &format!("v1/jobs/{id}/cancel"))).await
@@ -105,6 +127,16 @@ impl Client {
     /// The hosts that this tenant's jobs may run on.
     pub(crate) async fn hosts(&self) -> Result<HostList> {
         self.json(self.request(Method::GET, "v1/hosts")).await
+    }
+
+    /// The tenant's limits.
+    pub(crate) async fn limits(&self) -> Result<LimitList> {
+        self.json(self.request(Method::GET, "v1/limits")).await
+    }
+
+    /// Sets one of them.
+    pub(crate) async fn set_limit(&self, request: &LimitRequest) -> Result<()> {
+        self.send(self.request(Method::PUT, "v1/limits").json(request)).await.map(drop)
     }
 
     /// Gives a job's open attempt up.
@@ -147,9 +179,69 @@ impl Client {
         self.json(self.request(Method::GET, "v1/audit").query(query)).await
     }
 
+    /// Dead letters, newest first.
+    pub(crate) async fn letters(&self, query: &impl Serialize) -> Result<LetterList> {
+        self.json(self.request(Method::GET, "v1/dead-letters").query(query)).await
+    }
+
+    /// A dead letter with what it holds.
+    pub(crate) async fn letter(&self, id: LetterId) -> Result<LetterDetail> {
+        self.json(self.request(Method::GET, &format!("v1/dead-letters/{id}"))).await
+    }
+
+    /// Asks for dead letters to be replayed.
+    pub(crate) async fn replay_letters(&self, request: &ReplayRequest) -> Result<LettersReply> {
+        self.json(self.request(Method::POST, "v1/dead-letters/replay").json(request)).await
+    }
+
+    /// Drops dead letters.
+    pub(crate) async fn drop_letters(&self, request: &DropRequest) -> Result<LettersReply> {
+        self.json(self.request(Method::POST, "v1/dead-letters/drop").json(request)).await
+    }
+
     /// Adds a host.
     pub(crate) async fn add_host(&self, host: &NewHost) -> Result<HostCreated> {
         self.json(self.request(Method::POST, "v1/hosts").json(host)).await
+    }
+
+    /// Makes a schedule, or replaces the one of this name.
+    pub(crate) async fn put_schedule(&self, name: &str, new: &NewSchedule) -> Result<Schedule> {
+        self.json(self.schedule_request(Method::PUT, &[name]).json(new)).await
+    }
+
+    /// Schedules, by name.
+    pub(crate) async fn schedules(&self, query: &impl Serialize) -> Result<ScheduleList> {
+        self.json(self.schedule_request(Method::GET, &[]).query(query)).await
+    }
+
+    /// A schedule.
+    pub(crate) async fn schedule(&self, name: &str) -> Result<Schedule> {
+        self.json(self.schedule_request(Method::GET, &[name])).await
+    }
+
+    /// What became of a schedule's due times, newest first.
+    pub(crate) async fn schedule_runs(&self, name: &str, query: &impl Serialize) -> Result<ScheduleRunList> {
+        self.json(self.schedule_request(Method::GET, &[name, "runs"]).query(query)).await
+    }
+
+    /// Lets a schedule submit nothing.
+    pub(crate) async fn pause_schedule(&self, name: &str) -> Result<Schedule> {
+        self.json(self.schedule_request(Method::POST, &[name, "pause"])).await
+    }
+
+    /// Lets a schedule go on.
+    pub(crate) async fn resume_schedule(&self, name: &str) -> Result<Schedule> {
+        self.json(self.schedule_request(Method::POST, &[name, "resume"])).await
+    }
+
+    /// Makes a job of a schedule now.
+    pub(crate) async fn trigger_schedule(&self, name: &str) -> Result<Accepted> {
+        self.json(self.schedule_request(Method::POST, &[name, "trigger"])).await
+    }
+
+    /// Deletes a schedule.
+    pub(crate) async fn delete_schedule(&self, name: &str) -> Result<()> {
+        self.send(self.schedule_request(Method::DELETE, &[name])).await.map(drop)
     }
 
     /// What became of a stream that broke.
@@ -181,6 +273,15 @@ impl Client {
             path.push(deed);
         }
         self.http.post(url).timeout(REQUEST_TIMEOUT)
+    }
+
+    /// A request about schedules; a name may contain anything.
+    fn schedule_request(&self, method: Method, path: &[&str]) -> RequestBuilder {
+        let mut url = self.url("v1/schedules");
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.extend(path);
+        }
+        self.http.request(method, url).timeout(REQUEST_TIMEOUT)
     }
 
     fn host_url(&self, host: &str) -> Url {

@@ -2,8 +2,11 @@
 
 mod audit;
 mod db;
+mod dlq;
 mod host;
 mod job;
+mod limit;
+mod schedule;
 mod slots;
 pub(crate) mod tenant;
 mod values;
@@ -55,11 +58,20 @@ pub(crate) enum Command {
     /// Run jobs and look at them
     #[command(subcommand)]
     Job(job::Command),
+    /// Submit jobs by a calendar
+    #[command(subcommand)]
+    Schedule(schedule::Command),
     /// Look at the hosts that run containers, add some, drain some, give some up
     #[command(subcommand)]
     Host(host::Command),
     /// Look at who holds the slots of the hosts
     Slots(slots::Slots),
+    /// Look at how many jobs of one kind may run at once, and change it
+    #[command(subcommand)]
+    Limit(limit::Command),
+    /// Look at what could not be processed, replay it or drop it
+    #[command(subcommand)]
+    Dlq(dlq::Command),
     /// Look at what operators did (with an operator's key)
     Audit(audit::Audit),
     /// Make, check and fill the database (directly, without the API)
@@ -77,7 +89,10 @@ impl Cli {
         match self.command {
             Command::Job(command) => command.run(&global.client()?, global.output).await,
             Command::Host(command) => command.run(&global.client()?, global.output).await,
+            Command::Limit(command) => command.run(&global.client()?, global.output).await,
+            Command::Schedule(command) => command.run(global).await,
             Command::Slots(slots) => slots.run(&global.client()?, global.output).await,
+            Command::Dlq(command) => command.run(&global.client()?, global.output).await,
             Command::Audit(audit) => audit.run(&global.client()?, global.output).await,
             Command::Db(command) => command.run(global.output).await,
             Command::Tenant(command) => command.run(global.output).await,

@@ -47,6 +47,16 @@ impl Format {
     }
 }
 
+/// Prints `value` as one line of JSON, for documents that follow each other.
+pub(crate) fn print_line<T: Serialize>(value: &T) -> Result<()> {
+    let mut text = serde_json::to_string(value).map_err(io::Error::from)?;
+    text.push('\n');
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()?;
+    Ok(())
+}
+
 /// Tells why a command failed, on stderr, and what to exit with.
 pub(crate) fn failure(format: Format, error: &Error) -> ExitCode {
     // The reader of stdout wanted no more: nothing is wrong.

@@ -72,12 +72,22 @@ ids! {
     WorkerId,
     /// A container template.
     TemplateId,
+    /// A limit on running jobs.
+    LimitId,
     /// A public event.
     EventId,
     /// An API key (not its secret).
     ApiKeyId,
     /// An entry of the audit log.
     AuditId,
+    /// A dead letter.
+    LetterId,
+    /// A request about many dead letters: the subject of its entry in the audit log.
+    LetterRequestId,
+    /// A schedule.
+    ScheduleId,
+    /// An operation on many jobs.
+    BulkId,
     /// The fleet: one per database.
     FleetId,
 }

@@ -1,6 +1,7 @@
 //! Which host runs which job: a pure function over the rows that a claim has locked.
 
-use crate::{HostId, JobId, TenantId};
+use crate::limits::{self, Book, Kind};
+use crate::{HostId, JobId, LimitId, TenantId};
 
 /// A host as the claim locked it.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,12 +21,12 @@ pub struct Slots {
 }
 
 /// A job that wants a place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
     /// The job.
     pub id: JobId,
-    /// Its tenant.
-    pub tenant: TenantId,
+    /// By what it may be limited, its tenant first of all.
+    pub traits: limits::Traits,
     /// The host that failed it last, by no fault of its own: another one is tried first.
     pub avoid: Option<HostId>,
 }
@@ -37,20 +38,34 @@ pub enum Unplaced {
     Full,
     /// No eligible host takes this tenant's jobs.
     NoHost,
+    /// As many jobs of its kind run as may.
+    Limited(Kind, LimitId),
+}
+
+/// A place that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The host.
+    pub host: HostId,
+    /// The limits that count the job from now on.
+    pub limits: Vec<LimitId>,
 }
 
 /// Places each candidate in turn on the eligible host whose used share, divided by its weight, is lowest;
 /// the first of equals wins. The host that it avoids comes last, however empty it is: a host that fails everything at
-/// once is always the emptiest. Decides for every candidate, in their order.
-pub fn place(candidates: &[Candidate], hosts: &[Slots]) -> Vec<Result<HostId, Unplaced>> {
+/// once is always the emptiest. A limit without room comes before any host. Decides for every candidate, in their order.
+pub fn place(candidates: &[Candidate], hosts: &[Slots], mut limits: Book) -> Vec<Result<Place, Unplaced>> {
     let mut used: Vec<i32> = hosts.iter().map(|host| host.used).collect();
     candidates
         .iter()
         .map(|job| {
+            if let Some((kind, limit)) = limits.holds_back(&job.traits) {
+                return Err(Unplaced::Limited(kind, limit));
+            }
             let mut best: Option<(usize, (bool, f64))> = None;
             let mut seen = false;
             for (index, host) in hosts.iter().enumerate() {
-                if !host.eligible || host.tenant.is_some_and(|owner| owner != job.tenant) {
+                if !host.eligible || host.tenant.is_some_and(|owner| owner != job.traits.tenant) {
                     continue;
                 }
                 seen = true;
@@ -66,7 +81,7 @@ pub fn place(candidates: &[Candidate], hosts: &[Slots]) -> Vec<Result<HostId, Un
             match best {
                 Some((index, _)) => {
                     used[index] += 1;
-                    Ok(hosts[index].id)
+                    Ok(Place { host: hosts[index].id, limits: limits.count(&job.traits) })
                 }
                 None if seen => Err(Unplaced::Full),
                 None => Err(Unplaced::NoHost),
@@ -80,6 +95,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::HashMap;
+
+    fn candidate(tenant: TenantId, avoid: Option<HostId>) -> Candidate {
+        let traits = limits::Traits { tenant, template: None, key: None };
+        Candidate { id: JobId::new(), traits, avoid }
+    }
+
+    /// Without any limit but those of the hosts.
+    fn place_anywhere(candidates: &[Candidate], hosts: &[Slots]) -> Vec<Result<HostId, Unplaced>> {
+        place(candidates, hosts, Book::default()).into_iter().map(|place| place.map(|place| place.host)).collect()
+    }
 
     fn any_hosts(tenants: Vec<TenantId>) -> impl Strategy<Value = Vec<Slots>> {
         let host =
@@ -101,9 +126,8 @@ mod tests {
 
     fn any_case() -> impl Strategy<Value = (Vec<Candidate>, Vec<Slots>)> {
         let tenants = vec![TenantId::new(), TenantId::new()];
-        let jobs = proptest::collection::vec(proptest::sample::select(tenants.clone()), 0..30).prop_map(|tenants| {
-            tenants.into_iter().map(|tenant| Candidate { id: JobId::new(), tenant, avoid: None }).collect()
-        });
+        let jobs = proptest::collection::vec(proptest::sample::select(tenants.clone()), 0..30)
+            .prop_map(|tenants| tenants.into_iter().map(|tenant| candidate(tenant, None)).collect());
         (jobs, any_hosts(tenants))
     }
 
@@ -112,23 +136,23 @@ mod tests {
         let tenant = TenantId::new();
         let host = |used| Slots { id: HostId::new(), tenant: None, eligible: true, used, limit: 4, weight: 1.0 };
         let (sick, busy) = (host(0), host(3));
-        let job = |avoid| Candidate { id: JobId::new(), tenant, avoid };
+        let job = |avoid| candidate(tenant, avoid);
         let jobs = [job(Some(sick.id)), job(Some(sick.id)), job(None)];
-        let placed = place(&jobs, &[sick.clone(), busy.clone()]);
+        let placed = place_anywhere(&jobs, &[sick.clone(), busy.clone()]);
         assert_eq!(placed, [Ok(busy.id), Ok(sick.id), Ok(sick.id)], "and still better than none");
     }
 
     proptest! {
         #[test]
         fn never_above_a_limit_and_never_on_an_ineligible_host((jobs, hosts) in any_case()) {
-            let placed = place(&jobs, &hosts);
+            let placed = place_anywhere(&jobs, &hosts);
             prop_assert_eq!(placed.len(), jobs.len());
             let mut added: HashMap<HostId, i32> = HashMap::new();
             for (job, place) in jobs.iter().zip(&placed) {
                 if let Ok(id) = place {
                     let host = hosts.iter().find(|host| host.id == *id).expect("a host of the input");
                     prop_assert!(host.eligible);
-                    prop_assert!(host.tenant.is_none_or(|owner| owner == job.tenant));
+                    prop_assert!(host.tenant.is_none_or(|owner| owner == job.traits.tenant));
                     *added.entry(*id).or_default() += 1;
                 }
             }
@@ -140,13 +164,14 @@ mod tests {
 
         #[test]
         fn full_means_that_no_slot_was_left((jobs, hosts) in any_case()) {
-            let placed = place(&jobs, &hosts);
+            let placed = place_anywhere(&jobs, &hosts);
             let taken = |id| i32::try_from(placed.iter().filter(|place| **place == Ok(id)).count()).expect("few");
             for (job, place) in jobs.iter().zip(&placed) {
-                let mut open = hosts.iter().filter(|host| host.eligible && host.tenant.is_none_or(|owner| owner == job.tenant)).peekable();
+                let mut open = hosts.iter().filter(|host| host.eligible && host.tenant.is_none_or(|owner| owner == job.traits.tenant)).peekable();
                 match place {
                     Ok(_) => {}
                     Err(Unplaced::NoHost) => prop_assert!(open.peek().is_none()),
+                    Err(Unplaced::Limited(..)) => prop_assert!(false, "nothing is limited"),
                     Err(Unplaced::Full) => prop_assert!(open.all(|host| host.used + taken(host.id) >= host.limit)),
                 }
             }
@@ -154,12 +179,29 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_counts_only_what_found_a_place() {
+        let tenant = TenantId::new();
+        let limit = limits::Limit { id: LimitId::new(), most: Some(2), running: 0 };
+        let subject = limits::Subject { tenant, kind: Kind::Key, name: "k".to_owned() };
+        let job = || {
+            let traits = limits::Traits { tenant, template: None, key: Some("k".to_owned()) };
+            Candidate { id: JobId::new(), traits, avoid: None }
+        };
+        let host = |free| Slots { id: HostId::new(), tenant: None, eligible: true, used: 0, limit: free, weight: 1.0 };
+        let placed = |free| place(&[job(), job(), job()], &[host(free)], Book::new([(subject.clone(), limit)]));
+        let held_back = Err(Unplaced::Limited(Kind::Key, limit.id));
+        assert_eq!(placed(9)[2], held_back);
+        assert_eq!(placed(1)[1..], [Err(Unplaced::Full), Err(Unplaced::Full)], "the limit still has room");
+        assert!(placed(9)[..2].iter().all(|place| place.as_ref().is_ok_and(|place| place.limits == [limit.id])));
+    }
+
+    #[test]
     fn weights_share_the_load() {
         let host = |weight| Slots { id: HostId::new(), tenant: None, eligible: true, used: 0, limit: 300, weight };
         let hosts = [host(1.0), host(2.0)];
         let tenant = TenantId::new();
-        let jobs: Vec<_> = (0..90).map(|_| Candidate { id: JobId::new(), tenant, avoid: None }).collect();
-        let heavy = place(&jobs, &hosts).into_iter().filter(|place| *place == Ok(hosts[1].id)).count();
+        let jobs: Vec<_> = (0..90).map(|_| candidate(tenant, None)).collect();
+        let heavy = place_anywhere(&jobs, &hosts).into_iter().filter(|place| *place == Ok(hosts[1].id)).count();
         assert_eq!(heavy, 60);
     }
 }

@@ -45,6 +45,10 @@ pub enum Code {
     HostReachable,
     /// What was asked for gives a promise up and must be confirmed.
     ConfirmationRequired,
+    /// The log is not kept any more: its time was over.
+    LogsExpired,
+    /// As many jobs of the tenant wait as may.
+    BacklogFull,
     /// Gantry cannot take the request now; the same request may be sent again.
     Unavailable,
     /// A fault of Gantry's own.

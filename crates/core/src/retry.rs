@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use strum::EnumString;
 
 use crate::failure::{Disposition, Failure, FailureClass};
 
@@ -46,8 +47,10 @@ const INFRASTRUCTURE_BACKOFF: Duration = Duration::from_secs(2);
 const INFRASTRUCTURE_MAX_BACKOFF: Duration = Duration::from_secs(60);
 
 /// Which budget pays for a retry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, EnumString)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+#[schemars(rename = "RetryBudget")]
 pub enum Budget {
     /// The user's policy.
     User,
@@ -109,7 +112,7 @@ pub fn moved() -> Verdict {
 }
 
 impl Policy {
-    fn covers(&self, failure: &Failure) -> bool {
+    pub(crate) fn covers(&self, failure: &Failure) -> bool {
         match failure.class {
             FailureClass::Cancelled | FailureClass::Timeout => false,
             FailureClass::ExitNonzero => {

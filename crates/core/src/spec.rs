@@ -76,6 +76,9 @@ pub struct Submission {
     /// Laid over the template's environment.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub override_environment: Environment,
+    /// Jobs of the tenant with the same key share a limit: one at a time, unless another limit is set for the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency_key: Option<String>,
     /// -100 to 100; higher goes first.
     #[serde(default)]
     #[schemars(range(min = -100, max = 100))]
@@ -215,9 +218,12 @@ impl Submission {
             (Some(template), None) => check_text("template", template, limits::NAME)?,
             (None, Some(spec)) => spec.validate("spec.")?,
         }
-        for (field, text) in
-            [("name", &self.name), ("idempotency_key", &self.idempotency_key), ("project", &self.project)]
-        {
+        for (field, text) in [
+            ("name", &self.name),
+            ("idempotency_key", &self.idempotency_key),
+            ("project", &self.project),
+            ("concurrency_key", &self.concurrency_key),
+        ] {
             if let Some(text) = text {
                 check_text(field, text, limits::NAME)?;
             }

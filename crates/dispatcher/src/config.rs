@@ -44,11 +44,32 @@ pub struct Settings {
     pub observe_millis: u64,
     /// Dispatched jobs per free slot. Default 1.
     pub window_factor: f64,
+    /// Whether dead letters are taken out of `gantry.dead` into the database, where `gantry dlq` has them. Off where
+    /// tools of your own drain that queue. Default true.
+    pub store_dead_letters: bool,
+    /// Seconds for which jobs are kept after their end where their tenant says nothing else; 0 for ever. Default
+    /// 2,592,000: 30 days.
+    pub retain_jobs_seconds: u64,
+    /// Seconds for which logs are kept after their job's end, and never longer than the job; 0 as long as the job.
+    /// Default 604,800: 7 days.
+    pub retain_logs_seconds: u64,
+    /// Milliseconds between two looks for what was kept long enough. Default 60,000.
+    pub retention_millis: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { intake_batch: 500, poll_millis: 500, upkeep_millis: 1_000, observe_millis: 15_000, window_factor: 1.0 }
+        Self {
+            intake_batch: 500,
+            poll_millis: 500,
+            upkeep_millis: 1_000,
+            observe_millis: 15_000,
+            window_factor: 1.0,
+            store_dead_letters: true,
+            retain_jobs_seconds: 30 * 86_400,
+            retain_logs_seconds: 7 * 86_400,
+            retention_millis: 60_000,
+        }
     }
 }
 
@@ -59,6 +80,10 @@ impl Settings {
 
     pub(crate) fn observe(&self) -> Duration {
         Duration::from_millis(self.observe_millis)
+    }
+
+    pub(crate) fn retention(&self) -> Duration {
+        Duration::from_millis(self.retention_millis)
     }
 
     pub(crate) fn upkeep(&self) -> Duration {

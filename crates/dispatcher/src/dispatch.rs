@@ -1,54 +1,85 @@
 //! Dispatch: the best pending jobs enter the window, marked first and published then. Polling is the guarantee,
 //! a nudge the optimisation.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
 use gantry_broker::consume::{self, Consumer};
 use gantry_broker::{Outgoing, ack_all};
 use gantry_core::ExecutorType;
 use gantry_core::message::{Control, Nudge, Work, WorkItem};
 use gantry_runtime::Shutdown;
-use gantry_store::queue::{self, Window};
+use gantry_store::lines;
+use gantry_store::windows::{Window, Windows};
 
+use crate::lines::Lines;
 use crate::{Parts, metrics};
 
 /// Rows marked in one statement at most.
-const BATCH: i64 = 1_000;
+const BATCH: usize = 1_000;
 /// Jobs in one message at most.
 const LIST: usize = 100;
 /// So many messages carry a list before lists grow: with few jobs every worker on the queue gets some.
 const SPREAD: usize = 16;
 
 pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
+    let mut view = View::default();
+    let mut pause = parts.settings.poll();
     loop {
         tokio::select! {
             () = parts.nudge.notified() => {}
-            () = tokio::time::sleep(parts.settings.poll()) => {}
+            () = tokio::time::sleep(pause) => {}
             () = shutdown.requested() => return,
         }
-        if let Err(error) = pass(parts).await {
-            tracing::warn!(%error, "cannot dispatch now, trying again");
-            // A nudge may come at once; Postgres is not asked in a tight loop.
-            tokio::time::sleep(parts.settings.poll()).await;
+        pause = parts.settings.poll();
+        match pass(parts, &mut view).await {
+            Ok(look) => pause = pause.min(look.unwrap_or(pause)),
+            Err(error) => {
+                view = View::default();
+                tracing::warn!(%error, "cannot dispatch now, trying again");
+                // A nudge may come at once; Postgres is not asked in a tight loop.
+                tokio::time::sleep(parts.settings.poll()).await;
+            }
         }
     }
 }
 
-/// Fills every window; again as long as a full batch says that there is more.
-async fn pass(parts: &Parts) -> Result<(), gantry_store::Error> {
+/// What this process has seen of the backlog.
+#[derive(Default)]
+struct View {
+    windows: Windows,
+    lines: HashMap<ExecutorType, Lines>,
+}
+
+/// Fills every window; again as long as a full batch says that there is more. Returns when there is something to look
+/// at that was not looked at this time, if a window has room for it.
+async fn pass(parts: &Parts, view: &mut View) -> Result<Option<Duration>, gantry_store::Error> {
     loop {
         let mut full = false;
-        for window in queue::windows(&parts.store).await? {
-            let room = room(window, parts.settings.window_factor);
-            if room <= 0 {
+        let mut next_look: Option<Duration> = None;
+        for window in view.windows.read(&parts.store).await? {
+            let Some(room) = usize::try_from(room(window, parts.settings.window_factor)).ok().filter(|room| *room > 0)
+            else {
                 continue;
+            };
+            let room = room.min(BATCH);
+            let lines = view.lines.entry(window.executor).or_default();
+            // Those who waited for a full host stand in line with the others: a slot is free now.
+            let limit = i64::try_from(room).unwrap_or(i64::MAX);
+            if lines::unpark_full(&parts.store, window.executor, window.tenant, limit).await? > 0 {
+                lines.forget();
             }
-            let limit = room.min(BATCH);
-            let items = queue::dispatch(&parts.store, window, limit).await?;
+            let unseen = lines.look(&parts.store, window.executor).await?;
+            let items = lines.dispatch(&parts.store, window.executor, window.tenant, room).await?;
             metrics::dispatched(window.executor, items.len());
-            full |= items.len() == BATCH as usize;
+            full |= items.len() == BATCH;
+            if items.len() < room {
+                next_look = next_look.into_iter().chain(unseen).min();
+            }
             publish(parts, window.executor, &items).await;
         }
         if !full {
-            return Ok(());
+            return Ok(next_look);
         }
     }
 }

@@ -160,22 +160,42 @@ async fn put_aside(parts: &Parts, delivery: Delivery, problem: Problem, principa
 }
 
 /// Submissions past their delivery limit arrive with the producer's key still on them: it is taken off here, on
-/// the way to the dead letters.
+/// the way to the dead letters, and says whose they are.
 pub(crate) async fn strip_expired(parts: &Parts, shutdown: &Shutdown) {
     let queue = parts.broker.topology().expired_queue();
     let options = consume::Options { max_batch: 50, prefetch: 100, ..consume::Options::default() };
     let mut consumer = Consumer::new(&parts.broker, queue, options);
+    let mut keys = Keys::default();
     loop {
         let deliveries = tokio::select! {
             deliveries = consumer.next_batch() => deliveries,
             () = shutdown.requested() => return,
         };
         for delivery in deliveries {
+            let Some(tenant) = tenant_of(parts, shutdown, &mut keys, &delivery).await else {
+                delivery.requeue().await;
+                continue;
+            };
             let message = "the submission was delivered too often without being settled";
-            let reason = Reason { code: "delivery_limit", message, origin: "dispatcher", tenant: None };
+            let reason = Reason { code: "delivery_limit", message, origin: "dispatcher", tenant: tenant.as_deref() };
             if let Err(error) = dead_letter(&parts.publisher, delivery, reason).await {
                 tracing::warn!(%error, "an expired submission could not be dead-lettered and went back");
             }
+        }
+    }
+}
+
+/// The tenant of the key on a message, none of an unknown key; nothing at all if the process is ending before Postgres
+/// has answered.
+async fn tenant_of(parts: &Parts, shutdown: &Shutdown, keys: &mut Keys, delivery: &Delivery) -> Option<Option<String>> {
+    loop {
+        match keys.principal(&parts.store, delivery.headers().get(API_KEY_HEADER)).await {
+            Ok(answer) => return Some(answer.ok().map(|principal| principal.tenant.to_string())),
+            Err(error) => tracing::warn!(%error, "cannot tell whose an expired submission is, trying again"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE) => {}
+            () = shutdown.requested() => return None,
         }
     }
 }

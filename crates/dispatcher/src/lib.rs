@@ -3,18 +3,25 @@
 //! what another one holds.
 
 mod auth;
+mod bulk;
 mod config;
+mod dead;
 mod dispatch;
 mod intake;
+mod lines;
 mod lost;
 mod metrics;
 mod observe;
 mod process;
+mod retention;
+mod schedules;
 mod upkeep;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, join_all};
 use gantry_broker::{Broker, Publisher};
 use gantry_core::ExecutorType;
 use gantry_runtime::Shutdown;
@@ -54,17 +61,22 @@ impl Service {
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
         let types: Vec<&str> = ExecutorType::ALL.iter().map(|executor| executor.as_str()).collect();
         self.parts.broker.topology().declare(&self.parts.broker, &types).await?;
-        let tasks = async {
-            tokio::join!(
-                intake::run(&self.parts, &shutdown),
-                intake::strip_expired(&self.parts, &shutdown),
-                dispatch::run(&self.parts, &shutdown),
-                dispatch::listen(&self.parts, &shutdown),
-                upkeep::run(&self.parts, &shutdown),
-                observe::run(&self.parts, &shutdown),
-            );
-        };
-        if !shutdown.bounded(PATIENCE, Box::pin(tasks)).await {
+        let (parts, stop) = (&self.parts, &shutdown);
+        // Boxed one by one: as one future they nest deeper than the compiler likes.
+        let tasks: Vec<BoxFuture<'_, ()>> = vec![
+            intake::run(parts, stop).boxed(),
+            intake::strip_expired(parts, stop).boxed(),
+            dead::keep(parts, stop).boxed(),
+            dead::replay(parts, stop).boxed(),
+            dispatch::run(parts, stop).boxed(),
+            dispatch::listen(parts, stop).boxed(),
+            upkeep::run(parts, stop).boxed(),
+            schedules::run(parts, stop).boxed(),
+            bulk::run(parts, stop).boxed(),
+            observe::run(parts, stop).boxed(),
+            retention::run(parts, stop).boxed(),
+        ];
+        if !shutdown.bounded(PATIENCE, join_all(tasks).map(drop)).await {
             tracing::info!("stopped in the middle of something: the rows and the queues have it");
         }
         Ok(())

@@ -6,7 +6,9 @@
 use std::sync::{LazyLock, Mutex, MutexGuard, Once};
 
 use gantry_core::ExecutorType;
+use gantry_core::bulk::Action;
 use gantry_store::drift::{HostSlots, Pool};
+use gantry_store::retention::{Lag, Removed};
 use opentelemetry::metrics::{AsyncInstrument, Counter, Meter};
 use opentelemetry::{KeyValue, global};
 
@@ -17,6 +19,9 @@ struct Metrics {
     dispatched: Counter<u64>,
     republished: Counter<u64>,
     dead: Counter<u64>,
+    replayed: Counter<u64>,
+    removed: Counter<u64>,
+    bulk: Counter<u64>,
 }
 
 impl Metrics {
@@ -34,6 +39,18 @@ impl Metrics {
                 .u64_counter("gantry.workers.declared_dead")
                 .with_description("Workers that this process declared dead because they missed their beats.")
                 .build(),
+            replayed: meter
+                .u64_counter("gantry.dead_letters.replayed")
+                .with_description("Dead letters that were replayed, or whose replay was refused.")
+                .build(),
+            removed: meter
+                .u64_counter("gantry.retention.removed")
+                .with_description("Rows that were removed because they were kept long enough.")
+                .build(),
+            bulk: meter
+                .u64_counter("gantry.bulk.changed")
+                .with_description("Jobs that operations on many jobs changed.")
+                .build(),
         }
     }
 }
@@ -43,12 +60,55 @@ pub(crate) fn dispatched(executor: ExecutorType, jobs: usize) {
     gantry_runtime::metrics::batch("dispatch", jobs);
 }
 
+pub(crate) fn bulk_changed(action: Action, jobs: i64) {
+    METRICS.bulk.add(jobs.unsigned_abs(), &[KeyValue::new("action", action.to_string())]);
+}
+
 pub(crate) fn republished(executor: ExecutorType, jobs: usize) {
     METRICS.republished.add(jobs as u64, &[of(executor)]);
 }
 
 pub(crate) fn declared_dead() {
     METRICS.dead.add(1, &[]);
+}
+
+pub(crate) fn replayed(accepted: bool) {
+    let outcome = if accepted { "replayed" } else { "refused" };
+    METRICS.replayed.add(1, &[KeyValue::new("outcome", outcome)]);
+}
+
+pub(crate) fn removed(removed: &Removed) {
+    for (kind, rows) in [
+        ("job", removed.jobs),
+        ("attempt", removed.attempts),
+        ("event", removed.events),
+        ("log_chunk", removed.chunks),
+        ("dead_letter", removed.letters),
+        ("schedule_run", removed.runs),
+    ] {
+        METRICS.removed.add(rows, &[KeyValue::new("kind", kind)]);
+    }
+}
+
+/// How far behind removing was at the last look; with none, nothing is shown.
+pub(crate) fn overdue(lag: Option<Lag>) {
+    static SHOWN: Mutex<Option<Lag>> = Mutex::new(None);
+    static REGISTERED: Once = Once::new();
+    let shown = || SHOWN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    REGISTERED.call_once(|| {
+        global::meter("gantry-dispatcher")
+            .f64_observable_gauge("gantry.retention.lag")
+            .with_unit("s")
+            .with_description("For how long the oldest job or log is overdue to be removed; 0 if none is.")
+            .with_callback(move |gauge| {
+                if let Some(lag) = *shown() {
+                    gauge.observe(lag.jobs.as_secs_f64(), &[KeyValue::new("kind", "job")]);
+                    gauge.observe(lag.logs.as_secs_f64(), &[KeyValue::new("kind", "log")]);
+                }
+            })
+            .build();
+    });
+    *shown() = lag;
 }
 
 fn of(executor: ExecutorType) -> KeyValue {

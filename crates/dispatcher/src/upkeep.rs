@@ -1,19 +1,23 @@
 //! The one pass in which time changes anything: parked rows come due, queue deadlines pass, messages are sent
 //! again, overdue workers are declared dead, what is lost is given up, old keys leave.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use futures::future::join_all;
 use gantry_core::ExecutorType;
 use gantry_runtime::Shutdown;
 use gantry_runtime::clock::{Boottime, Monotonic};
-use gantry_store::{queue, workers};
+use gantry_store::reach::Looks;
+use gantry_store::{limits, queue, workers};
 use tokio::time::timeout;
 
 use crate::{Parts, dispatch, lost, metrics};
 
 /// Rows touched by one statement at most; a full batch is followed by the next.
 const BATCH: i64 = 1_000;
+/// The same, for jobs that wait for a limit.
+const BATCH_OF_LIMITED: i32 = 1_000;
 /// A pass that took longer than this, or came later than this after the one before, is a gap.
 const GAP: Duration = Duration::from_secs(3);
 /// How long RabbitMQ may take to say how long a queue is.
@@ -22,20 +26,29 @@ const DEPTH_WITHIN: Duration = Duration::from_secs(1);
 pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
     let mut trust = Trust::default();
     let mut sent = lost::Sent::default();
+    let mut looks = Sweeps::default();
     loop {
         tokio::select! {
             () = tokio::time::sleep(parts.settings.upkeep()) => {}
             () = shutdown.requested() => return,
         }
-        if let Err(error) = pass(parts, &mut trust).await {
+        if let Err(error) = pass(parts, &mut trust, &mut looks).await {
             trust = Trust::default();
             tracing::warn!(%error, "upkeep failed, trying again");
         }
         if let Err(error) = lost::pass(parts, &mut sent, trust.time()).await {
             tracing::warn!(%error, "cannot look after lost attempts now, trying again");
         }
-        republish_all(parts).await;
+        republish_all(parts, &mut looks).await;
     }
+}
+
+/// How far back each statement is to look.
+#[derive(Default)]
+struct Sweeps {
+    due: Looks,
+    overdue: Looks,
+    late: HashMap<ExecutorType, Looks>,
 }
 
 /// Since when this process has reached Postgres without a gap, on a clock that counts suspend.
@@ -63,7 +76,7 @@ impl Trust {
     }
 }
 
-async fn pass(parts: &Parts, trust: &mut Trust) -> Result<(), gantry_store::Error> {
+async fn pass(parts: &Parts, trust: &mut Trust, sweeps: &mut Sweeps) -> Result<(), gantry_store::Error> {
     let store = &parts.store;
     // Right before the judgement: whoever beats has had the same chance to.
     let asked = Boottime.now();
@@ -73,12 +86,22 @@ async fn pass(parts: &Parts, trust: &mut Trust) -> Result<(), gantry_store::Erro
         metrics::declared_dead();
         tracing::warn!(worker.id = %worker, "a worker missed its beats and is declared dead");
     }
-    while queue::unpark_due(store, BATCH).await? > 0 {
+    loop {
+        let look = sweeps.due.begin();
+        if queue::unpark_due(store, look.reach, BATCH).await? == 0 {
+            sweeps.due.end(look);
+            break;
+        }
+        parts.nudge.notify_one();
+    }
+    if limits::unpark_free(store, BATCH_OF_LIMITED).await? > 0 {
         parts.nudge.notify_one();
     }
     loop {
-        let ended = queue::end_overdue(store, BATCH).await?;
+        let look = sweeps.overdue.begin();
+        let ended = queue::end_overdue(store, look.reach, BATCH).await?;
         if ended == 0 {
+            sweeps.overdue.end(look);
             break;
         }
         tracing::info!(jobs = ended, "jobs waited past their queue deadline");
@@ -88,20 +111,26 @@ async fn pass(parts: &Parts, trust: &mut Trust) -> Result<(), gantry_store::Erro
 }
 
 /// Looks after every executor type's messages, side by side: RabbitMQ may be slow to answer, or away.
-async fn republish_all(parts: &Parts) {
-    join_all(ExecutorType::ALL.iter().map(|executor| async move {
-        if let Err(error) = republish(parts, *executor).await {
+async fn republish_all(parts: &Parts, sweeps: &mut Sweeps) {
+    for executor in ExecutorType::ALL {
+        sweeps.late.entry(*executor).or_default();
+    }
+    join_all(sweeps.late.iter_mut().map(|(executor, looks)| async move {
+        if let Err(error) = republish(parts, *executor, looks).await {
             tracing::warn!(%error, executor.type = %executor, "cannot publish lost work again now, trying again");
         }
     }))
     .await;
 }
 
-async fn republish(parts: &Parts, executor: ExecutorType) -> Result<(), gantry_store::Error> {
+async fn republish(parts: &Parts, executor: ExecutorType, looks: &mut Looks) -> Result<(), gantry_store::Error> {
     // While the depth is unknown, the queue counts as not empty: the slow pace is right either way.
     let queue = parts.broker.topology().jobs_queue(executor.as_str());
     let depth = timeout(DEPTH_WITHIN, parts.broker.ready_messages(&queue)).await;
-    let items = queue::republishable(&parts.store, executor, matches!(depth, Ok(Ok(0))), BATCH).await?;
+    let is_empty = matches!(depth, Ok(Ok(0)));
+    let look = looks.begin();
+    let items = queue::republishable(&parts.store, executor, look.reach, is_empty, BATCH).await?;
+    looks.end(look);
     if !items.is_empty() {
         tracing::debug!(executor.type = %executor, jobs = items.len(), "dispatched jobs are published again");
         metrics::republished(executor, items.len());

@@ -184,6 +184,7 @@ async fn put_report_aside(parts: &Parts, poison: &Poison) {
     letter.headers.insert("x-gantry-reason", POISON);
     letter.headers.insert("x-gantry-message", poison.reason.as_str());
     letter.headers.insert("x-gantry-origin", "recorder");
+    letter.headers.insert(dead_letter::QUEUE, "gantry.reports");
     // Recorded or not, the row tells: an attempt whose end is not recorded is reported again by its worker.
     match parts.publisher.publish(letter).await {
         Ok(()) => dead_letter::count("recorder", POISON),

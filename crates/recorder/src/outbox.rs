@@ -5,6 +5,7 @@ use std::time::Duration;
 use gantry_broker::Outgoing;
 use gantry_runtime::Shutdown;
 use gantry_store::events::{self, Committed};
+use gantry_store::reach::Looks;
 use tokio::sync::mpsc;
 
 use crate::{Parts, metrics};
@@ -31,6 +32,7 @@ pub(crate) async fn publish_committed(parts: &Parts, mut committed: mpsc::Receiv
 /// Publishes what other processes left, or what RabbitMQ did not take.
 pub(crate) async fn publish_left_over(parts: &Parts, shutdown: &Shutdown) {
     let mut pause = POLL;
+    let mut looks = Looks::default();
     loop {
         tokio::select! {
             biased;
@@ -38,10 +40,15 @@ pub(crate) async fn publish_left_over(parts: &Parts, shutdown: &Shutdown) {
             () = tokio::time::sleep(pause) => {}
         }
         pause = POLL;
-        match events::unpublished(&parts.store, LEFT_OVER_SECONDS, BATCH as i64).await {
+        let look = looks.begin();
+        match events::unpublished(&parts.store, look.reach, LEFT_OVER_SECONDS, BATCH as i64).await {
             // After an outage there are many: no pause behind a full batch, unless some of it is still to be done.
             Ok(batch) if publish(parts, &batch).await && batch.len() == BATCH => pause = Duration::ZERO,
-            Ok(_) => {}
+            Ok(batch) => {
+                if batch.len() < BATCH {
+                    looks.end(look);
+                }
+            }
             Err(error) => tracing::warn!(%error, "cannot read the outbox now, trying again"),
         }
     }

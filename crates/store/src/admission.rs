@@ -1,11 +1,12 @@
 //! The insert behind both doors: jobs, their specs and their idempotency keys in one transaction.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
 use gantry_core::env::Environment;
+use gantry_core::problem::{Code, Problem};
 use gantry_core::spec::ResolvedSpec;
-use gantry_core::{ExecutorType, JobId, ProjectId, TemplateId, TenantId};
+use gantry_core::{ExecutorType, JobId, ProjectId, ScheduleId, TemplateId, TenantId};
 use serde_json::Value;
 use strum::{Display, EnumString, IntoStaticStr};
 use uuid::Uuid;
@@ -62,6 +63,8 @@ pub struct NewJob {
     pub override_command: Option<Vec<String>>,
     /// The variables laid over the template's.
     pub override_environment: Environment,
+    /// Jobs of the tenant with the same key share a limit.
+    pub concurrency_key: Option<String>,
     /// Higher goes first.
     pub priority: i16,
     /// Not to be started before.
@@ -72,6 +75,8 @@ pub struct NewJob {
     pub idempotency: Option<Idempotency>,
     /// Who submitted it.
     pub created_by: String,
+    /// The schedule that it is of, if any.
+    pub schedule: Option<ScheduleId>,
 }
 
 /// What became of a job.
@@ -83,6 +88,31 @@ pub enum Inserted {
     Existing(JobId),
     /// The key is taken by a different submission.
     Conflict(JobId),
+    /// As many jobs of the tenant wait as may: nothing was stored, and the key is still free.
+    Full {
+        /// The tenant's cap.
+        cap: i32,
+    },
+}
+
+impl Inserted {
+    /// The job that stands for the submission, or why none does.
+    pub fn job(self) -> std::result::Result<JobId, Problem> {
+        match self {
+            Self::New(job) | Self::Existing(job) => Ok(job),
+            Self::Conflict(job) => {
+                let message =
+                    format!("the key was used before, for a different submission that made job {job}; use a new key");
+                Err(Problem::field(Code::IdempotencyConflict, "idempotency_key", message))
+            }
+            Self::Full { cap } => {
+                let message = format!(
+                    "{cap} jobs of this tenant wait, and no more may; send it again when some have started, or have an operator raise the cap (`gantry tenant set NAME --max-pending N`)"
+                );
+                Err(Problem::new(Code::BacklogFull, message))
+            }
+        }
+    }
 }
 
 type Key = (TenantId, KeySource, String);
@@ -92,21 +122,24 @@ pub async fn insert(store: &Store, scope: Scope, jobs: &[NewJob]) -> Result<Vec<
     store
         .run("admission::insert", || async {
             let mut tx = store.begin_scoped("admission::insert", scope).await?;
-            let owners = reserve_keys(&mut tx, jobs).await?;
-            let decided: Vec<Inserted> = jobs.iter().map(|job| decide(job, &owners)).collect();
-            let new: Vec<&NewJob> = jobs
-                .iter()
-                .zip(&decided)
-                .filter(|(job, got)| **got == Inserted::New(job.id))
-                .map(|(job, _)| job)
-                .collect();
-            if !new.is_empty() {
-                insert_rows(&mut tx, &new).await?;
-            }
+            let decided = insert_within(&mut tx, jobs).await?;
             tx.commit().await?;
             Ok(decided)
         })
         .await
+}
+
+/// The same inside a transaction, for what must be stored together with its jobs.
+pub(crate) async fn insert_within(tx: &mut sqlx::PgConnection, jobs: &[NewJob]) -> Result<Vec<Inserted>> {
+    let owners = reserve_keys(tx, jobs).await?;
+    let mut decided: Vec<Inserted> = jobs.iter().map(|job| decide(job, &owners)).collect();
+    refuse_surplus(tx, jobs, &mut decided).await?;
+    let new: Vec<&NewJob> =
+        jobs.iter().zip(&decided).filter(|(job, got)| **got == Inserted::New(job.id)).map(|(job, _)| job).collect();
+    if !new.is_empty() {
+        insert_rows(tx, &new).await?;
+    }
+    Ok(decided)
 }
 
 fn decide(job: &NewJob, owners: &HashMap<Key, (JobId, Vec<u8>)>) -> Inserted {
@@ -177,6 +210,72 @@ async fn reserve_keys(tx: &mut sqlx::PgConnection, jobs: &[NewJob]) -> Result<Ha
     Ok(owners)
 }
 
+/// Refuses what goes beyond the cap of its tenant, the last first, and gives its key back.
+async fn refuse_surplus(tx: &mut sqlx::PgConnection, jobs: &[NewJob], decided: &mut [Inserted]) -> Result<()> {
+    let mut room = rooms(tx, jobs).await?;
+    if room.is_empty() {
+        return Ok(());
+    }
+    let mut refused = Vec::new();
+    for (job, decided) in jobs.iter().zip(decided) {
+        let Some((cap, room)) = room.get_mut(&job.tenant).filter(|_| *decided == Inserted::New(job.id)) else {
+            continue;
+        };
+        if *room > 0 {
+            *room -= 1;
+        } else {
+            *decided = Inserted::Full { cap: *cap };
+            refused.push(job.id.uuid());
+        }
+    }
+    if !refused.is_empty() {
+        let tenants: Vec<Uuid> = room.keys().map(|tenant| tenant.uuid()).collect();
+        sqlx::query!(
+            "/* admission::refuse_surplus */
+            delete from idempotency_keys where tenant_id = any($1) and job_id = any($2)",
+            &tenants,
+            &refused
+        )
+        .execute(&mut *tx)
+        .await?;
+    }
+    Ok(())
+}
+
+/// For each of the tenants that has a cap: the cap, and how many more jobs may wait. The count holds until the
+/// transaction ends, because each admission to such a tenant goes through the same lock.
+async fn rooms(tx: &mut sqlx::PgConnection, jobs: &[NewJob]) -> Result<HashMap<TenantId, (i32, i64)>> {
+    let tenants: BTreeSet<Uuid> = jobs.iter().map(|job| job.tenant.uuid()).collect();
+    let capped = sqlx::query!(
+        r#"/* admission::rooms */
+        select id, max_pending as "cap!" from tenants where id = any($1) and max_pending is not null order by id"#,
+        &Vec::from_iter(tenants)
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let mut rooms = HashMap::with_capacity(capped.len());
+    for tenant in capped {
+        sqlx::query!(
+            "/* admission::rooms */ select pg_advisory_xact_lock(hashtextextended($1, 0))",
+            format!("gantry backlog {}", tenant.id)
+        )
+        .execute(&mut *tx)
+        .await?;
+        // A second statement: only it sees what was admitted while the first one waited.
+        let waiting = sqlx::query_scalar!(
+            r#"/* admission::rooms */
+            select count(*) as "waiting!" from (
+                select 1 from container_jobs where tenant_id::text = $1 and status = 'pending' limit $2) w"#,
+            tenant.id.to_string(),
+            i64::from(tenant.cap)
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        rooms.insert(tenant.id.into(), (tenant.cap, i64::from(tenant.cap) - waiting));
+    }
+    Ok(rooms)
+}
+
 async fn insert_rows(tx: &mut sqlx::PgConnection, jobs: &[&NewJob]) -> Result<()> {
     let ids: Vec<Uuid> = jobs.iter().map(|job| job.id.uuid()).collect();
     let tenants: Vec<Uuid> = jobs.iter().map(|job| job.tenant.uuid()).collect();
@@ -204,23 +303,27 @@ async fn insert_rows(tx: &mut sqlx::PgConnection, jobs: &[&NewJob]) -> Result<()
         .map(|job| job.idempotency.as_ref().filter(|key| key.source == KeySource::Key).map(|key| key.key.clone()))
         .collect();
     let creators: Vec<String> = jobs.iter().map(|job| job.created_by.clone()).collect();
+    let schedules: Vec<Option<Uuid>> = jobs.iter().map(|job| job.schedule.map(ScheduleId::uuid)).collect();
+    let concurrency: Vec<Option<String>> = jobs.iter().map(|job| job.concurrency_key.clone()).collect();
     let specs: Vec<Value> = jobs.iter().map(|job| serde_json::json!(job.spec)).collect();
     sqlx::query!(
         r#"/* admission::insert_rows */
         with n as (
             select *, not_before > now() as later
             from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::uuid[], $6::text[], $7::text[], $8::text[],
-                $9::jsonb[], $10::jsonb[], $11::int2[], $12::timestamptz[], $13::int[], $14::text[], $15::text[], $16::jsonb[])
+                $9::jsonb[], $10::jsonb[], $11::int2[], $12::timestamptz[], $13::int[], $14::text[], $15::text[], $16::jsonb[],
+                $17::uuid[], $18::text[])
                 as n(id, tenant_id, project_id, name, template, executor, preferred, reason, command, environment,
-                    priority, not_before, queue_timeout, key, created_by, spec)
+                    priority, not_before, queue_timeout, key, created_by, spec, schedule_id, concurrency_key)
         ), j as (
             insert into container_jobs (id, tenant_id, project_id, name, template, executor_type, preferred_executor,
                 routing_reason, override_command, override_environment, priority, parked_until, waiting_reason,
-                queue_deadline_at, idempotency_key, created_by)
+                queue_deadline_at, idempotency_key, created_by, schedule_id, concurrency_key)
             select id, tenant_id, project_id, name, template, executor::executor_type, preferred::executor_type, reason,
                 case when command is not null then array(select jsonb_array_elements_text(command)) end, environment, priority,
                 case when later then not_before end, case when later then 'not_before'::waiting_reason end,
-                greatest(not_before, now()) + make_interval(secs => queue_timeout), key, created_by
+                greatest(not_before, now()) + make_interval(secs => queue_timeout), key, created_by,
+                schedule_id, concurrency_key
             from n
         )
         insert into container_job_specs (job_id, tenant_id, spec) select id, tenant_id, spec from n"#,
@@ -239,7 +342,9 @@ async fn insert_rows(tx: &mut sqlx::PgConnection, jobs: &[&NewJob]) -> Result<()
         &queue_timeouts as &[Option<i32>],
         &keys as &[Option<String>],
         &creators,
-        &specs
+        &specs,
+        &schedules as &[Option<Uuid>],
+        &concurrency as &[Option<String>]
     )
     .execute(&mut *tx)
     .await?;

@@ -258,6 +258,46 @@ pub async fn put_launch_sent(store: &Store, worker: WorkerId, tokens: &[Token]) 
         .await
 }
 
+/// What an attempt's backend does before the launch: pulls its image, or registers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Preparing {
+    /// The token.
+    pub token: Token,
+    /// For how long it has.
+    pub lasts: Duration,
+    /// Whether that is over.
+    pub over: bool,
+}
+
+/// Stores that preparing takes its time, for people who ask why nothing runs yet.
+pub async fn put_preparing(store: &Store, worker: WorkerId, preparing: &[Preparing]) -> Result<()> {
+    let (jobs, attempts, epochs) = columns(preparing.iter().map(|one| &one.token));
+    let lasts: Vec<f64> = preparing.iter().map(|one| one.lasts.as_secs_f64()).collect();
+    let over: Vec<bool> = preparing.iter().map(|one| one.over).collect();
+    store
+        .run("attempts::put_preparing", || async {
+            let mut tx = store.begin_as("attempts::put_preparing", worker).await?;
+            sqlx::query!(
+                "/* attempts::put_preparing */
+                update container_executions e
+                set prepare_began_at = coalesce(e.prepare_began_at, now() - make_interval(secs => p.lasts)),
+                    prepare_ended_at = case when p.is_over then now() end
+                from unnest($1::uuid[], $2::int[], $3::int[], $4::float8[], $5::bool[]) as p(job_id, attempt, epoch, lasts, is_over)
+                where e.job_id = p.job_id and e.attempt = p.attempt and e.epoch = p.epoch and e.ended_at is null",
+                &jobs,
+                &attempts,
+                &epochs,
+                &lasts,
+                &over
+            )
+            .execute(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            Ok(())
+        })
+        .await
+}
+
 /// Stores that containers run, with their identifiers. The run deadline counts from here.
 pub async fn put_started(store: &Store, worker: WorkerId, started: &[Started]) -> Result<()> {
     let (jobs, attempts, epochs) = columns(started.iter().map(|start| &start.token));

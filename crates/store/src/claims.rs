@@ -4,11 +4,14 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use gantry_core::cost::{self, Prices};
+use gantry_core::limits::{Kind, Traits};
 use gantry_core::message::{Token, WorkItem};
-use gantry_core::placement::{self, Candidate, Slots, Unplaced};
+use gantry_core::placement::{self, Candidate, Place, Slots, Unplaced};
 use gantry_core::spec::ResolvedSpec;
 use gantry_core::state::{self, Event, Next};
-use gantry_core::{ExecutorType, Failure, FailureClass, FleetId, HostId, JobId, Status, TenantId, WorkerId, naming};
+use gantry_core::{
+    ExecutorType, Failure, FailureClass, FleetId, HostId, JobId, LimitId, Status, TenantId, WorkerId, naming,
+};
 use rust_decimal::Decimal;
 use serde::Deserialize;
 use uuid::Uuid;
@@ -16,6 +19,7 @@ use uuid::Uuid;
 use crate::error::{Result, parse};
 use crate::queue::{self, Waiting};
 use crate::tx::Store;
+use crate::{limits, lines};
 
 /// How long a row stays parked if nothing frees it sooner, in seconds.
 const PARK_SECONDS: f64 = 5.0;
@@ -84,18 +88,22 @@ pub async fn claim(store: &Store, request: &Request<'_>) -> Result<Outcome> {
 
 async fn claim_once(store: &Store, request: &Request<'_>) -> Result<Outcome> {
     let mut tx = store.begin_as("claims::claim", request.worker).await?;
+    let limits = limits::lock(&mut tx, &request.items.iter().map(|item| item.job.uuid()).collect::<Vec<_>>()).await?;
     let (slots, prices) = lock_hosts(&mut tx, request.hosts).await?;
-    let candidates = lock_jobs(&mut tx, request.items).await?;
-    let places = placement::place(&candidates.iter().map(|(c, ..)| *c).collect::<Vec<_>>(), &slots);
+    let waiting = lock_jobs(&mut tx, request.items).await?;
+    let found = waiting.len();
+    let (candidates, rest): (Vec<_>, Vec<_>) =
+        waiting.into_iter().map(|(c, attempt, wait)| (c, (attempt, wait))).unzip();
+    let places = placement::place(&candidates, &slots, limits);
 
     let mut placed = Vec::with_capacity(places.len());
     let mut unplaced = Vec::new();
     let mut waits = Vec::with_capacity(places.len());
-    for ((candidate, attempt, wait), place) in candidates.iter().zip(places) {
+    for ((candidate, (attempt, wait)), place) in candidates.into_iter().zip(rest).zip(places) {
         match place {
-            Ok(host) => {
-                placed.push((*candidate, *attempt, host));
-                waits.push(*wait);
+            Ok(Place { host, limits }) => {
+                placed.push(Placed { job: candidate.id, tenant: candidate.traits.tenant, attempt, host, limits });
+                waits.push(wait);
             }
             Err(why) => unplaced.push((candidate.id, why)),
         }
@@ -104,8 +112,17 @@ async fn claim_once(store: &Store, request: &Request<'_>) -> Result<Outcome> {
     let claimed = take(&mut tx, request, &placed, specs, &prices).await?;
     let released = if unplaced.is_empty() { HashMap::new() } else { release(&mut tx, request, &unplaced).await? };
     tx.commit().await?;
-    let stale = request.items.len() - candidates.len();
+    let stale = request.items.len() - found;
     Ok(Outcome { claimed, waits, unplaced: unplaced.len(), released, stale })
+}
+
+/// A job that found its place.
+struct Placed {
+    job: JobId,
+    tenant: TenantId,
+    attempt: i32,
+    host: HostId,
+    limits: Vec<LimitId>,
 }
 
 async fn lock_hosts(tx: &mut sqlx::PgConnection, hosts: &[HostId]) -> Result<(Vec<Slots>, HashMap<HostId, Prices>)> {
@@ -142,13 +159,16 @@ async fn lock_jobs(tx: &mut sqlx::PgConnection, items: &[WorkItem]) -> Result<Ve
     let ids: Vec<Uuid> = items.iter().map(|item| item.job.uuid()).collect();
     let attempts: Vec<i32> = items.iter().map(|item| item.attempt).collect();
     let sequences: Vec<i32> = items.iter().map(|item| item.sequence).collect();
+    // The status as text, so that no partial index of pending rows serves for it: statistics from a quiet hour call those
+    // empty, and each claim would pass the whole window instead of looking its rows up by their ids.
     let rows = sqlx::query!(
         r#"/* claims::lock_jobs */
         select j.id, j.tenant_id, extract(epoch from now() - j.created_at)::float8 as "submitted!",
-            extract(epoch from now() - j.dispatched_at)::float8 as "dispatched!", j.executor_host_id, j.failure_class::text
+            extract(epoch from now() - j.dispatched_at)::float8 as "dispatched!", j.executor_host_id, j.failure_class::text,
+            j.template, j.concurrency_key
         from container_jobs j
         join (select distinct * from unnest($1::uuid[], $2::int[], $3::int[])) as w(id, attempt, sequence) on w.id = j.id
-        where j.status = 'pending' and j.dispatched_at is not null
+        where j.status::text = 'pending' and j.dispatched_at is not null
           and j.attempt = w.attempt - 1 and j.dispatch_sequence = w.sequence
         order by j.id for no key update of j"#,
         &ids,
@@ -166,7 +186,12 @@ async fn lock_jobs(tx: &mut sqlx::PgConnection, items: &[WorkItem]) -> Result<Ve
             let class = row.failure_class.as_deref().and_then(|class| class.parse::<FailureClass>().ok());
             let failed_there = class.is_some_and(FailureClass::is_infrastructure);
             let avoid = row.executor_host_id.filter(|_| failed_there).map(Into::into);
-            let candidate = Candidate { id: row.id.into(), tenant: row.tenant_id.into(), avoid };
+            let traits = Traits {
+                tenant: row.tenant_id.into(),
+                template: row.template.map(Into::into),
+                key: row.concurrency_key,
+            };
+            let candidate = Candidate { id: row.id.into(), traits, avoid };
             (candidate.id, (candidate, ago(row.submitted), ago(row.dispatched)))
         })
         .collect();
@@ -182,11 +207,8 @@ async fn lock_jobs(tx: &mut sqlx::PgConnection, items: &[WorkItem]) -> Result<Ve
 }
 
 /// The specs of the placed jobs, in their order. A spec that this version cannot read ends its job alone.
-async fn read_specs(
-    tx: &mut sqlx::PgConnection,
-    placed: &mut Vec<(Candidate, i32, HostId)>,
-) -> Result<Vec<ResolvedSpec>> {
-    let ids: Vec<Uuid> = placed.iter().map(|(candidate, ..)| candidate.id.uuid()).collect();
+async fn read_specs(tx: &mut sqlx::PgConnection, placed: &mut Vec<Placed>) -> Result<Vec<ResolvedSpec>> {
+    let ids: Vec<Uuid> = placed.iter().map(|placed| placed.job.uuid()).collect();
     let rows = sqlx::query!(
         "/* claims::read_specs */ select job_id, spec from container_job_specs where job_id = any($1)",
         &ids
@@ -199,13 +221,12 @@ async fn read_specs(
             specs.insert(JobId::from(row.job_id), spec);
         }
     }
-    let unreadable: Vec<Uuid> =
-        placed.iter().filter(|(c, ..)| !specs.contains_key(&c.id)).map(|(c, ..)| c.id.uuid()).collect();
+    let unreadable: Vec<Uuid> = placed.iter().filter(|p| !specs.contains_key(&p.job)).map(|p| p.job.uuid()).collect();
     if !unreadable.is_empty() {
         end_unreadable(tx, &unreadable).await?;
     }
-    placed.retain(|(candidate, ..)| specs.contains_key(&candidate.id));
-    Ok(placed.iter().filter_map(|(candidate, ..)| specs.remove(&candidate.id)).collect())
+    placed.retain(|placed| specs.contains_key(&placed.job));
+    Ok(placed.iter().filter_map(|placed| specs.remove(&placed.job)).collect())
 }
 
 async fn end_unreadable(tx: &mut sqlx::PgConnection, ids: &[Uuid]) -> Result<()> {
@@ -237,25 +258,25 @@ async fn end_unreadable(tx: &mut sqlx::PgConnection, ids: &[Uuid]) -> Result<()>
 async fn take(
     tx: &mut sqlx::PgConnection,
     request: &Request<'_>,
-    placed: &[(Candidate, i32, HostId)],
+    placed: &[Placed],
     specs: Vec<ResolvedSpec>,
     prices: &HashMap<HostId, Prices>,
 ) -> Result<Vec<Claimed>> {
     if placed.is_empty() {
         return Ok(Vec::new());
     }
-    let names: Vec<String> = placed
-        .iter()
-        .map(|(candidate, attempt, _)| naming::external_name(request.fleet, candidate.id, *attempt))
-        .collect();
-    let ids: Vec<Uuid> = placed.iter().map(|(candidate, ..)| candidate.id.uuid()).collect();
-    let attempts: Vec<i32> = placed.iter().map(|(_, attempt, _)| *attempt).collect();
-    let hosts: Vec<Uuid> = placed.iter().map(|(.., host)| host.uuid()).collect();
+    let names: Vec<String> = placed.iter().map(|p| naming::external_name(request.fleet, p.job, p.attempt)).collect();
+    let ids: Vec<Uuid> = placed.iter().map(|p| p.job.uuid()).collect();
+    let attempts: Vec<i32> = placed.iter().map(|p| p.attempt).collect();
+    let hosts: Vec<Uuid> = placed.iter().map(|p| p.host.uuid()).collect();
+    // An array of arrays must be rectangular: one row for each pair.
+    let (counted, limits): (Vec<Uuid>, Vec<Uuid>) =
+        placed.iter().flat_map(|p| p.limits.iter().map(|limit| (p.job.uuid(), limit.uuid()))).unzip();
     let estimates: Vec<Decimal> = placed
         .iter()
         .zip(&specs)
-        .map(|((.., host), spec)| {
-            let prices = prices.get(host).copied().unwrap_or_default();
+        .map(|(placed, spec)| {
+            let prices = prices.get(&placed.host).copied().unwrap_or_default();
             cost::cost(prices, Duration::from_secs(spec.timeout_seconds().into()))
         })
         .collect();
@@ -263,6 +284,8 @@ async fn take(
         "/* claims::take */
         with p as (
             select * from unnest($1::uuid[], $2::int[], $3::uuid[], $4::text[], $5::numeric[]) as p(id, attempt, host, name, estimate)
+        ), c as (
+            select * from unnest($8::uuid[], $9::uuid[]) as c(id, limit_id)
         ), j as (
             update container_jobs c
             set status = 'running', attempt = p.attempt, executor_host_id = p.host, estimated_cost = p.estimate,
@@ -271,8 +294,13 @@ async fn take(
                 failure_class = null, error_message = null
             from p where c.id = p.id returning c.id, c.tenant_id
         ), e as (
-            insert into container_executions (job_id, attempt, tenant_id, executor_host_id, worker_id, external_name, launch_sent_at)
-            select p.id, p.attempt, j.tenant_id, p.host, $6, p.name, case when $7 then now() end from p join j on j.id = p.id
+            insert into container_executions (job_id, attempt, tenant_id, executor_host_id, worker_id, external_name, launch_sent_at, limits)
+            select p.id, p.attempt, j.tenant_id, p.host, $6, p.name, case when $7 then now() end,
+                array(select c.limit_id from c where c.id = p.id)
+            from p join j on j.id = p.id
+        ), l as (
+            update limits l set running = l.running + n.jobs
+            from (select limit_id, count(*)::int as jobs from c group by limit_id) n where l.id = n.limit_id
         )
         update executor_hosts h set current_job_count = current_job_count + n.jobs
         from (select host, count(*)::int as jobs from p group by host) n where h.id = n.host",
@@ -282,23 +310,24 @@ async fn take(
         &names,
         &estimates,
         request.worker.uuid(),
-        request.launch_follows
+        request.launch_follows,
+        &counted,
+        &limits
     )
     .execute(&mut *tx)
     .await?;
-    let claimed =
-        placed.iter().zip(names).zip(specs).map(|(((candidate, attempt, host), external_name), spec)| Claimed {
-            token: Token { job: candidate.id, attempt: *attempt, epoch: 1 },
-            tenant: candidate.tenant,
-            host: *host,
-            external_name,
-            spec,
-        });
+    let claimed = placed.iter().zip(names).zip(specs).map(|((placed, external_name), spec)| Claimed {
+        token: Token { job: placed.job, attempt: placed.attempt, epoch: 1 },
+        tenant: placed.tenant,
+        host: placed.host,
+        external_name,
+        spec,
+    });
     Ok(claimed.collect())
 }
 
-/// Parks what no other live worker can serve either; what one can stays dispatched for it. Returns how many it parked
-/// for which reason.
+/// Parks what a limit holds back, and what no other live worker can serve either; what one can stays dispatched for it.
+/// Returns how many it parked for which reason.
 async fn release(
     tx: &mut sqlx::PgConnection,
     request: &Request<'_>,
@@ -306,34 +335,46 @@ async fn release(
 ) -> Result<HashMap<String, usize>> {
     let ids: Vec<Uuid> = unplaced.iter().map(|(job, _)| job.uuid()).collect();
     let full: Vec<bool> = unplaced.iter().map(|(_, why)| *why == Unplaced::Full).collect();
+    let limited = |why: &Unplaced| match why {
+        Unplaced::Limited(kind, limit) => Some((*kind, *limit)),
+        Unplaced::Full | Unplaced::NoHost => None,
+    };
+    let limits: Vec<Option<Uuid>> = unplaced.iter().map(|(_, why)| limited(why).map(|(_, id)| id.uuid())).collect();
+    let reasons: Vec<Option<String>> =
+        unplaced.iter().map(|(_, why)| limited(why).map(|(kind, _)| reason(kind))).collect();
     let served: Vec<Uuid> = request.hosts.iter().map(|host| host.uuid()).collect();
     let rows = sqlx::query!(
         r#"/* claims::release */
         update container_jobs j
         set dispatched_at = null, published_at = null, publishes = 0, dispatch_sequence = dispatch_sequence + 1,
-            parked_until = now() + make_interval(secs => $5),
+            parked_until = now() + make_interval(secs => case when u.limit_id is null then $5::float8 else $8::float8 end),
+            limit_id = u.limit_id,
             waiting_reason = case
+                when u.limit_id is not null then u.reason::waiting_reason
                 when u.is_full then 'host_full'::waiting_reason
                 when not exists (select 1 from executor_hosts h where h.executor_type = j.executor_type
                     and (h.tenant_id is null or h.tenant_id = j.tenant_id)) then 'no_host'
                 when not exists (select 1 from executor_hosts h where h.executor_type = j.executor_type
                     and (h.tenant_id is null or h.tenant_id = j.tenant_id) and h.is_active and h.state = 'active') then 'host_unavailable'
                 else 'no_worker' end
-        from unnest($1::uuid[], $2::bool[]) as u(id, is_full)
-        where j.id = u.id and not exists (
+        from unnest($1::uuid[], $2::bool[], $6::uuid[], $7::text[]) as u(id, is_full, limit_id, reason)
+        where j.id = u.id and (u.limit_id is not null or not exists (
             select 1 from executor_hosts h
             join worker_hosts wh on wh.executor_host_id = h.id and wh.healthy
             join workers w on w.id = wh.worker_id and w.state = 'alive'
                 and w.last_beat_at > now() - make_interval(secs => w.lease_seconds)
             where w.id <> $3 and h.executor_type = j.executor_type and not (h.id = any($4))
               and h.is_active and h.state = 'active' and h.current_job_count < h.max_concurrent_jobs
-              and (h.tenant_id is null or h.tenant_id = j.tenant_id))
+              and (h.tenant_id is null or h.tenant_id = j.tenant_id)))
         returning j.waiting_reason::text as "reason!""#,
         &ids,
         &full,
         request.worker.uuid(),
         &served,
-        PARK_SECONDS
+        PARK_SECONDS,
+        &limits as &[Option<Uuid>],
+        &reasons as &[Option<String>],
+        lines::LIMITED_SECONDS
     )
     .fetch_all(&mut *tx)
     .await?;
@@ -342,4 +383,8 @@ async fn release(
         *released.entry(row.reason).or_default() += 1;
     }
     Ok(released)
+}
+
+fn reason(kind: Kind) -> String {
+    kind.waiting_reason().to_string()
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::error::{Result, from_json};
+use crate::reach::Reach;
 use crate::tx::Store;
 
 /// An event to be written.
@@ -86,7 +87,7 @@ pub(crate) async fn insert(tx: &mut sqlx::PgConnection, events: &[NewEvent]) -> 
 }
 
 /// Events that nobody has published for `older_than_seconds`: their recorder died, or RabbitMQ was away.
-pub async fn unpublished(store: &Store, older_than_seconds: f64, limit: i64) -> Result<Vec<Committed>> {
+pub async fn unpublished(store: &Store, reach: Reach, older_than_seconds: f64, limit: i64) -> Result<Vec<Committed>> {
     let rows = store
         .read(
             "events::unpublished",
@@ -94,9 +95,11 @@ pub async fn unpublished(store: &Store, older_than_seconds: f64, limit: i64) -> 
                 "/* events::unpublished */
         select kind, data, created_at from job_events
         where published_at is null and created_at < now() - make_interval(secs => $1)
+          and created_at > coalesce(now() - make_interval(secs => $3), '-infinity')
         order by created_at, job_id, sequence limit $2",
                 older_than_seconds,
-                limit
+                limit,
+                reach.seconds()
             )
             .fetch_all(store.pool()),
         )

@@ -49,6 +49,8 @@ pub struct AttemptView {
     pub cost: Option<Decimal>,
     /// Whether part of the log is missing.
     pub logs_incomplete: bool,
+    /// From when its log is not there any more, because its time was over.
+    pub logs_expired_at: Option<DateTime<Utc>>,
     /// What the backend itself said.
     pub docker_log: Option<String>,
     /// Excerpt of stdout without terminal escapes.
@@ -87,7 +89,7 @@ pub async fn attempts(store: &Store, scope: Scope, id: JobId) -> Result<Vec<Atte
         r#"/* history::attempts */
         select e.attempt, h.name, e.external_name, e.execution_id, e.claimed_at, e.started_at, e.ended_at, e.stop_reason::text,
             e.exit_code, e.failure_class::text, e.error_message, e.run_millis, e.max_memory_usage, e.cpu_usage_percent, e.cost,
-            e.logs_incomplete, e.docker_log, e.clean_output, e.parsed_output, e.abandoned_at, e.abandoned_by,
+            e.logs_incomplete, e.logs_expired_at, e.docker_log, e.clean_output, e.parsed_output, e.abandoned_at, e.abandoned_by,
             e.abandoned_as::text, w.state = 'alive' as "alive!", w.ended_at as worker_ended_at, wh.unhealthy_since as "unhealthy_since?",
             wh.failures as "failures?", gantry_host_detail(e.worker_id, h.id) as detail,
             (select count(*) from workers o where o.state = 'alive' and o.executor_type = h.executor_type) as "of_type!",
@@ -133,6 +135,7 @@ pub async fn attempts(store: &Store, scope: Scope, id: JobId) -> Result<Vec<Atte
                 cpu_usage_percent: row.cpu_usage_percent,
                 cost: row.cost,
                 logs_incomplete: row.logs_incomplete,
+                logs_expired_at: row.logs_expired_at,
                 docker_log: row.docker_log,
                 clean_output: row.clean_output,
                 parsed_output: row.parsed_output,
@@ -143,17 +146,17 @@ pub async fn attempts(store: &Store, scope: Scope, id: JobId) -> Result<Vec<Atte
 }
 
 /// What the rows tell of the worker that has an attempt, and of those that could take it.
-struct Owner {
-    alive: bool,
-    ended_at: Option<DateTime<Utc>>,
-    unhealthy_since: Option<DateTime<Utc>>,
-    failures: i32,
-    detail: String,
-    of_type: i64,
-    serving: i64,
+pub(crate) struct Owner {
+    pub(crate) alive: bool,
+    pub(crate) ended_at: Option<DateTime<Utc>>,
+    pub(crate) unhealthy_since: Option<DateTime<Utc>>,
+    pub(crate) failures: i32,
+    pub(crate) detail: String,
+    pub(crate) of_type: i64,
+    pub(crate) serving: i64,
 }
 
-fn standing(owner: Owner) -> Standing {
+pub(crate) fn standing(owner: Owner) -> Standing {
     let said = if owner.detail.is_empty() { String::new() } else { format!(": {}", owner.detail) };
     if !owner.alive {
         let cause = match (owner.of_type, owner.serving) {

@@ -1,28 +1,39 @@
 //! Gantry's Postgres: a module per table or aggregate, and the one way to open a transaction.
 //!
 //! Every statement is checked against the schema at compile time (`.sqlx/` holds the answers for builds
-//! without a database). Rows are locked in one order everywhere: worker, hosts (by id), jobs (by id), attempts.
+//! without a database). Rows are locked in one order everywhere: worker, limits, hosts (by id), jobs (by id), attempts.
 
 pub mod admission;
 pub mod attempts;
 pub mod audit;
+pub mod bulk;
 pub mod claims;
+pub mod dead_letters;
 pub mod drift;
 mod error;
 pub mod events;
+pub mod firing;
 pub mod history;
 pub mod hosts;
 pub mod jobs;
+pub mod limits;
+pub mod lines;
 pub mod logs;
 pub mod lost;
 pub mod queue;
+pub mod reach;
 pub mod reports;
+pub mod retention;
+pub mod schedule_runs;
+pub mod schedules;
 pub mod schema;
 pub mod steering;
 pub mod templates;
 pub mod tenants;
 mod tx;
 pub mod validate;
+pub mod why;
+pub mod windows;
 pub mod workers;
 
 pub use error::{Error, Result};

@@ -1,13 +1,13 @@
 //! The recorder's transaction: reports applied, slots freed, outbox written, all or nothing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use gantry_core::cost::{self, Prices};
 use gantry_core::lost::Abandon;
 use gantry_core::message::{Ended, EventKind, JobEvent, Report, ReportKind, Token};
 use gantry_core::state::{self, AttemptEnded, Event, Next, Outcome, StopReason};
-use gantry_core::{ExecutorType, Failure, HostId, JobId, Status, TenantId, retry};
+use gantry_core::{ExecutorType, Failure, HostId, JobId, LimitId, Status, TenantId, retry};
 use rust_decimal::Decimal;
 use serde::Deserialize;
 use serde_json::Value;
@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::attempts::columns;
 use crate::error::{Result, parse};
 use crate::events::{self, Committed, NewEvent};
+use crate::limits;
 use crate::tx::Store;
 
 /// What became of a batch.
@@ -41,6 +42,7 @@ struct Locked {
     epoch: i32,
     over: bool,
     slot_held: bool,
+    limits: Vec<Uuid>,
     stop_reason: Option<StopReason>,
     abandoned_as: Option<Abandon>,
     cost_so_far: Decimal,
@@ -65,6 +67,7 @@ pub async fn apply(store: &Store, reports: &[Report], jitter: &(dyn Fn() -> f64 
 
 async fn apply_once(store: &Store, reports: &[Report], jitter: &(dyn Fn() -> f64 + Send + Sync)) -> Result<Applied> {
     let mut tx = store.begin("reports::apply").await?;
+    lock_limits(&mut tx, reports).await?;
     let prices = lock_hosts(&mut tx, reports).await?;
     let locked = lock_attempts(&mut tx, reports).await?;
     let policies = read_policies(&mut tx, reports).await?;
@@ -110,6 +113,7 @@ async fn apply_once(store: &Store, reports: &[Report], jitter: &(dyn Fn() -> f64
     events.extend(decisions.iter().map(ended_event));
     if !decisions.is_empty() {
         write_ends(&mut tx, &decisions).await?;
+        release_limits(&mut tx, &decisions).await?;
         applied.freed = decisions.iter().filter(|d| d.locked.slot_held).map(|d| d.locked.executor).collect();
         applied.freed.sort_unstable();
         applied.freed.dedup();
@@ -170,7 +174,36 @@ fn exit_code(decision: &Decision<'_>) -> Option<i32> {
     }
 }
 
-/// Locks the hosts whose slots these reports may free, first of all: the lock order.
+/// Locks the limits that these reports may free, first of all: the lock order. It reads their table even where nothing is
+/// limited, so that a limit which is being made waits until this is over, and counts what is left.
+async fn lock_limits(tx: &mut sqlx::PgConnection, reports: &[Report]) -> Result<()> {
+    let ended = reports.iter().filter(|report| matches!(report.kind, ReportKind::Ended(_)));
+    let (jobs, attempts, _) = columns(ended.map(|report| &report.token));
+    sqlx::query!(
+        "/* reports::lock_limits */
+        select id from limits where id in (
+            select unnest(e.limits) from container_executions e
+            join unnest($1::uuid[], $2::int[]) as t(job_id, attempt) on e.job_id = t.job_id and e.attempt = t.attempt
+            where e.slot_held)
+        order by id for no key update",
+        &jobs,
+        &attempts
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    Ok(())
+}
+
+/// What has ended is not counted any more by the limits that counted it.
+async fn release_limits(tx: &mut sqlx::PgConnection, decisions: &[Decision<'_>]) -> Result<()> {
+    let mut counts = BTreeMap::new();
+    for limit in decisions.iter().filter(|d| d.locked.slot_held).flat_map(|d| &d.locked.limits) {
+        *counts.entry(LimitId::from(*limit)).or_insert(0) += 1;
+    }
+    if counts.is_empty() { Ok(()) } else { limits::release(tx, &counts).await }
+}
+
+/// Locks the hosts whose slots these reports may free.
 async fn lock_hosts(tx: &mut sqlx::PgConnection, reports: &[Report]) -> Result<HashMap<HostId, Prices>> {
     let ended = reports.iter().filter(|report| matches!(report.kind, ReportKind::Ended(_)));
     let (jobs, attempts, _) = columns(ended.map(|report| &report.token));
@@ -206,7 +239,7 @@ async fn lock_attempts(tx: &mut sqlx::PgConnection, reports: &[Report]) -> Resul
         select j.id, j.tenant_id, j.name, j.executor_type::text as "executor_type!", j.status::text as "status!",
             j.attempt as current_attempt, j.cancel_requested_at is not null as "cancel_requested!",
             j.user_retries, j.infrastructure_retries, coalesce(j.actual_cost, 0) as "cost!",
-            e.attempt, e.epoch, e.executor_host_id, e.slot_held, e.stop_reason::text, e.abandoned_as::text, e.ended_at is not null as "over!"
+            e.attempt, e.epoch, e.executor_host_id, e.slot_held, e.limits, e.stop_reason::text, e.abandoned_as::text, e.ended_at is not null as "over!"
         from (select distinct * from unnest($1::uuid[], $2::int[])) as t(job_id, attempt)
         join container_executions e on e.job_id = t.job_id and e.attempt = t.attempt
         join container_jobs j on j.id = e.job_id
@@ -233,6 +266,7 @@ async fn lock_attempts(tx: &mut sqlx::PgConnection, reports: &[Report]) -> Resul
                 epoch: row.epoch,
                 over: row.over,
                 slot_held: row.slot_held,
+                limits: row.limits,
                 stop_reason: row.stop_reason.as_deref().map(|reason| parse("stop_reason", reason)).transpose()?,
                 abandoned_as: row.abandoned_as.as_deref().map(|how| parse("abandoned_as", how)).transpose()?,
                 cost_so_far: row.cost,
@@ -325,7 +359,8 @@ async fn write_ends(tx: &mut sqlx::PgConnection, decisions: &[Decision<'_>]) -> 
                 run_millis = d.run, startup_millis = coalesce(d.startup, e.startup_millis), max_memory_usage = d.memory, cpu_usage_percent = d.cpu, logs_incomplete = d.incomplete,
                 cost = d.cost
             from d where e.job_id = d.job_id and e.attempt = d.attempt and e.ended_at is null
-            returning e.executor_host_id, d.held, coalesce(d.startup, e.startup_millis) as startup
+            returning e.executor_host_id, d.held, coalesce(d.startup, e.startup_millis) as startup,
+                extract(epoch from now() - e.claimed_at)::float8 as held_for
         ), j as (
             update container_jobs j
             set status = d.status::job_status, exit_code = d.code, failure_class = d.class::failure_class,
@@ -341,9 +376,11 @@ async fn write_ends(tx: &mut sqlx::PgConnection, decisions: &[Decision<'_>]) -> 
         )
         update executor_hosts h
         set current_job_count = h.current_job_count - f.slots,
-            average_startup_time = coalesce(h.average_startup_time * 0.8 + f.startup * 0.2, f.startup, h.average_startup_time)
+            average_startup_time = coalesce(h.average_startup_time * 0.8 + f.startup * 0.2, f.startup, h.average_startup_time),
+            average_slot_time = coalesce(h.average_slot_time * 0.8 + f.held_for * 0.2, f.held_for)
         from (
-            select executor_host_id, count(*) filter (where held)::int as slots, avg(startup)::float8 / 1000 as startup
+            select executor_host_id, count(*) filter (where held)::int as slots, avg(startup)::float8 / 1000 as startup,
+                avg(held_for) as held_for
             from e group by executor_host_id) f
         where h.id = f.executor_host_id",
         &jobs,

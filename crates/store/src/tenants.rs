@@ -78,6 +78,30 @@ pub async fn put_tenant(store: &Store, name: &str) -> Result<TenantId> {
         .await
 }
 
+/// What is set for a tenant; none leaves a setting as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Settings {
+    /// Its share of starts beside other tenants, 0.001 to 1,000.
+    pub weight: Option<f64>,
+    /// Jobs that may wait at once; `Some(None)` for any number.
+    pub max_pending: Option<Option<i32>>,
+}
+
+/// Changes a tenant's settings; none if there is no tenant of this name.
+pub async fn set(store: &Store, name: &str, settings: &Settings) -> Result<Option<TenantId>> {
+    let statement = sqlx::query_scalar!(
+        "/* tenants::set */
+        update tenants set weight = coalesce($2, weight), max_pending = case when $3 then $4 else max_pending end
+        where name = $1 returning id",
+        name,
+        settings.weight,
+        settings.max_pending.is_some(),
+        settings.max_pending.flatten()
+    );
+    let id = store.single("tenants::set", statement.fetch_optional(store.pool())).await?;
+    Ok(id.map(Into::into))
+}
+
 /// Stores the hash of a key. The same key again changes nothing.
 pub async fn put_key(store: &Store, tenant: TenantId, name: &str, key: &str, operator: bool) -> Result<()> {
     store.single("tenants::put_key", sqlx::query!(

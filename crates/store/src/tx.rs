@@ -160,6 +160,14 @@ impl Store {
         Ok(Tx { inner, operation })
     }
 
+    /// A transaction whose statements follow an index in its order and stop: never by collecting and sorting all that
+    /// is there, which looks as cheap to the planner as long as its statistics are older than a backlog.
+    pub(crate) async fn begin_in_order(&self, operation: &'static str) -> Result<Tx> {
+        let begin = format!("{}; set local enable_bitmapscan = off; set local enable_sort = off", self.begin);
+        let inner = self.pool.begin_with(AssertSqlSafe(begin)).await?;
+        Ok(Tx { inner, operation })
+    }
+
     /// A transaction that sees what `scope` may see.
     pub(crate) async fn begin_scoped(&self, operation: &'static str, scope: Scope) -> Result<Tx> {
         let Scope::Tenant { id, operator } = scope else { return self.begin(operation).await };

@@ -2,8 +2,16 @@
 //! and the labels of enums. It reads the text of both, and needs no server.
 
 use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::LazyLock;
 
-const MIGRATION: &str = include_str!("../../../migrations/0001_initial.sql");
+/// All migrations, in their order.
+static MIGRATION: LazyLock<String> = LazyLock::new(|| {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../migrations");
+    let files: BTreeSet<_> =
+        std::fs::read_dir(folder).expect("migrations").map(|file| file.expect("a file").path()).collect();
+    files.into_iter().map(|file| std::fs::read_to_string(file).expect("text")).collect()
+});
 const DOCUMENT: &str = include_str!("../../../docs/DATA_MODEL.md");
 
 /// Statements of the migration that begin with `head`: what follows it, up to the semicolon.

@@ -63,7 +63,7 @@ mutations! {
     a_constraint_made_anew_unchecked: "alter table tenants drop constraint tenants_name_length;
         alter table tenants add constraint tenants_name_length check (char_length(name) between 1 and 255) not valid"
         => (Constraint, "tenants.tenants_name_length", Different);
-    a_dropped_index: "drop index container_jobs_queue" => (Index, "container_jobs_queue", Missing);
+    a_dropped_index: "drop index container_jobs_line" => (Index, "container_jobs_line", Missing);
     an_index_without_its_predicate: "drop index job_events_unpublished; create index job_events_unpublished on job_events (created_at)"
         => (Index, "job_events_unpublished", Different);
     an_added_label: "alter type job_status add value 'paused'" => (Type, "job_status", Different);

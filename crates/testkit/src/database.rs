@@ -1,5 +1,7 @@
 //! A database per test.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use reqwest::Url;
 use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
@@ -113,9 +115,10 @@ async fn template(server: &Url, connection: &mut PgConnection) -> Result<String,
 
 /// Another schema, another template: a server outlives edits of the migration.
 fn template_name() -> String {
-    let checksums = MIGRATOR.iter().flat_map(|migration| migration.checksum.iter().take(8));
-    let checksums: String = checksums.map(|byte| format!("{byte:02x}")).collect();
-    format!("gantry_template_{checksums}")
+    // One hash of all of them: a name has at most 63 bytes, however many migrations there are.
+    let mut hasher = DefaultHasher::new();
+    MIGRATOR.iter().for_each(|migration| migration.checksum.hash(&mut hasher));
+    format!("gantry_template_{:016x}", hasher.finish())
 }
 
 fn database_url(server: &Url, name: &str) -> Url {

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use gantry_core::state::{Outcome, StopReason};
 use gantry_core::{Failure, FailureClass};
-use gantry_store::attempts::Attempt;
+use gantry_store::attempts::{Attempt, Preparing};
 use gantry_store::logs::Position;
+use tokio::task::JoinHandle;
 use tracing::Instrument;
 
 use crate::engine::Engine;
@@ -22,6 +23,8 @@ use crate::watch::Watched;
 /// Pauses between two questions about an unknown launch, and before a launch is repeated.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(15);
+/// How long a preparation takes at least to be written down.
+const WORTH_TELLING: Duration = Duration::from_secs(1);
 
 /// Where an attempt stands. Times are on the lease's clock.
 struct Stand {
@@ -238,7 +241,7 @@ async fn prepare(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Opt
         () = run.moved.cancelled() => Some(Step::Launch),
         () = engine.draining.cancelled() => Some(Step::Done),
         () = tokio::time::sleep(left) => Some(Step::Launch),
-        prepared = engine.executor.prepare(&run.host, &run.spec) => match prepared {
+        prepared = told_of(engine, run, engine.executor.prepare(&run.host, &run.spec)) => match prepared {
             Ok(said) => {
                 stand.said.push_str(&said);
                 stand.prepared = true;
@@ -252,6 +255,32 @@ async fn prepare(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Opt
             }
         },
     }
+}
+
+/// Does `prepare`. If it takes its time, that is stored meanwhile: whoever asks why nothing runs is told. Nothing waits
+/// for these writes, and what needs no preparation costs none.
+async fn told_of<T>(engine: &Arc<Engine>, run: &Arc<Run>, prepare: impl Future<Output = T>) -> T {
+    let began = engine.lease.now();
+    let mut prepare = std::pin::pin!(prepare);
+    if let Ok(done) = tokio::time::timeout(WORTH_TELLING, prepare.as_mut()).await {
+        return done;
+    }
+    let tell = |over, before: Option<JoinHandle<()>>| {
+        let (shared, token, lasts) = (engine.clone(), run.token, engine.lease.now().saturating_sub(began));
+        engine.spawn(async move {
+            // One after the other: the later one is what stays.
+            if let Some(before) = before {
+                let _ = before.await;
+            }
+            if let Err(trouble) = shared.writes.preparing.submit(Preparing { token, lasts, over }).await {
+                tracing::debug!(%trouble, "that an attempt is being prepared was not stored");
+            }
+        })
+    };
+    let told = tell(false, None);
+    let done = prepare.await;
+    tell(true, Some(told));
+    done
 }
 
 /// What cannot be launched ends here, unless an earlier launch may have left a container.

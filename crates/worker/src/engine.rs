@@ -6,7 +6,7 @@ use gantry_broker::{Broker, Outgoing, Publisher, publish};
 use gantry_core::message::{Report, Reports, Token};
 use gantry_core::state::StopReason;
 use gantry_core::{FleetId, WorkerId};
-use gantry_store::attempts::{self, Output, Started};
+use gantry_store::attempts::{self, Output, Preparing, Started};
 use gantry_store::logs::{self, Append};
 use gantry_store::workers::{self, HostCheck};
 use gantry_store::{Error, Store};
@@ -73,6 +73,8 @@ impl Engine {
 pub(crate) struct Writes {
     /// True if the token still held: only then may the launch be sent.
     pub(crate) launch_sent: Batcher<Token, bool>,
+    /// Only for what takes long enough that somebody may ask.
+    pub(crate) preparing: Batcher<Preparing, ()>,
     pub(crate) started: Batcher<Started, ()>,
     /// True if the token still held: only then may the stop be asked for.
     pub(crate) stop_reason: Batcher<(Token, StopReason), bool>,
@@ -101,6 +103,14 @@ impl Writes {
             async move {
                 let held = attempts::put_launch_sent(&s, worker, &tokens).await.map_err(check)?;
                 Ok(tokens.iter().map(|token| held.contains(token)).collect())
+            }
+        });
+        let (s, check) = (store.clone(), checked(dead));
+        let preparing = Batcher::spawn("store preparing", WRITES, move |preparing: Vec<Preparing>| {
+            let (s, check) = (s.clone(), check.clone());
+            async move {
+                attempts::put_preparing(&s, worker, &preparing).await.map_err(check)?;
+                Ok(vec![(); preparing.len()])
             }
         });
         let (s, check) = (store.clone(), checked(dead));
@@ -167,7 +177,7 @@ impl Writes {
                 Ok(vec![(); reports.len()])
             }
         });
-        Self { launch_sent, started, stop_reason, log, output, host_check, report }
+        Self { launch_sent, preparing, started, stop_reason, log, output, host_check, report }
     }
 }
 

@@ -11,6 +11,7 @@ use gantry_broker::{Delivery, Publisher, ack_all, dead_letter};
 use gantry_core::JobId;
 use gantry_core::message::{self, Control, Nudge, Work, WorkItem};
 use gantry_store::claims::{self, Claimed, Outcome, Request};
+use gantry_store::reach::Looks;
 use gantry_store::{Error, queue};
 
 use crate::attempt;
@@ -39,6 +40,7 @@ pub(crate) async fn run(engine: &Arc<Engine>) -> Result<(), Error> {
     let publisher = Publisher::new(&engine.broker);
     let mut sweep = tokio::time::interval(SWEEP);
     let mut look = tokio::time::interval(LOOK);
+    let mut looks = Looks::default();
     loop {
         // What this worker took without a host would wait for the sweep of another that has one. Without its consumer
         // it holds nothing: what was prefetched goes back to the queue.
@@ -51,7 +53,7 @@ pub(crate) async fn run(engine: &Arc<Engine>) -> Result<(), Error> {
             biased;
             () = engine.draining.cancelled() => return Ok(()),
             // Before the deliveries, or it would never come under load.
-            _ = sweep.tick() => sweep_stranded(engine).await?,
+            _ = sweep.tick() => sweep_stranded(engine, &mut looks).await?,
             deliveries = next_batch(consumer.as_mut()) => {
                 if engine.hosts.healthy().is_empty() {
                     // First, or they would come again.
@@ -110,18 +112,21 @@ async fn take(engine: &Arc<Engine>, publisher: &Publisher, deliveries: Vec<Deliv
     Ok(())
 }
 
-async fn sweep_stranded(engine: &Arc<Engine>) -> Result<(), Error> {
+async fn sweep_stranded(engine: &Arc<Engine>, looks: &mut Looks) -> Result<(), Error> {
     if engine.hosts.healthy().is_empty() {
         return Ok(());
     }
     let limit = i64::try_from(CLAIM).unwrap_or(i64::MAX);
-    let stranded = match queue::stranded(&engine.store, engine.executor.executor_type(), limit).await {
+    let executor = engine.executor.executor_type();
+    let look = looks.begin();
+    let stranded = match queue::stranded(&engine.store, executor, look.reach, limit).await {
         Ok(stranded) => stranded,
         Err(error) => {
             tracing::warn!(%error, "cannot look for stranded jobs now, trying again");
             return Ok(());
         }
     };
+    looks.end(look);
     if !stranded.is_empty() {
         let claimed = claim(engine, &stranded).await?;
         tracing::debug!(found = stranded.len(), claimed = claimed.len(), "looked for stranded jobs");

@@ -5,17 +5,19 @@ use std::collections::BTreeMap;
 use gantry_core::message::{Token, WorkItem};
 use gantry_core::{ExecutorType, JobId, WorkerId};
 use gantry_store::claims::{self, Request};
+use gantry_store::lines::{self, Ask};
+use gantry_store::tenants;
 use gantry_store::workers::{self, HostCheck, NewWorker};
-use gantry_store::{queue, tenants};
 use gantry_testkit::{eventually, eventually_some};
 use gantry_tests::{Fleet, Message, PATIENCE, Producer, Received, Tap, jobs};
 use serde_json::{Value, json};
 
 /// Moves what waits into the window, and publishes nothing: for tests that are the dispatcher themselves.
 async fn dispatch(fleet: &Fleet) -> Vec<WorkItem> {
-    let windows = queue::windows(&fleet.store).await.expect("windows");
-    let [window] = windows[..] else { panic!("one window: {windows:?}") };
-    queue::dispatch(&fleet.store, window, 1_000).await.expect("dispatched")
+    let standing = lines::standing(&fleet.store, ExecutorType::Mock).await.expect("lines");
+    let asks: Vec<Ask> = standing.iter().map(|line| Ask { at: line.entrance(), jobs: 1_000 }).collect();
+    let served = lines::dispatch(&fleet.store, ExecutorType::Mock, &asks).await.expect("dispatched");
+    served.into_iter().flat_map(|served| served.items).collect()
 }
 
 /// Waits for a dead letter that `is` describes.
@@ -44,7 +46,12 @@ fn bad_messages(producer: &Producer) -> Vec<(Message, &'static str, Option<&'sta
 
 #[tokio::test]
 async fn a_submission() {
-    let (fleet, _parts) = Fleet::simulated(40).await;
+    let fleet = Fleet::new().await;
+    let host = fleet.mock_host(40).await;
+    // This test reads the queue itself.
+    let settings = gantry_dispatcher::Settings { store_dead_letters: false, ..Default::default() };
+    let _parts = [fleet.dispatcher_with(settings), fleet.recorder(), fleet.mock_worker(gantry_tests::quick())];
+    fleet.served(host, 1).await;
     let producer = fleet.producer().await;
     let dead = fleet.amqp.drain("gantry.dead").await;
     let mut jobs_so_far = 0;
@@ -68,6 +75,7 @@ async fn a_submission() {
         let header = |name: &str| letter.headers.get(name).map(String::as_str);
         assert_eq!(header("x-gantry-reason"), Some(code), "{letter:?}");
         assert_eq!(header("x-gantry-origin"), Some("dispatcher"));
+        assert_eq!(header("x-gantry-queue"), Some("gantry.submissions"));
         assert!(header("x-gantry-message").is_some_and(|message| !message.is_empty()));
         assert_eq!(header("x-gantry-tenant"), known.then_some(&*fleet.tenant.to_string()), "{letter:?}");
         assert!(!format!("{letter:?}").contains("the-key-of-acme"), "a credential in {letter:?}");

@@ -27,6 +27,10 @@ async fn two_tenants() -> (Fleet, TenantId, TenantId) {
          select gen_random_uuid(), id, 'own', 'docker' from tenants",
         "insert into audit_log (id, tenant_id, actor, action, subject)
          select gen_random_uuid(), id, 'test', 'host_cordoned', 'own' from tenants",
+        "insert into dead_letters (id, letter_key, tenant_id, origin, reason, body, body_bytes)
+         select gen_random_uuid(), sha256(id::text::bytea), id, 'test', 'test', '', 0 from tenants",
+        "insert into dead_letters (id, letter_key, tenant_id, origin, reason, body, body_bytes)
+         values (gen_random_uuid(), sha256('nobody'), null, 'test', 'test', '', 0)",
     ] {
         fleet.execute(sql).await;
     }

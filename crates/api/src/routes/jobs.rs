@@ -8,8 +8,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use gantry_core::problem::Code;
 use gantry_core::{JobId, Status};
-use gantry_store::history;
 use gantry_store::jobs::{self, Cancelled, Filter};
+use gantry_store::{bulk, history};
 
 use crate::auth::Caller;
 use crate::error::{Error, Result};
@@ -112,10 +112,11 @@ async fn ended(app: &App, caller: &Caller, id: JobId, wait: Duration) -> Result<
 
 async fn detail(app: &App, caller: &Caller, id: JobId) -> Result<JobDetail> {
     let scope = caller.scope();
-    let (job, spec, attempts) = tokio::try_join!(
+    let (job, spec, attempts, changes) = tokio::try_join!(
         jobs::get(&app.store, scope, id),
         jobs::spec(&app.store, scope, id),
-        history::attempts(&app.store, scope, id)
+        history::attempts(&app.store, scope, id),
+        bulk::changes(&app.store, scope, id)
     )?;
     let (Some(job), Some(spec)) = (job, spec) else { return Err(no_job(id)) };
     Ok(JobDetail {
@@ -123,6 +124,7 @@ async fn detail(app: &App, caller: &Caller, id: JobId) -> Result<JobDetail> {
         spec: spec.container,
         labels: spec.labels,
         attempts: attempts.into_iter().map(Into::into).collect(),
+        changes,
     })
 }
 

@@ -9,8 +9,10 @@ use axum::http::HeaderMap;
 use axum::http::header::{ACCEPT, CACHE_CONTROL, HeaderValue};
 use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
+use chrono::SecondsFormat;
+use gantry_core::JobId;
 use gantry_core::problem::Code;
-use gantry_store::{jobs, logs as chunks};
+use gantry_store::{jobs, logs as chunks, retention};
 
 use crate::auth::Caller;
 use crate::error::{Error, Result};
@@ -48,6 +50,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
         (status = 400, body = ProblemDetails, content_type = "application/problem+json", description = "A parameter is not valid."),
         (status = 401, body = ProblemDetails, content_type = "application/problem+json", description = "No valid API key."),
         (status = 404, body = ProblemDetails, content_type = "application/problem+json", description = "There is no such job."),
+        (status = 410, body = ProblemDetails, content_type = "application/problem+json", description = "What comes next is not kept any more (`logs_expired`)."),
         (status = 503, body = ProblemDetails, content_type = "application/problem+json", description = "Not available now."),
     )
 )]
@@ -76,10 +79,26 @@ pub(crate) async fn logs(
     }
     let after = after.unwrap_or_default();
     let chunks = chunks::read(&app.store, caller.scope(), id, (after.attempt, after.sequence), limit).await?;
+    // After the chunks: what began to leave before they were read is known to leave now.
+    if seen.status.is_terminal() {
+        whole(&app, &caller, id, after).await?;
+    }
     let chunks: Vec<LogChunk> = chunks.into_iter().map(Into::into).collect();
     let full = i64::try_from(chunks.len()).is_ok_and(|read| read >= limit);
     let next = chunks.last().map_or(after, |chunk| chunk.cursor);
     Ok(Json(LogPage { chunks, next, complete: seen.status.is_terminal() && !full }).into_response())
+}
+
+/// Refuses where chunks behind `after` have left because their time was over: an empty log would be a lie.
+pub(crate) async fn whole(app: &App, caller: &Caller, id: JobId, after: Cursor) -> Result<()> {
+    let after = (after.attempt, after.sequence);
+    let Some(gone) = retention::logs_gone(&app.store, caller.scope(), id, after).await? else { return Ok(()) };
+    let at = gone.at.to_rfc3339_opts(SecondsFormat::Secs, true);
+    let message = format!(
+        "what attempt {} of job {id} printed is not kept any more since {at}; the job itself tells how it ended",
+        gone.attempt
+    );
+    Err(Error::field(Code::LogsExpired, "after", message))
 }
 
 fn accepts_events(headers: &HeaderMap) -> bool {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{Abandoned, ProblemDetails, Standing, schema};
+use super::{Abandoned, BulkChange, ProblemDetails, Standing, schema};
 
 /// The answer to one submission: 201 for a new job, 200 for an existing one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -130,7 +130,7 @@ pub struct Job {
     /// When its end was recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completed_at: Option<DateTime<Utc>>,
-    /// Who submitted it: `key:` and the id of the API key.
+    /// Who submitted it: `key:` and the id of the API key, or `schedule:` and the id of the schedule.
     pub created_by: String,
 }
 
@@ -148,6 +148,10 @@ pub struct JobDetail {
     pub labels: BTreeMap<String, String>,
     /// Its attempts, first to last.
     pub attempts: Vec<Attempt>,
+    /// What operations on many jobs did to it, first to last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<schema::BulkChange>)]
+    pub changes: Vec<BulkChange>,
 }
 
 /// One attempt to run a job: at most one container.
@@ -205,6 +209,9 @@ pub struct Attempt {
     pub cost: Option<Decimal>,
     /// Whether part of its log could not be stored.
     pub logs_incomplete: bool,
+    /// From when its log and the excerpts of it are not kept any more, because their time was over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logs_expired_at: Option<DateTime<Utc>>,
     /// What the backend itself said of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend_log: Option<String>,

@@ -78,9 +78,10 @@ pub struct AuditEntry {
     pub at: DateTime<Utc>,
     /// Who: `key:` and the id of the API key.
     pub actor: String,
-    /// What: `host_activated`, `host_cordoned`, `host_drained`, `host_limited`, `host_lost` or `job_abandoned`.
+    /// What: `host_activated`, `host_cordoned`, `host_drained`, `host_limited`, `host_lost`, `job_abandoned`,
+    /// `letters_replayed` or `letters_dropped`.
     pub action: String,
-    /// The id of the host or job.
+    /// The id of the host or job, or of the request about dead letters.
     pub subject: String,
     /// What else is worth knowing.
     pub detail: Value,

@@ -24,4 +24,22 @@ macro_rules! stand_ins {
     )+};
 }
 
-stand_ins!(Abandon, Code, Condition, ContainerSpec, ExecutorType, FailureClass, Status, StopReason, WaitingReason);
+stand_ins!(
+    Abandon,
+    BulkAction,
+    BulkChange,
+    BulkFilter,
+    BulkState,
+    Code,
+    Condition,
+    ContainerSpec,
+    ExecutorType,
+    FailureClass,
+    LetterState,
+    LimitKind,
+    Status,
+    StopReason,
+    Submission,
+    WaitingReason,
+    Why
+);

@@ -9,6 +9,7 @@ mod logs;
 mod nudges;
 mod openapi;
 mod problems;
+mod schedules;
 mod submit;
 mod support;
 mod tenants;

@@ -28,7 +28,7 @@ async fn another_tenants_job_does_not_exist() {
     let (acme, globex) = (api.tenant("acme").await, api.operator("globex").await);
     let id = acme.submit(&job()).await;
     let own = globex.submit(&job()).await;
-    for path in ["", "?wait=10s", "/logs", "/logs?follow=true"] {
+    for path in ["", "?wait=10s", "/why", "/logs", "/logs?follow=true"] {
         let refused = globex.get(&format!("/v1/jobs/{id}{path}")).await;
         assert_eq!(refused.problem(), (404, "not_found", None), "{path}");
     }

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use gantry_core::message::{Ended, Report, ReportKind, ReportedOutcome, Token};
+use gantry_core::message::{Ended, Report, ReportKind, ReportedOutcome, Token, WorkItem};
 use gantry_core::{ExecutorType, HostId, JobId, TenantId, WorkerId};
 use gantry_store::claims::{self, Request};
 use gantry_store::hosts::{self, NewHost};
+use gantry_store::lines::{self, Ask};
 use gantry_store::logs::{self, Append, NewChunk, Position, Stream};
 use gantry_store::workers::{self, HostCheck, NewWorker};
-use gantry_store::{Scope, Store, queue, reports, tenants};
+use gantry_store::{Scope, Store, reports, tenants};
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
 
@@ -55,8 +56,10 @@ impl Worker {
 
     /// Dispatches and claims the one job that is pending.
     pub(crate) async fn claim(&self) -> Running {
-        let shared = queue::Window { executor: ExecutorType::Mock, tenant: None, free_slots: 10, dispatched: 0 };
-        let items = queue::dispatch(&self.store, shared, 10).await.expect("dispatched");
+        let standing = lines::standing(&self.store, ExecutorType::Mock).await.expect("lines");
+        let asks: Vec<Ask> = standing.iter().map(|line| Ask { at: line.entrance(), jobs: 10 }).collect();
+        let served = lines::dispatch(&self.store, ExecutorType::Mock, &asks).await.expect("dispatched");
+        let items: Vec<WorkItem> = served.into_iter().flat_map(|served| served.items).collect();
         let request = Request {
             worker: self.id,
             fleet: tenants::fleet(&self.store).await.expect("a fleet"),

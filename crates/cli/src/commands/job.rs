@@ -1,11 +1,14 @@
 //! `gantry job`.
 
+mod bulk;
 mod follow;
 mod interrupt;
 mod logs;
+pub(super) mod options;
 mod run;
 mod view;
 mod wait;
+mod why;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -37,6 +40,17 @@ pub(crate) enum Command {
     Show {
         /// The job's id
         id: JobId,
+    },
+    /// Do something to many jobs at once: count first, then change them batch by batch
+    #[command(subcommand)]
+    Bulk(bulk::Command),
+    /// Say why a job is where it is: what it waits for and what would let it run, or how it went
+    Why {
+        /// The job's id
+        id: JobId,
+        /// Go on and tell whenever that changes, until the job has ended; with `-o json` an explanation a line
+        #[arg(short, long)]
+        watch: bool,
     },
     /// Print a job's output: its stdout to stdout, its stderr to stderr
     Logs {
@@ -92,6 +106,7 @@ impl Command {
     pub(crate) async fn run(self, client: &Client, format: Format) -> Result<ExitCode> {
         match self {
             Self::Run(run) => return run.run(client, format).await,
+            Self::Bulk(command) => return command.run(client, format).await,
             Self::List(list) => {
                 let now = SystemClock.now();
                 format.print(&list.get(client).await?, |list| view::list(list, now))?;
@@ -100,6 +115,7 @@ impl Command {
                 let now = SystemClock.now();
                 format.print(&client.job(id, None).await?, |job| view::detail(job, now))?;
             }
+            Self::Why { id, watch } => why::print(client, id, watch, format).await?,
             Self::Logs { id, follow } => logs::print(client, id, follow, format).await?,
             Self::Cancel { id } => {
                 format.print(&client.cancel(id).await?, |reply| match reply.result {

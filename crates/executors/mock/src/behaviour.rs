@@ -18,6 +18,7 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Behaviour {
     pub(crate) duration: Duration,
+    pub(crate) prepare_delay: Duration,
     pub(crate) start_delay: Duration,
     pub(crate) exit_code: i32,
     pub(crate) stdout: String,
@@ -101,6 +102,7 @@ impl Behaviour {
     fn set(&mut self, key: &str, text: &str) -> Result<(), String> {
         match key {
             "duration" => self.duration = duration(text)?,
+            "prepare_delay" => self.prepare_delay = duration(text)?,
             "start_delay" => self.start_delay = duration(text)?,
             "exit_code" => self.exit_code = i32::from(parsed::<u8>(text, "an exit code is 0 to 255")?),
             "stdout" => text.clone_into(&mut self.stdout),
@@ -160,6 +162,7 @@ mod tests {
         for (label, value) in [
             ("mock.duration", "soon"),
             ("mock.duration", "900years"),
+            ("mock.prepare_delay", "long"),
             ("mock.start_delay", "-1s"),
             ("mock.exit_code", "256"),
             ("mock.lines", "many"),

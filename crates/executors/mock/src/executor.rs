@@ -86,6 +86,10 @@ impl Executor for MockExecutor {
 
     async fn prepare(&self, host: &Host, spec: &ResolvedSpec) -> Result<String, Failure> {
         let behaviour = Behaviour::of(&host.executor_config, &spec.labels)?;
+        // Even a sleep of no time costs a tick of the timer.
+        if !behaviour.prepare_delay.is_zero() {
+            tokio::time::sleep(behaviour.prepare_delay).await;
+        }
         match behaviour.fail.at_prepare() {
             Some(class) => Err(simulated(class)),
             None => Ok(String::new()),

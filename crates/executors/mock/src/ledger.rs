@@ -138,11 +138,15 @@ impl Ledger {
             .collect()
     }
 
-    /// From when to when each ran. One removed before its start never did; one of no duration ran for a moment.
     fn intervals(&self) -> impl Iterator<Item = (JobId, (u64, u64))> {
+        self.spans().map(|(run, span)| (run.job, span))
+    }
+
+    /// From when to when each ran. One removed before its start never did; one of no duration ran for a moment.
+    pub fn spans(&self) -> impl Iterator<Item = (&Run, (u64, u64))> {
         self.runs().filter_map(|run| {
             let end = self.ends.get(&run.id).map_or(run.planned_end_ns, |end| run.planned_end_ns.min(*end));
-            (end >= run.started_ns).then(|| (run.job, (run.started_ns, end.max(run.started_ns + 1))))
+            (end >= run.started_ns).then(|| (run, (run.started_ns, end.max(run.started_ns + 1))))
         })
     }
 }

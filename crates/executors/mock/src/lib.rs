@@ -10,6 +10,7 @@
 //! | label | value | default |
 //! |---|---|---|
 //! | `mock.duration` | how long it runs, such as `250ms` | `0s` |
+//! | `mock.prepare_delay` | how long its image takes to prepare | `0s` |
 //! | `mock.start_delay` | how long from launch to start | `0s` |
 //! | `mock.exit_code` | 0 to 255 | `0` |
 //! | `mock.stdout`, `mock.stderr` | printed at the start, as it is | nothing |

@@ -174,7 +174,8 @@ const CATALOGS: &[(Kind, Kind, &str)] = &[
             "/* validate::policies */ select c.relname::text, format('%s.%s', c.relname, p.polname),
                 concat_ws(' ', case when p.polpermissive then 'permissive' else 'restrictive' end,
                     case p.polcmd when 'r' then 'for select' when 'a' then 'for insert' when 'w' then 'for update' when 'd' then 'for delete' else 'for all' end,
-                    'to ' || (select string_agg(case r when 0 then 'PUBLIC' else r::regrole::text end, ', ' order by r::regrole::text) from unnest(p.polroles) r),
+                    'to ' || (select string_agg(g.name, ', ' order by g.name) from unnest(p.polroles) r cross join lateral (
+                        select case r when 0 then 'PUBLIC' when c.relowner then 'the owner' else r::regrole::text end as name) g),
                     'using ' || pg_get_expr(p.polqual, p.polrelid),
                     'with check ' || pg_get_expr(p.polwithcheck, p.polrelid))
              from", relations!(), "join pg_policy p on p.polrelid = c.oid"

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use gantry_api::wire::{Attempt, Job, JobDetail, JobList};
+use gantry_api::wire::{Attempt, BulkChange, Job, JobDetail, JobList};
 use gantry_core::lost::Condition;
 
 use crate::output::{ago, fields, plain, rough, short, table};
@@ -30,7 +30,7 @@ pub(super) fn list(list: &JobList, now: DateTime<Utc>) -> String {
 
 /// A job with everything that tells why it is where it is.
 pub(super) fn detail(detail: &JobDetail, now: DateTime<Utc>) -> String {
-    let JobDetail { job, spec, labels, attempts } = detail;
+    let JobDetail { job, spec, labels, attempts, changes } = detail;
     let words = |words: &Option<Vec<String>>| words.as_ref().map(|words| words.join(" "));
     let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let time = |time: Option<DateTime<Utc>>| {
@@ -64,9 +64,16 @@ pub(super) fn detail(detail: &JobDetail, now: DateTime<Utc>) -> String {
         ("took", took(job, now)),
         ("cost", job.actual_cost.filter(|cost| !cost.is_zero()).map(|cost| cost.to_string())),
         ("submitted by", Some(job.created_by.clone())),
+        ("changed by", told(changes)),
     ]);
     let rest = (!attempts.is_empty()).then(|| format!("\n\n{}{}", attempt_table(attempts, now), remarks(attempts)));
     format!("{head}{}", rest.unwrap_or_default())
+}
+
+/// What operations on many jobs did to it.
+pub(super) fn told(changes: &[BulkChange]) -> Option<String> {
+    let told = changes.iter().map(|change| format!("{} in bulk {} {}", change.action, change.operation, change.detail));
+    Some(told.collect::<Vec<_>>().join("; ")).filter(|told| !told.is_empty())
 }
 
 fn attempt_table(attempts: &[Attempt], now: DateTime<Utc>) -> String {
@@ -126,6 +133,12 @@ fn remarks(attempts: &[Attempt]) -> String {
         remark("stopped", attempt.stop_reason.map(|reason| reason.to_string()));
         remark("the backend said", attempt.backend_log.clone());
         remark("log", attempt.logs_incomplete.then(|| "part of it could not be stored".to_owned()));
+        remark(
+            "log",
+            attempt
+                .logs_expired_at
+                .map(|at| format!("not kept any more since {}", at.to_rfc3339_opts(SecondsFormat::Secs, true))),
+        );
         match &attempt.parsed_output {
             Some(output) => remark("output", serde_json::to_string_pretty(output).ok()),
             None => remark("output", attempt.clean_output.clone()),

@@ -1,0 +1,3 @@
+//! Why a job is where it is: the explanation travels as it is made.
+
+pub use gantry_core::why::Why;

@@ -1,0 +1,318 @@
+//! The lines in which ready jobs wait, and the statements that move their heads into the window.
+//!
+//! A line is what one tenant has waiting for one executor type at one priority, oldest first. Whose line is served
+//! next is the dispatcher's to say (`gantry_core::fairness`); here each line is entered at the place where its last
+//! look ended, so that what has left it is not passed again. The statements order by every column of the index, also by
+//! those that have one value: under row-level security the planner does not see that they have.
+
+use std::collections::{BTreeSet, HashMap};
+
+use gantry_core::limits::{self, Book, Kind};
+use gantry_core::message::WorkItem;
+use gantry_core::{ExecutorType, JobId, LimitId, TenantId};
+use uuid::Uuid;
+
+use crate::error::Result;
+use crate::tx::Store;
+
+/// How long a job stays parked for a limit if nothing frees it sooner, in seconds: an end under the limit, a limit that
+/// is raised, and a sweep of upkeep all do.
+pub(crate) const LIMITED_SECONDS: f64 = 86_400.0;
+
+/// A line that is not empty.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Line {
+    /// Whose.
+    pub tenant: TenantId,
+    /// The priority of its jobs.
+    pub priority: i16,
+    /// Its head.
+    pub first: JobId,
+    /// The tenant's share of starts.
+    pub weight: f64,
+    /// How many more jobs the tenant's own limit lets run; none for any number.
+    pub room: Option<i32>,
+}
+
+impl Line {
+    /// Where it begins.
+    pub fn entrance(&self) -> Entrance {
+        Entrance { tenant: self.tenant, priority: self.priority, from: self.first }
+    }
+}
+
+/// The lines of an executor type. One step of an index for each, however long they are.
+pub async fn standing(store: &Store, executor: ExecutorType) -> Result<Vec<Line>> {
+    store.bounded("lines::standing", async {
+        let mut tx = store.begin_in_order("lines::standing").await?;
+        let rows = sqlx::query!(
+                r#"/* lines::standing */
+                with recursive line as (
+                    (select tenant_id, priority, id from container_jobs
+                     where executor_type = $1::text::executor_type and status = 'pending' and dispatched_at is null and parked_until is null
+                     order by executor_type, tenant_id, priority, id limit 1)
+                    union all
+                    select n.tenant_id, n.priority, n.id from line cross join lateral (
+                        select tenant_id, priority, id from container_jobs
+                        where executor_type = $1::text::executor_type and status = 'pending' and dispatched_at is null and parked_until is null
+                          and (tenant_id, priority) > (line.tenant_id, line.priority)
+                        order by executor_type, tenant_id, priority, id limit 1) n
+                )
+                select line.tenant_id as "tenant_id!", line.priority as "priority!", line.id as "first!", t.weight,
+                    case when l.max_running is not null then greatest(l.max_running - l.running, 0) end as room
+                from line join tenants t on t.id = line.tenant_id
+                left join limits l on l.tenant_id = line.tenant_id and l.kind = 'tenant' and l.name = ''"#,
+                executor.as_str()
+            )
+            .fetch_all(&mut *tx)
+            .await?;
+        tx.commit().await?;
+    let lines = rows.into_iter().map(|row| Line {
+        tenant: row.tenant_id.into(),
+        priority: row.priority,
+        first: row.first.into(),
+        weight: row.weight,
+        room: row.room,
+    });
+    Ok(lines.collect())
+    }).await
+}
+
+/// A place in a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entrance {
+    /// Whose line.
+    pub tenant: TenantId,
+    /// Its priority.
+    pub priority: i16,
+    /// The job that stands or stood there.
+    pub from: JobId,
+}
+
+/// Those of these lines that are not empty from their entrance on.
+pub async fn heads(store: &Store, executor: ExecutorType, entrances: &[Entrance]) -> Result<Vec<Line>> {
+    let tenants: Vec<Uuid> = entrances.iter().map(|entrance| entrance.tenant.uuid()).collect();
+    let priorities: Vec<i16> = entrances.iter().map(|entrance| entrance.priority).collect();
+    let from: Vec<Uuid> = entrances.iter().map(|entrance| entrance.from.uuid()).collect();
+    store
+        .bounded("lines::heads", async {
+            let mut tx = store.begin_in_order("lines::heads").await?;
+            let rows = sqlx::query!(
+                r#"/* lines::heads */
+                select a.tenant_id as "tenant_id!", a.priority as "priority!", c.id as "first!", t.weight,
+                    case when l.max_running is not null then greatest(l.max_running - l.running, 0) end as room
+                from unnest($2::uuid[], $3::int2[], $4::uuid[]) as a(tenant_id, priority, first)
+                cross join lateral (
+                    select id from container_jobs
+                    where executor_type = $1::text::executor_type and tenant_id = a.tenant_id
+                      and (priority, id) >= (a.priority, a.first) and priority <= a.priority
+                      and status = 'pending' and dispatched_at is null and parked_until is null
+                    order by executor_type, tenant_id, priority, id limit 1) c
+                join tenants t on t.id = a.tenant_id
+                left join limits l on l.tenant_id = a.tenant_id and l.kind = 'tenant' and l.name = ''"#,
+                executor.as_str(),
+                &tenants,
+                &priorities,
+                &from
+            )
+            .fetch_all(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            let lines = rows.into_iter().map(|row| Line {
+                tenant: row.tenant_id.into(),
+                priority: row.priority,
+                first: row.first.into(),
+                weight: row.weight,
+                room: row.room,
+            });
+            Ok(lines.collect())
+        })
+        .await
+}
+
+/// So many jobs of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// Where it is entered: at this job or, if that has left, behind it.
+    pub at: Entrance,
+    /// How many of its jobs.
+    pub jobs: usize,
+}
+
+/// What became of an [`Ask`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Served {
+    /// The jobs that are in the window now, in the order of their line.
+    pub items: Vec<WorkItem>,
+    /// Jobs that were parked, because a limit has no room for them.
+    pub parked: usize,
+    /// The last job that was found.
+    pub last: Option<JobId>,
+}
+
+impl Served {
+    /// How many jobs were found.
+    pub fn found(&self) -> usize {
+        self.items.len() + self.parked
+    }
+}
+
+/// Moves what is asked for into the window, and parks what a limit holds back; answers in the order of the asks. Finds
+/// fewer where a line is shorter, or another dispatcher holds its rows. The caller publishes the items afterwards; if it
+/// dies before, [`crate::queue::republishable`] finds them.
+pub async fn dispatch(store: &Store, executor: ExecutorType, asks: &[Ask]) -> Result<Vec<Served>> {
+    store.run("lines::dispatch", || dispatch_once(store, executor, asks)).await
+}
+
+async fn dispatch_once(store: &Store, executor: ExecutorType, asks: &[Ask]) -> Result<Vec<Served>> {
+    let mut tx = store.begin_in_order("lines::dispatch").await?;
+    let heads = lock_heads(&mut tx, executor, asks).await?;
+    let book = limits_of(&mut tx, &heads).await?;
+    let held_back = held_back(&heads, book);
+    let moving: Vec<Uuid> =
+        heads.iter().map(|head| head.job.uuid()).filter(|id| !held_back.contains_key(&(*id).into())).collect();
+    let items = enter_window(&mut tx, &moving).await?;
+    if !held_back.is_empty() {
+        park(&mut tx, &held_back).await?;
+    }
+    tx.commit().await?;
+
+    let mut served = vec![Served::default(); asks.len()];
+    for head in heads {
+        let served = &mut served[head.ask];
+        served.last = Some(head.job);
+        match items.get(&head.job) {
+            Some(item) => served.items.push(*item),
+            None => served.parked += 1,
+        }
+    }
+    Ok(served)
+}
+
+struct Head {
+    ask: usize,
+    job: JobId,
+    traits: limits::Traits,
+}
+
+/// The heads of the lines that are asked for, in their order.
+async fn lock_heads(tx: &mut sqlx::PgConnection, executor: ExecutorType, asks: &[Ask]) -> Result<Vec<Head>> {
+    let tenants: Vec<Uuid> = asks.iter().map(|ask| ask.at.tenant.uuid()).collect();
+    let priorities: Vec<i16> = asks.iter().map(|ask| ask.at.priority).collect();
+    let from: Vec<Uuid> = asks.iter().map(|ask| ask.at.from.uuid()).collect();
+    let jobs: Vec<i64> = asks.iter().map(|ask| i64::try_from(ask.jobs).unwrap_or(i64::MAX)).collect();
+    let rows = sqlx::query!(
+        r#"/* lines::lock_heads */
+        select a.place as "place!", c.id, c.tenant_id, c.template, c.concurrency_key
+        from unnest($2::uuid[], $3::int2[], $4::uuid[], $5::int8[]) with ordinality as a(tenant_id, priority, first, jobs, place)
+        cross join lateral (
+            select id, tenant_id, template, concurrency_key from container_jobs
+            where executor_type = $1::text::executor_type and tenant_id = a.tenant_id
+              and (priority, id) >= (a.priority, a.first) and priority <= a.priority
+              and status = 'pending' and dispatched_at is null and parked_until is null
+            order by executor_type, tenant_id, priority, id limit a.jobs for no key update skip locked) c"#,
+        executor.as_str(),
+        &tenants,
+        &priorities,
+        &from,
+        &jobs
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let mut heads: Vec<Head> = rows
+        .into_iter()
+        .map(|row| Head {
+            ask: usize::try_from(row.place - 1).unwrap_or_default(),
+            job: row.id.into(),
+            traits: limits::Traits {
+                tenant: row.tenant_id.into(),
+                template: row.template.map(Into::into),
+                key: row.concurrency_key,
+            },
+        })
+        .collect();
+    heads.sort_unstable_by_key(|head| (head.ask, head.job));
+    Ok(heads)
+}
+
+async fn limits_of(tx: &mut sqlx::PgConnection, heads: &[Head]) -> Result<Book> {
+    let subjects: BTreeSet<limits::Subject> = heads.iter().flat_map(|head| head.traits.subjects()).collect();
+    if subjects.is_empty() { Ok(Book::default()) } else { crate::limits::read(tx, &subjects).await }
+}
+
+/// The jobs for which there is no room, whatever goes before them. Advice, so that no worker is sent for nothing: the
+/// claim decides, under its locks.
+fn held_back(heads: &[Head], mut book: Book) -> HashMap<JobId, (Kind, LimitId)> {
+    let mut held_back = HashMap::new();
+    for head in heads {
+        match book.holds_back(&head.traits) {
+            Some(limit) => {
+                held_back.insert(head.job, limit);
+            }
+            None => {
+                book.count(&head.traits);
+            }
+        }
+    }
+    held_back
+}
+
+async fn enter_window(tx: &mut sqlx::PgConnection, jobs: &[Uuid]) -> Result<HashMap<JobId, WorkItem>> {
+    if jobs.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = sqlx::query!(
+        "/* lines::enter_window */
+        update container_jobs
+        set dispatched_at = now(), published_at = now(), publishes = 1, dispatch_sequence = dispatch_sequence + 1
+        where id = any($1) returning id, attempt, dispatch_sequence",
+        jobs
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let item = |id: JobId, attempt: i32, sequence| (id, WorkItem { job: id, attempt: attempt + 1, sequence });
+    Ok(rows.into_iter().map(|row| item(row.id.into(), row.attempt, row.dispatch_sequence)).collect())
+}
+
+async fn park(tx: &mut sqlx::PgConnection, held_back: &HashMap<JobId, (Kind, LimitId)>) -> Result<()> {
+    let ids: Vec<Uuid> = held_back.keys().map(|job| job.uuid()).collect();
+    let limits: Vec<Uuid> = held_back.values().map(|(_, limit)| limit.uuid()).collect();
+    let reasons: Vec<&str> = held_back.values().map(|(kind, _)| kind.waiting_reason().as_str()).collect();
+    sqlx::query!(
+        "/* lines::park */
+        update container_jobs j set parked_until = now() + make_interval(secs => $4), limit_id = p.limit_id,
+            waiting_reason = p.reason::waiting_reason
+        from unnest($1::uuid[], $2::uuid[], $3::text[]) as p(id, limit_id, reason) where j.id = p.id",
+        &ids,
+        &limits,
+        &reasons as &[&str],
+        LIMITED_SECONDS
+    )
+    .execute(&mut *tx)
+    .await?;
+    Ok(())
+}
+
+/// Puts up to `limit` jobs back in line that wait for a full host, best first: a slot is free now. Of one tenant, for
+/// slots that only it may use. Returns how many.
+pub async fn unpark_full(store: &Store, executor: ExecutorType, tenant: Option<TenantId>, limit: i64) -> Result<u64> {
+    let done = store
+        .single(
+            "lines::unpark_full",
+            sqlx::query!(
+                "/* lines::unpark_full */
+                update container_jobs set parked_until = null, waiting_reason = null, waiting_detail = null
+                where id in (
+                    select id from container_jobs
+                    where executor_type = $1::text::executor_type and waiting_reason = 'host_full'
+                      and status = 'pending' and parked_until is not null and ($3::uuid is null or tenant_id = $3)
+                    order by executor_type, waiting_reason, priority desc, id limit $2 for no key update skip locked)",
+                executor.as_str(),
+                limit,
+                tenant.map(TenantId::uuid)
+            )
+            .execute(store.pool()),
+        )
+        .await?;
+    Ok(done.rows_affected())
+}

@@ -1,0 +1,156 @@
+//! The windows: how many dispatched jobs there may be, and how many there are.
+
+use std::collections::HashMap;
+
+use gantry_core::{ExecutorType, TenantId};
+
+use crate::error::{Result, parse};
+use crate::reach::{Looks, Reach};
+use crate::tx::Store;
+
+/// Slots of one executor type and owner that wait for jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// The executor type.
+    pub executor: ExecutorType,
+    /// Whose jobs may take them; none for hosts that everybody shares.
+    pub tenant: Option<TenantId>,
+    /// Free slots of active hosts that live workers serve.
+    pub free_slots: i64,
+    /// Dispatched jobs that will take such slots.
+    pub dispatched: i64,
+}
+
+type Jobs = HashMap<(ExecutorType, TenantId), i64>;
+
+/// Reads the windows, and remembers of the rows that were dispatched long ago how many there were.
+#[derive(Debug, Default)]
+pub struct Windows {
+    looks: Looks,
+    older: Jobs,
+}
+
+impl Windows {
+    /// The windows of every executor type that has a host which a live worker serves; those of single tenants first. A
+    /// dispatched job counts against its tenant's own hosts first, and against the shared ones beyond that.
+    ///
+    /// # Errors
+    /// Postgres's.
+    pub async fn read(&mut self, store: &Store) -> Result<Vec<Window>> {
+        let slots = slots(store).await?;
+        let look = self.looks.begin();
+        let found = dispatched(store, look.reach).await?;
+        self.looks.end(look);
+        if look.reach == Reach::All {
+            self.older = found.older;
+        }
+        let mut jobs = found.recent;
+        for (key, count) in &self.older {
+            *jobs.entry(*key).or_default() += count;
+        }
+        Ok(combine(&slots, &jobs))
+    }
+}
+
+struct Slots {
+    executor: ExecutorType,
+    tenant: Option<TenantId>,
+    free: i64,
+}
+
+async fn slots(store: &Store) -> Result<Vec<Slots>> {
+    let rows = store
+        .read(
+            "windows::slots",
+            sqlx::query!(
+                r#"/* windows::slots */
+                select h.executor_type::text as "executor_type!", h.tenant_id,
+                    sum(greatest(h.max_concurrent_jobs - h.current_job_count, 0)) as "free!"
+                from executor_hosts h
+                where h.is_active and h.state = 'active' and exists (
+                    select 1 from worker_hosts wh join workers w on w.id = wh.worker_id
+                    where wh.executor_host_id = h.id and wh.healthy and w.state = 'alive'
+                      and w.last_beat_at > now() - make_interval(secs => w.lease_seconds))
+                group by h.executor_type, h.tenant_id order by h.tenant_id nulls last"#
+            )
+            .fetch_all(store.pool()),
+        )
+        .await?;
+    let slots = rows.into_iter().map(|row| {
+        let executor = parse("executor_type", &row.executor_type)?;
+        Ok(Slots { executor, tenant: row.tenant_id.map(Into::into), free: row.free })
+    });
+    slots.collect()
+}
+
+struct Found {
+    recent: Jobs,
+    older: Jobs,
+}
+
+async fn dispatched(store: &Store, reach: Reach) -> Result<Found> {
+    let rows = store
+        .read(
+            "windows::dispatched",
+            sqlx::query!(
+                r#"/* windows::dispatched */
+                select executor_type::text as "executor_type!", tenant_id,
+                    count(*) filter (where published_at > now() - make_interval(secs => $2)) as "recent!",
+                    count(*) filter (where published_at <= now() - make_interval(secs => $2)) as "older!"
+                from container_jobs
+                where status = 'pending' and dispatched_at is not null and executor_type = any(enum_range(null::executor_type))
+                  and published_at > coalesce(now() - make_interval(secs => $1), '-infinity')
+                group by executor_type, tenant_id"#,
+                reach.seconds(),
+                Reach::RECENT_SECONDS
+            )
+            .fetch_all(store.pool()),
+        )
+        .await?;
+    let mut found = Found { recent: Jobs::new(), older: Jobs::new() };
+    for row in rows {
+        let key = (parse("executor_type", &row.executor_type)?, row.tenant_id.into());
+        found.recent.insert(key, row.recent);
+        found.older.insert(key, row.older);
+    }
+    Ok(found)
+}
+
+fn combine(slots: &[Slots], jobs: &Jobs) -> Vec<Window> {
+    let own = |executor, tenant| {
+        let own = slots.iter().find(|slots| slots.executor == executor && slots.tenant == Some(tenant));
+        own.map_or(0, |own| own.free)
+    };
+    let dispatched = |executor: ExecutorType, tenant: Option<TenantId>| match tenant {
+        Some(tenant) => jobs.get(&(executor, tenant)).map_or(0, |jobs| (*jobs).min(own(executor, tenant))),
+        None => {
+            let others = jobs.iter().filter(|((of, _), _)| *of == executor);
+            others.map(|((_, tenant), jobs)| (jobs - own(executor, *tenant)).max(0)).sum()
+        }
+    };
+    slots
+        .iter()
+        .map(|slots| Window {
+            executor: slots.executor,
+            tenant: slots.tenant,
+            free_slots: slots.free,
+            dispatched: dispatched(slots.executor, slots.tenant),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenants_jobs_take_its_own_slots_first_and_shared_ones_beyond() {
+        let (owner, other) = (TenantId::new(), TenantId::new());
+        let executor = ExecutorType::Docker;
+        let slots = [Slots { executor, tenant: Some(owner), free: 3 }, Slots { executor, tenant: None, free: 10 }];
+        let jobs = Jobs::from([((executor, owner), 5), ((executor, other), 4), ((ExecutorType::Mock, other), 9)]);
+        let windows = combine(&slots, &jobs);
+        assert_eq!(windows.iter().map(|window| window.dispatched).collect::<Vec<_>>(), [3, 6]);
+        assert_eq!(windows.iter().map(|window| window.free_slots).collect::<Vec<_>>(), [3, 10]);
+    }
+}

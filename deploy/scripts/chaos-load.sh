@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Measures what the backlog promises under load, on private servers. Arguments go to `gantry-chaos load`.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+deploy/scripts/install.sh servers
+
+export SQLX_OFFLINE=true
+cargo build -p gantry-servers -p gantry-dispatcher -p gantry-recorder -p gantry-api -p gantry-executor-mock -p gantry-chaos
+# A copy, so that a build in the meantime changes nothing halfway.
+bin=$(mktemp -d)
+trap 'rm -rf "$bin"' EXIT
+cp "${CARGO_TARGET_DIR:-target}"/debug/gantry-{servers,dispatcher,recorder,api,worker-mock,chaos} "$bin"
+
+"$bin/gantry-servers" run --with postgres,rabbitmq -- "$bin/gantry-chaos" load --binaries "$bin" "$@"
