@@ -298,6 +298,11 @@ impl Fleet {
         self.vhost.purge_all().await;
     }
 
+    /// Where Postgres is, as the role of the fleet.
+    pub fn fleet_database(&self) -> String {
+        self.db.fleet_url()
+    }
+
     /// Postgres's address for the API's role.
     pub fn api_database(&self) -> String {
         self.db.api_url()

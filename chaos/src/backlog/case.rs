@@ -73,7 +73,7 @@ impl Size {
                 growth: 1.2,
             },
             shares: shares::Size { starts: 10_000, tolerance: 0.1 },
-            claims: claims::Size { finished: 2_000_000, rounds: 11, claims: 600, growth: 1.2 },
+            claims: claims::Size { finished: 2_000_000, rounds: 21, claims: 600, growth: 1.2 },
             limits: limits::Size { workers: 20, jobs: 5_000, within: Duration::from_secs(900) },
             schedules: schedules::Size { schedules: 10_000, dispatchers: 3 },
         }
@@ -91,7 +91,7 @@ impl Size {
                 growth: 2.0,
             },
             shares: shares::Size { starts: 1_000, tolerance: 0.1 },
-            claims: claims::Size { finished: 20_000, rounds: 3, claims: 100, growth: 4.0 },
+            claims: claims::Size { finished: 20_000, rounds: 5, claims: 100, growth: 4.0 },
             limits: limits::Size { workers: 6, jobs: 600, within: Duration::from_secs(300) },
             schedules: schedules::Size { schedules: 5_000, dispatchers: 3 },
         }

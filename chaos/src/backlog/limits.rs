@@ -66,7 +66,12 @@ async fn measured(size: &Size, seed: u64, stage: &mut Stage, sheet: &mut Sheet) 
 
     sheet.say(&operator.deeds());
     let over = "select count(*) from container_jobs where completed_at is not null";
-    sheet.exactly("jobs that are over", stage.count(over).await?, size.jobs);
+    let retried = stage.count("select coalesce(sum(changed), 0)::bigint from bulk_operations").await?;
+    sheet.exactly(
+        "jobs that are over, with those that operators retried",
+        stage.count(over).await?,
+        size.jobs + retried,
+    );
     let spans = spans(stage, epoch).await?;
     limits(&operator, &spans, sheet);
     once(&spans, sheet);
@@ -80,6 +85,8 @@ async fn measured(size: &Size, seed: u64, stage: &mut Stage, sheet: &mut Sheet) 
 fn disturbed(dice: &mut Dice, key: Option<&str>) -> Value {
     let millis = if dice.between(1, 12) == 1 { 600 } else { dice.between(0, 60) };
     let mut job = job(millis);
+    // Its own, so that an operator can mean this one.
+    job["name"] = job["idempotency_key"].clone();
     if let Some(key) = key {
         job["concurrency_key"] = json!(key);
     }

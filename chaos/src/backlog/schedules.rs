@@ -1,4 +1,4 @@
-//! Schedules that are all due in one minute make one job each, with several dispatchers of which one is killed meanwhile.
+//! Schedules that are all due at once make one job each, with several dispatchers of which one is killed meanwhile.
 
 use std::path::Path;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::run::Dice;
 
 /// Schedules that are put at once.
 const TOGETHER: usize = 8;
-/// Time to put so many schedules before they are due: the next full minute that is at least so far away.
+/// Time to put so many schedules before they are due.
 const PUT_PER_SECOND: usize = 250;
 /// After the due time, all must be decided about.
 const WITHIN: Duration = Duration::from_secs(180);
@@ -33,9 +33,9 @@ pub(super) struct Size {
     pub(super) dispatchers: usize,
 }
 
-/// A minute that comes once a year.
+/// A second that comes once a year.
 #[derive(sqlx::FromRow)]
-struct Minute {
+struct Second {
     cron: String,
     in_seconds: f64,
 }
@@ -50,15 +50,15 @@ async fn measured(size: &Size, seed: u64, stage: &mut Stage, sheet: &mut Sheet) 
     stage.host("idle", 1).await?;
     let tenant = stage.tenant("scheduler").await?;
     stage.start(Part::Dispatcher, size.dispatchers)?;
-    let minute = minute(stage, size.schedules.div_ceil(PUT_PER_SECOND)).await?;
-    let due = Instant::now() + Duration::from_secs_f64(minute.in_seconds);
-    put(&stage.store, &tenant, &minute.cron, size.schedules).await?;
+    let second = second(stage, size.schedules.div_ceil(PUT_PER_SECOND)).await?;
+    let due = Instant::now() + Duration::from_secs_f64(second.in_seconds);
+    put(&stage.store, &tenant, &second.cron, size.schedules).await?;
     let left = due.saturating_duration_since(Instant::now());
     ensure!(!left.is_zero(), "{} schedules could not be put in time", size.schedules);
     sheet.say(&format!(
         "{} schedules are due at `{}` UTC, in {:.0} s",
         size.schedules,
-        minute.cron,
+        second.cron,
         left.as_secs_f64()
     ));
     tokio::time::sleep_until(due).await;
@@ -106,17 +106,17 @@ const ONE_EACH: &str = "select count(*) from schedules s
 const DECIDED: &str = "select count(*) from schedule_runs r join container_jobs j on j.id = r.job_id
     where r.outcome = 'submitted' and j.schedule_id = r.schedule_id";
 
-/// The next full minute that is at least so many seconds away, by the clock that dispatchers go by.
-async fn minute(stage: &Stage, seconds: usize) -> anyhow::Result<Minute> {
-    let sql = "select to_char(due at time zone 'UTC', 'FMMI FMHH24 FMDD FMMM *') as cron,
+/// The first full second that is so far away, by the clock that dispatchers go by.
+async fn second(stage: &Stage, seconds: usize) -> anyhow::Result<Second> {
+    let sql = "select to_char(due at time zone 'UTC', 'FMSS FMMI FMHH24 FMDD FMMM *') as cron,
             extract(epoch from due - clock_timestamp())::float8 as in_seconds
-        from (select date_trunc('minute', clock_timestamp() + make_interval(secs => $1)) + interval '1 minute' as due) m";
+        from (select date_trunc('second', clock_timestamp() + make_interval(secs => $1 + 1)) as due) m";
     let seconds = f64::from(u32::try_from(seconds)?);
     Ok(sqlx::query_as(sql).bind(seconds).fetch_one(&stage.sql).await?)
 }
 
 async fn put(store: &Store, tenant: &Tenant, cron: &str, count: usize) -> anyhow::Result<()> {
-    let calendar = Calendar::parse(cron, "UTC").ok().context("the minute is a calendar")?;
+    let calendar = Calendar::parse(cron, "UTC").ok().context("a second is a calendar")?;
     let mut submission = job(0);
     submission.as_object_mut().context("a submission is an object")?.remove("idempotency_key");
     submission["name"] = json!("scheduled");

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use gantry_core::{ExecutorType, HostId, TenantId};
+use gantry_core::{ExecutorType, HostId, JobId, TenantId};
 use gantry_executor_mock::ledger::{self, Ledger};
 use gantry_store::hosts::{self, NewHost};
 use gantry_store::{Scope, Store, tenants};
 use gantry_testkit::{TestDb, TestVhost};
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -172,17 +172,34 @@ impl Stage {
         path: &str,
         body: Option<&Value>,
     ) -> anyhow::Result<Value> {
+        let (status, text) = self.request(tenant, method, path, body).await?;
+        ensure!(status.is_success(), "{path}: {status}: {text}");
+        Ok(if text.is_empty() { Value::Null } else { serde_json::from_str(&text)? })
+    }
+
+    /// Asks for a job's end. One that is over already is no error.
+    pub(super) async fn cancel(&self, tenant: &Tenant, job: JobId) -> anyhow::Result<()> {
+        let (status, text) = self.request(tenant, Method::POST, &format!("/v1/jobs/{job}/cancel"), None).await?;
+        ensure!(status.is_success() || status == StatusCode::CONFLICT, "{status}: {text}");
+        Ok(())
+    }
+
+    async fn request(
+        &self,
+        tenant: &Tenant,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<(StatusCode, String)> {
         let mut request = self.http.request(method, format!("http://{}{path}", self.api)).bearer_auth(&tenant.key);
         if let Some(body) = body {
             request = request.json(body);
         }
         let response = request.send().await?;
-        let (status, text) = (response.status(), response.text().await?);
-        ensure!(status.is_success(), "{path}: {status}: {text}");
-        Ok(if text.is_empty() { Value::Null } else { serde_json::from_str(&text)? })
+        Ok((response.status(), response.text().await?))
     }
 
-    /// Waits for a condition, and for no process to end meanwhile.
+    /// Waits for a condition.
     pub(super) async fn until(
         &self,
         limit: Duration,

@@ -1,5 +1,6 @@
 //! From the store's rows to what travels.
 
+use gantry_core::capacity;
 use gantry_store::history::AttemptView;
 use gantry_store::hosts::HostView;
 use gantry_store::jobs::JobView;
@@ -93,6 +94,7 @@ impl From<logs::Chunk> for LogChunk {
 /// A host as its reader may see it: the configs tell where engines are and what they allow.
 pub(crate) fn host(view: HostView, operator: bool) -> Host {
     let config = |config| operator.then_some(config);
+    let (condition, reason) = (view.capacity().condition(), view.capacity().reason());
     Host {
         id: view.host.id,
         name: view.host.name,
@@ -102,6 +104,11 @@ pub(crate) fn host(view: HostView, operator: bool) -> Host {
         state: view.state,
         max_concurrent_jobs: view.max_concurrent_jobs,
         current_job_count: view.current_job_count,
+        available_slots: capacity::available(view.max_concurrent_jobs, view.current_job_count),
+        utilization_percent: capacity::utilization_percent(view.max_concurrent_jobs, view.current_job_count),
+        condition,
+        reason,
+        unreached_since: view.unreached_since,
         workers: view.workers,
         average_startup_seconds: view.average_startup_time,
         last_health_check: view.last_health_check,

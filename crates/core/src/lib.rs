@@ -5,6 +5,7 @@
 //! in another crate and calls this one.
 
 pub mod bulk;
+pub mod capacity;
 pub mod clock;
 pub mod cost;
 pub mod env;

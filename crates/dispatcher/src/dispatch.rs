@@ -70,9 +70,9 @@ async fn pass(parts: &Parts, view: &mut View) -> Result<Option<Duration>, gantry
                 lines.forget();
             }
             let unseen = lines.look(&parts.store, window.executor).await?;
-            let items = lines.dispatch(&parts.store, window.executor, window.tenant, room).await?;
+            let (items, stopped) = lines.dispatch(&parts.store, window.executor, window.tenant, room).await?;
             metrics::dispatched(window.executor, items.len());
-            full |= items.len() == BATCH;
+            full |= stopped || items.len() == BATCH;
             if items.len() < room {
                 next_look = next_look.into_iter().chain(unseen).min();
             }

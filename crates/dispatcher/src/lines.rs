@@ -17,6 +17,12 @@ use gantry_store::reach::{Looks, Reach};
 /// How long a line that was served and is empty stays known: jobs of one tenant mostly come close together.
 const KEEP: Duration = Duration::from_secs(5);
 
+/// Statements for one window before the others, and newcomers, are looked at.
+const ROUNDS: usize = 20;
+
+/// Jobs of a line that are looked at in one statement at most.
+const MOST_LOOKED_AT: usize = 1_000;
+
 /// The lines of an executor type, best priority first.
 #[derive(Debug, Default)]
 pub(crate) struct Lines {
@@ -34,6 +40,8 @@ struct Known {
     room: Option<usize>,
     /// Nothing was found in it.
     empty: bool,
+    /// How many of its jobs are looked at at least: more, where many are held back.
+    look: usize,
     /// When it was last found not to be empty.
     seen: Instant,
 }
@@ -82,21 +90,22 @@ impl Lines {
     }
 
     /// Moves up to `room` jobs into the window, fairly; of one tenant, where only that one may use the slots. Returns
-    /// them in their order, and whether more may wait.
+    /// them in their order, and whether it stopped though there may be more to do: others are to have their turn.
     pub(crate) async fn dispatch(
         &mut self,
         store: &Store,
         executor: ExecutorType,
         tenant: Option<TenantId>,
         room: usize,
-    ) -> Result<Vec<WorkItem>, gantry_store::Error> {
+    ) -> Result<(Vec<WorkItem>, bool), gantry_store::Error> {
         let mut moved = Vec::new();
-        while moved.len() < room {
-            let Some(plan) = self.plan(tenant, room - moved.len()) else { break };
+        for _ in 0..ROUNDS {
+            let left = room - moved.len();
+            let Some(plan) = self.plan(tenant, left).filter(|_| left > 0) else { return Ok((moved, false)) };
             let served = lines::dispatch(store, executor, &plan.asks).await?;
             moved.extend(self.settle(plan, served));
         }
-        Ok(moved)
+        Ok((moved, true))
     }
 
     /// Who goes next: the best priority alone, because of the others nobody goes before it is served.
@@ -121,7 +130,7 @@ impl Lines {
         }
         let asks = lines.into_iter().filter_map(|(key, known)| {
             let jobs = *counts.get(&key.1)?;
-            Some(Ask { at: entrance(key, known), jobs })
+            Some(Ask { at: entrance(key, known), jobs, look: jobs.max(known.look) })
         });
         let asks = asks.collect();
         Some(Plan { turns, asks })
@@ -133,10 +142,12 @@ impl Lines {
         for (ask, served) in plan.asks.into_iter().zip(served) {
             let tenant = ask.at.tenant;
             if let Some(known) = self.known.get_mut(&(Reverse(ask.at.priority), tenant)) {
-                self.shares.take_back(tenant, known.weight, ask.jobs.saturating_sub(served.items.len()));
+                // A turn that went to parking is spent: a long line that is held back keeps nobody else waiting.
+                let missing = ask.jobs.saturating_sub(served.items.len() + served.parked);
+                self.shares.take_back(tenant, known.weight, missing);
                 known.from = served.last.unwrap_or(known.from);
-                // It has no more, or another dispatcher holds its rows.
-                known.empty = served.found() < ask.jobs;
+                known.empty = served.is_empty;
+                known.look = if served.parked == 0 { 0 } else { (4 * served.parked).clamp(16, MOST_LOOKED_AT) };
             }
             for (_, known) in self.known.iter_mut().filter(|((_, of), _)| *of == tenant) {
                 known.room = known.room.map(|room| room.saturating_sub(served.items.len()));
@@ -149,7 +160,7 @@ impl Lines {
 
 fn place(line: Line) -> ((Reverse<i16>, TenantId), Known) {
     let room = line.room.map(|room| usize::try_from(room).unwrap_or(0));
-    let known = Known { from: line.first, weight: line.weight, room, empty: false, seen: Instant::now() };
+    let known = Known { from: line.first, weight: line.weight, room, empty: false, look: 0, seen: Instant::now() };
     ((Reverse(line.priority), line.tenant), known)
 }
 
@@ -172,7 +183,7 @@ mod tests {
     fn found(jobs: usize) -> Served {
         let item = || WorkItem { job: JobId::new(), attempt: 1, sequence: 1 };
         let items: Vec<WorkItem> = (0..jobs).map(|_| item()).collect();
-        Served { last: items.last().map(|item| item.job), items, parked: 0 }
+        Served { last: items.last().map(|item| item.job), items, parked: 0, is_empty: false }
     }
 
     #[test]
@@ -181,7 +192,7 @@ mod tests {
         let mut lines = lines(&[line(one, 0, None), line(two, 5, None), line(one, 5, None)]);
         let plan = lines.plan(None, 6).expect("jobs wait");
         assert!(plan.asks.iter().all(|ask| ask.at.priority == 5 && ask.jobs == 3), "{plan:?}");
-        let served = plan.asks.iter().map(|ask| found(ask.jobs - 1)).collect();
+        let served = plan.asks.iter().map(|ask| Served { is_empty: true, ..found(ask.jobs - 1) }).collect();
         let first = lines.settle(plan, served);
         assert_eq!(first.len(), 4);
         let rest = lines.plan(None, 2).expect("a lower priority waits");
@@ -198,6 +209,27 @@ mod tests {
         let last = served.last;
         lines.settle(plan, vec![served]);
         assert_eq!(lines.plan(None, 3).map(|plan| plan.asks[0].at.from), last);
+    }
+
+    #[test]
+    fn a_line_that_is_held_back_spends_its_turns_and_is_looked_at_deeper() {
+        let (held_back, free) = (TenantId::new(), TenantId::new());
+        let mut lines = lines(&[line(held_back, 0, None), line(free, 0, None)]);
+        let mut moved = Vec::new();
+        let mut looks = Vec::new();
+        for _ in 0..6 {
+            let plan = lines.plan(None, 1).expect("jobs wait");
+            let ask = plan.asks[0];
+            let served = if ask.at.tenant == held_back {
+                looks.push(ask.look);
+                Served { parked: ask.look, last: Some(JobId::new()), ..Served::default() }
+            } else {
+                found(1)
+            };
+            moved.extend(lines.settle(plan, vec![served]));
+        }
+        assert_eq!(moved.len(), 3, "every second turn is the other's");
+        assert!(looks.is_sorted_by(|one, next| one < next), "{looks:?}");
     }
 
     #[test]

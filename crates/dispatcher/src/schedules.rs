@@ -62,7 +62,7 @@ async fn pass(parts: &Parts) -> Result<(), Error> {
         let releases = releases(store, ready).await?;
         let decided = write(store, &releases).await?;
         tell(parts, now, &decided);
-        if !full {
+        if decided.is_empty() || !full {
             return Ok(());
         }
     }

@@ -1,4 +1,4 @@
-//! The one pass in which time changes anything: parked rows come due, queue deadlines pass, messages are sent
+//! The passes in which time changes anything: parked rows come due, queue deadlines pass, messages are sent
 //! again, overdue workers are declared dead, what is lost is given up, old keys leave.
 
 use std::collections::HashMap;
@@ -18,28 +18,54 @@ use crate::{Parts, dispatch, lost, metrics};
 const BATCH: i64 = 1_000;
 /// The same, for jobs that wait for a limit.
 const BATCH_OF_LIMITED: i32 = 1_000;
+/// Full batches of one statement in one pass at most: a stream that never ends leaves the others their time.
+const ROUNDS: usize = 20;
 /// A pass that took longer than this, or came later than this after the one before, is a gap.
 const GAP: Duration = Duration::from_secs(3);
 /// How long RabbitMQ may take to say how long a queue is.
 const DEPTH_WITHIN: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
+    // Side by side: whoever judges who is dead must not be held up by what there is to sweep.
+    tokio::join!(judge(parts, shutdown), sweep(parts, shutdown));
+}
+
+async fn judge(parts: &Parts, shutdown: &Shutdown) {
     let mut trust = Trust::default();
     let mut sent = lost::Sent::default();
-    let mut looks = Sweeps::default();
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(parts.settings.upkeep()) => {}
-            () = shutdown.requested() => return,
-        }
-        if let Err(error) = pass(parts, &mut trust, &mut looks).await {
+    while pause(parts, shutdown).await {
+        if let Err(error) = mark_overdue_dead(parts, &mut trust).await {
             trust = Trust::default();
-            tracing::warn!(%error, "upkeep failed, trying again");
+            tracing::warn!(%error, "cannot look after workers now, trying again");
         }
         if let Err(error) = lost::pass(parts, &mut sent, trust.time()).await {
             tracing::warn!(%error, "cannot look after lost attempts now, trying again");
         }
-        republish_all(parts, &mut looks).await;
+    }
+}
+
+async fn sweep(parts: &Parts, shutdown: &Shutdown) {
+    let mut sweeps = Sweeps::default();
+    while pause(parts, shutdown).await {
+        // One that fails stops none of the others.
+        let done = [
+            unpark_due(parts, &mut sweeps.due).await,
+            unpark_free(parts).await,
+            end_overdue(parts, &mut sweeps.overdue).await,
+            expire_keys(parts).await,
+        ];
+        for error in done.into_iter().filter_map(Result::err) {
+            tracing::warn!(%error, "upkeep failed, trying again");
+        }
+        republish_all(parts, &mut sweeps).await;
+    }
+}
+
+/// Until the next pass; false if there is none.
+async fn pause(parts: &Parts, shutdown: &Shutdown) -> bool {
+    tokio::select! {
+        () = tokio::time::sleep(parts.settings.upkeep()) => true,
+        () = shutdown.requested() => false,
     }
 }
 
@@ -76,7 +102,7 @@ impl Trust {
     }
 }
 
-async fn pass(parts: &Parts, trust: &mut Trust, sweeps: &mut Sweeps) -> Result<(), gantry_store::Error> {
+async fn mark_overdue_dead(parts: &Parts, trust: &mut Trust) -> Result<(), gantry_store::Error> {
     let store = &parts.store;
     // Right before the judgement: whoever beats has had the same chance to.
     let asked = Boottime.now();
@@ -86,27 +112,52 @@ async fn pass(parts: &Parts, trust: &mut Trust, sweeps: &mut Sweeps) -> Result<(
         metrics::declared_dead();
         tracing::warn!(worker.id = %worker, "a worker missed its beats and is declared dead");
     }
-    loop {
-        let look = sweeps.due.begin();
-        if queue::unpark_due(store, look.reach, BATCH).await? == 0 {
-            sweeps.due.end(look);
+    Ok(())
+}
+
+async fn unpark_due(parts: &Parts, looks: &mut Looks) -> Result<(), gantry_store::Error> {
+    for _ in 0..ROUNDS {
+        let look = looks.begin();
+        let unparked = queue::unpark_due(&parts.store, look.reach, BATCH).await?;
+        if unparked > 0 {
+            parts.nudge.notify_one();
+        }
+        if unparked < BATCH.unsigned_abs() {
+            looks.end(look);
             break;
         }
+    }
+    Ok(())
+}
+
+async fn unpark_free(parts: &Parts) -> Result<(), gantry_store::Error> {
+    if limits::unpark_free(&parts.store, BATCH_OF_LIMITED).await? > 0 {
         parts.nudge.notify_one();
     }
-    if limits::unpark_free(store, BATCH_OF_LIMITED).await? > 0 {
-        parts.nudge.notify_one();
-    }
-    loop {
-        let look = sweeps.overdue.begin();
-        let ended = queue::end_overdue(store, look.reach, BATCH).await?;
-        if ended == 0 {
-            sweeps.overdue.end(look);
+    Ok(())
+}
+
+async fn end_overdue(parts: &Parts, looks: &mut Looks) -> Result<(), gantry_store::Error> {
+    for _ in 0..ROUNDS {
+        let look = looks.begin();
+        let ended = queue::end_overdue(&parts.store, look.reach, BATCH).await?;
+        if ended > 0 {
+            tracing::info!(jobs = ended, "jobs waited past their queue deadline");
+        }
+        if ended < BATCH as usize {
+            looks.end(look);
             break;
         }
-        tracing::info!(jobs = ended, "jobs waited past their queue deadline");
     }
-    while queue::expire_keys(store, BATCH).await? > 0 {}
+    Ok(())
+}
+
+async fn expire_keys(parts: &Parts) -> Result<(), gantry_store::Error> {
+    for _ in 0..ROUNDS {
+        if queue::expire_keys(&parts.store, BATCH).await? < BATCH.unsigned_abs() {
+            break;
+        }
+    }
     Ok(())
 }
 

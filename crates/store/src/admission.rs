@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::error::{Result, parse};
 use crate::tx::{Scope, Store};
 
-/// How long a key stays taken, in days. Longer than any job is kept.
+/// How long a key stays taken, in days: by default three times as long as its job is kept.
 pub const IDEMPOTENCY_DAYS: i32 = 90;
 
 /// Where an idempotency key came from. The same text from two sources is two keys.
@@ -216,16 +216,20 @@ async fn refuse_surplus(tx: &mut sqlx::PgConnection, jobs: &[NewJob], decided: &
     if room.is_empty() {
         return Ok(());
     }
-    let mut refused = Vec::new();
+    let mut refused: BTreeSet<JobId> = BTreeSet::new();
     for (job, decided) in jobs.iter().zip(decided) {
-        let Some((cap, room)) = room.get_mut(&job.tenant).filter(|_| *decided == Inserted::New(job.id)) else {
-            continue;
-        };
-        if *room > 0 {
-            *room -= 1;
-        } else {
-            *decided = Inserted::Full { cap: *cap };
-            refused.push(job.id.uuid());
+        let Some((cap, room)) = room.get_mut(&job.tenant) else { continue };
+        match *decided {
+            Inserted::New(_) if *room > 0 => *room -= 1,
+            Inserted::New(id) => {
+                *decided = Inserted::Full { cap: *cap };
+                refused.insert(id);
+            }
+            // The same key came twice in this batch, and the job that it stood for is not made.
+            Inserted::Existing(id) | Inserted::Conflict(id) if refused.contains(&id) => {
+                *decided = Inserted::Full { cap: *cap };
+            }
+            Inserted::Existing(_) | Inserted::Conflict(_) | Inserted::Full { .. } => {}
         }
     }
     if !refused.is_empty() {
@@ -234,7 +238,7 @@ async fn refuse_surplus(tx: &mut sqlx::PgConnection, jobs: &[NewJob], decided: &
             "/* admission::refuse_surplus */
             delete from idempotency_keys where tenant_id = any($1) and job_id = any($2)",
             &tenants,
-            &refused
+            &refused.into_iter().map(JobId::uuid).collect::<Vec<_>>()
         )
         .execute(&mut *tx)
         .await?;

@@ -87,7 +87,7 @@ pub async fn claim(store: &Store, request: &Request<'_>) -> Result<Outcome> {
 }
 
 async fn claim_once(store: &Store, request: &Request<'_>) -> Result<Outcome> {
-    let mut tx = store.begin_as("claims::claim", request.worker).await?;
+    let mut tx = store.begin_claim("claims::claim", request.worker).await?;
     let limits = limits::lock(&mut tx, &request.items.iter().map(|item| item.job.uuid()).collect::<Vec<_>>()).await?;
     let (slots, prices) = lock_hosts(&mut tx, request.hosts).await?;
     let waiting = lock_jobs(&mut tx, request.items).await?;

@@ -2,9 +2,10 @@
 
 use chrono::{DateTime, Utc};
 use gantry_core::host::{Host, State};
-use gantry_core::{ExecutorType, HostId, TenantId};
+use gantry_core::{ExecutorType, HostId, TenantId, capacity};
 use rust_decimal::Decimal;
 use serde_json::Value;
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::error::{Result, parse};
@@ -33,6 +34,30 @@ pub struct HostView {
     pub health_check_failures: i32,
     /// Live workers that serve it.
     pub workers: i64,
+    /// Live workers of its executor type.
+    pub workers_of_type: i64,
+    /// Since when nobody serves it, as far as that is known; none while somebody does.
+    pub unreached_since: Option<DateTime<Utc>>,
+    /// What the last check said while nobody serves it; none for who may not see it.
+    pub detail: Option<String>,
+}
+
+impl HostView {
+    /// What its capacity follows from.
+    pub fn capacity(&self) -> capacity::Facts<'_> {
+        capacity::Facts {
+            name: &self.host.name,
+            executor: self.host.executor_type,
+            is_active: self.is_active,
+            state: self.state,
+            max: self.max_concurrent_jobs,
+            current: self.current_job_count,
+            workers: self.workers,
+            workers_of_type: self.workers_of_type,
+            unreached_since: self.unreached_since,
+            detail: self.detail.as_deref(),
+        }
+    }
 }
 
 /// A host to be stored.
@@ -89,19 +114,32 @@ pub async fn insert(store: &Store, scope: Scope, host: &NewHost<'_>) -> Result<H
 pub async fn list(store: &Store, scope: Scope) -> Result<Vec<HostView>> {
     store.bounded("hosts::list", async {
     let mut tx = store.begin_scoped("hosts::list", scope).await?;
+    let hosts = list_within(&mut tx).await?;
+    tx.commit().await?;
+    Ok(hosts)
+    }).await
+}
+
+pub(crate) async fn list_within(tx: &mut PgConnection) -> Result<Vec<HostView>> {
     let rows = sqlx::query!(
         r#"/* hosts::list */
         select h.id, h.tenant_id, h.name, h.executor_type::text as "executor_type!", h.connection_config, h.executor_config,
             h.is_active, h.state::text as "state!", h.max_concurrent_jobs, h.current_job_count, h.average_startup_time,
             h.last_health_check, h.health_check_failures,
-            (select count(*) from worker_hosts wh join workers w on w.id = wh.worker_id
-             where wh.executor_host_id = h.id and wh.healthy and w.state = 'alive'
-               and w.last_beat_at > now() - make_interval(secs => w.lease_seconds)) as "workers!"
-        from executor_hosts h order by h.name, h.id"#
+            s.workers as "workers!", case when s.workers = 0 then s.gone_since end as unreached_since,
+            case when s.workers = 0 then (select gantry_host_detail(wh.worker_id, h.id) from worker_hosts wh
+                where wh.executor_host_id = h.id and not wh.healthy order by wh.unhealthy_since desc limit 1) end as detail,
+            (select count(*) from workers w where w.executor_type = h.executor_type and w.state = 'alive'
+               and w.last_beat_at > now() - make_interval(secs => w.lease_seconds)) as "workers_of_type!"
+        from executor_hosts h cross join lateral (
+            select count(*) filter (where wh.healthy and w.state = 'alive'
+                    and w.last_beat_at > now() - make_interval(secs => w.lease_seconds)) as workers,
+                max(coalesce(w.ended_at, wh.unhealthy_since)) as gone_since
+            from worker_hosts wh join workers w on w.id = wh.worker_id where wh.executor_host_id = h.id) s
+        order by h.name, h.id"#
     )
     .fetch_all(&mut *tx)
     .await?;
-    tx.commit().await?;
     rows.into_iter()
         .map(|row| {
             Ok(HostView {
@@ -121,10 +159,12 @@ pub async fn list(store: &Store, scope: Scope) -> Result<Vec<HostView>> {
                 last_health_check: row.last_health_check,
                 health_check_failures: row.health_check_failures,
                 workers: row.workers,
+                workers_of_type: row.workers_of_type,
+                unreached_since: row.unreached_since,
+                detail: row.detail,
             })
         })
         .collect()
-}).await
 }
 
 /// What a worker needs to know of a host of its executor type.

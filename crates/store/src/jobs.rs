@@ -193,14 +193,14 @@ async fn select(store: &Store, scope: Scope, id: Option<JobId>, filter: &Filter)
 
 /// What the hosts of (owner or shared, executor type) can do.
 #[derive(Clone, Copy, Debug, Default)]
-struct Place {
+pub(crate) struct Place {
     hosts: i64,
     active: i64,
     served: i64,
     free: i64,
 }
 
-async fn places(tx: &mut sqlx::PgConnection) -> Result<HashMap<(Option<TenantId>, ExecutorType), Place>> {
+pub(crate) async fn places(tx: &mut sqlx::PgConnection) -> Result<HashMap<(Option<TenantId>, ExecutorType), Place>> {
     let rows = sqlx::query!(
         r#"/* jobs::places */
         select h.tenant_id, h.executor_type::text as "executor_type!", count(*) as "hosts!",
@@ -224,7 +224,7 @@ async fn places(tx: &mut sqlx::PgConnection) -> Result<HashMap<(Option<TenantId>
         .collect()
 }
 
-fn explain(
+pub(crate) fn explain(
     places: &HashMap<(Option<TenantId>, ExecutorType), Place>,
     tenant: TenantId,
     executor: ExecutorType,

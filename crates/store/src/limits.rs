@@ -28,8 +28,12 @@ pub struct LimitView {
     pub waiting: i64,
 }
 
-/// So many waiting jobs are counted for one limit.
-const COUNTED: i64 = 10_000;
+/// So many limits are listed, and so many waiting jobs are counted for each.
+const LISTED: i64 = 1_000;
+const COUNTED: i64 = 1_000;
+
+/// So many jobs more than a limit has room for are put back in line: the best may be held back by another one.
+const BEYOND: i32 = 200;
 
 /// Locks the limits that count any of these jobs, in the order of their ids, and makes those of keys that are new.
 /// What counts a job never changes, so it is read before the job is locked.
@@ -152,31 +156,39 @@ pub(crate) async fn release(tx: &mut sqlx::PgConnection, counts: &BTreeMap<Limit
 /// Puts the best jobs back in line that are parked for a limit which has room for them: when an end was faster than
 /// the parking. Returns how many.
 pub async fn unpark_free(store: &Store, limit: i32) -> Result<u64> {
-    let statement = sqlx::query!(
-        "/* limits::unpark_free */
-        with recursive parked as (
-            (select limit_id from container_jobs where status = 'pending' and limit_id is not null order by limit_id limit 1)
-            union all
-            select (select j.limit_id from container_jobs j
-                    where j.status = 'pending' and j.limit_id is not null and j.limit_id > parked.limit_id
-                    order by j.limit_id limit 1)
-            from parked where parked.limit_id is not null
-        ), free as (
-            select p.limit_id, coalesce(l.max_running - l.running, $1) as room
-            from parked p left join limits l on l.id = p.limit_id
-            where p.limit_id is not null and (l.max_running is null or l.running < l.max_running)
-        ), next as (
-            select c.id from free cross join lateral (
-                select id from container_jobs where limit_id = free.limit_id and status = 'pending'
-                order by limit_id, priority desc, id limit free.room for no key update skip locked) c
-            limit $1
-        )
-        update container_jobs j set parked_until = null, waiting_reason = null, waiting_detail = null, limit_id = null
-        from next where j.id = next.id",
-        limit
-    );
-    let done = store.single("limits::unpark_free", statement.execute(store.pool())).await?;
-    Ok(done.rows_affected())
+    store
+        .run("limits::unpark_free", || async {
+            let mut tx = store.begin_in_order("limits::unpark_free").await?;
+            let done = sqlx::query!(
+                "/* limits::unpark_free */
+                with recursive parked as (
+                    (select limit_id from container_jobs where status = 'pending' and limit_id is not null order by limit_id limit 1)
+                    union all
+                    select (select j.limit_id from container_jobs j
+                            where j.status = 'pending' and j.limit_id is not null and j.limit_id > parked.limit_id
+                            order by j.limit_id limit 1)
+                    from parked where parked.limit_id is not null
+                ), free as (
+                    select p.limit_id, coalesce(l.max_running - l.running, $1) as room
+                    from parked p left join limits l on l.id = p.limit_id
+                    where p.limit_id is not null and (l.max_running is null or l.running < l.max_running)
+                ), next as (
+                    select c.id from free cross join lateral (
+                        select id from container_jobs where limit_id = free.limit_id and status = 'pending'
+                        order by limit_id, priority desc, id limit free.room + $2 for no key update skip locked) c
+                    limit $1
+                )
+                update container_jobs j set parked_until = null, waiting_reason = null, waiting_detail = null, limit_id = null
+                from next where j.id = next.id",
+                limit,
+                BEYOND
+            )
+            .execute(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            Ok(done.rows_affected())
+        })
+        .await
 }
 
 /// Sets the most that may run of a subject; none for any number. What runs already counts. Jobs for which there is
@@ -185,15 +197,32 @@ pub async fn set(store: &Store, scope: Scope, actor: &Actor, subject: &Subject, 
     store
         .run("limits::set", || async {
             let mut tx = store.begin_scoped("limits::set", scope).await?;
-            let id = match change(&mut tx, subject, most).await? {
-                Some(id) => id,
-                None => make(&mut tx, subject, most).await?,
+            let id = if exists(&mut tx, subject).await? {
+                change(&mut tx, subject, most).await?
+            } else {
+                Some(make(&mut tx, subject, most).await?)
             };
+            // Nobody deletes a limit.
+            let Some(id) = id else { return Ok(()) };
             let detail = json!({"kind": subject.kind, "name": subject.name, "max_running": most});
             audit::insert(&mut tx, actor, "limit_set", id.uuid(), &detail).await?;
             tx.commit().await
         })
         .await
+}
+
+/// Without a lock, so that the table's own can be the first that is taken.
+async fn exists(tx: &mut sqlx::PgConnection, subject: &Subject) -> Result<bool> {
+    let exists = sqlx::query_scalar!(
+        r#"/* limits::exists */
+        select exists (select 1 from limits where tenant_id = $1 and kind = $2::text::limit_kind and name = $3) as "exists!""#,
+        subject.tenant.uuid(),
+        subject.kind.as_str(),
+        subject.name
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    Ok(exists)
 }
 
 async fn change(tx: &mut sqlx::PgConnection, subject: &Subject, most: Option<i32>) -> Result<Option<LimitId>> {
@@ -210,10 +239,10 @@ async fn change(tx: &mut sqlx::PgConnection, subject: &Subject, most: Option<i32
     Ok(id.map(Into::into))
 }
 
-/// A limit that is new counts what runs already. No claim and no end may be under way meanwhile: both read this table
-/// first of all, so its lock keeps them out for the moment that this takes.
+/// A limit that is new counts what runs already. No claim and no end may be under way meanwhile: both lock this table
+/// first of all, if only to share it, so its lock keeps them out for the moment that this takes. Whoever only reads it goes on.
 async fn make(tx: &mut sqlx::PgConnection, subject: &Subject, most: Option<i32>) -> Result<LimitId> {
-    sqlx::query!("/* limits::make */ lock table limits in access exclusive mode").execute(&mut *tx).await?;
+    sqlx::query!("/* limits::make */ lock table limits in exclusive mode").execute(&mut *tx).await?;
     if let Some(id) = change(tx, subject, most).await? {
         return Ok(id);
     }
@@ -241,7 +270,7 @@ async fn make(tx: &mut sqlx::PgConnection, subject: &Subject, most: Option<i32>)
     Ok(id)
 }
 
-/// The limits of a tenant, in the order of kind and name.
+/// The limits of a tenant, in the order of kind and name: the first 1,000.
 pub async fn list(store: &Store, scope: Scope, tenant: TenantId) -> Result<Vec<LimitView>> {
     store
         .bounded("limits::list", async {
@@ -253,9 +282,10 @@ pub async fn list(store: &Store, scope: Scope, tenant: TenantId) -> Result<Vec<L
                         where j.limit_id = l.id and j.status = 'pending' limit $2) w) as "waiting!"
                 from limits l left join container_templates t on l.kind = 'template' and t.id::text = l.name
                 where l.tenant_id = $1
-                order by l.kind, 3, l.id"#,
+                order by l.kind, 3, l.id limit $3"#,
                 tenant.uuid(),
-                COUNTED
+                COUNTED,
+                LISTED
             )
             .fetch_all(&mut *tx)
             .await?;

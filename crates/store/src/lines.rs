@@ -135,8 +135,10 @@ pub async fn heads(store: &Store, executor: ExecutorType, entrances: &[Entrance]
 pub struct Ask {
     /// Where it is entered: at this job or, if that has left, behind it.
     pub at: Entrance,
-    /// How many of its jobs.
+    /// How many of its jobs are to be moved.
     pub jobs: usize,
+    /// How many are looked at for that, no fewer: some may be held back by a limit.
+    pub look: usize,
 }
 
 /// What became of an [`Ask`].
@@ -146,15 +148,10 @@ pub struct Served {
     pub items: Vec<WorkItem>,
     /// Jobs that were parked, because a limit has no room for them.
     pub parked: usize,
-    /// The last job that was found.
+    /// The last job that was moved or parked: the line goes on behind it.
     pub last: Option<JobId>,
-}
-
-impl Served {
-    /// How many jobs were found.
-    pub fn found(&self) -> usize {
-        self.items.len() + self.parked
-    }
+    /// The line has no more jobs, or another dispatcher holds them.
+    pub is_empty: bool,
 }
 
 /// Moves what is asked for into the window, and parks what a limit holds back; answers in the order of the asks. Finds
@@ -168,23 +165,14 @@ async fn dispatch_once(store: &Store, executor: ExecutorType, asks: &[Ask]) -> R
     let mut tx = store.begin_in_order("lines::dispatch").await?;
     let heads = lock_heads(&mut tx, executor, asks).await?;
     let book = limits_of(&mut tx, &heads).await?;
-    let held_back = held_back(&heads, book);
-    let moving: Vec<Uuid> =
-        heads.iter().map(|head| head.job.uuid()).filter(|id| !held_back.contains_key(&(*id).into())).collect();
-    let items = enter_window(&mut tx, &moving).await?;
+    let (mut served, moving, held_back) = decide(asks, &heads, book);
+    let mut items = enter_window(&mut tx, &moving.iter().map(|(_, job)| job.uuid()).collect::<Vec<_>>()).await?;
     if !held_back.is_empty() {
         park(&mut tx, &held_back).await?;
     }
     tx.commit().await?;
-
-    let mut served = vec![Served::default(); asks.len()];
-    for head in heads {
-        let served = &mut served[head.ask];
-        served.last = Some(head.job);
-        match items.get(&head.job) {
-            Some(item) => served.items.push(*item),
-            None => served.parked += 1,
-        }
+    for (ask, job) in moving {
+        served[ask].items.extend(items.remove(&job));
     }
     Ok(served)
 }
@@ -200,7 +188,7 @@ async fn lock_heads(tx: &mut sqlx::PgConnection, executor: ExecutorType, asks: &
     let tenants: Vec<Uuid> = asks.iter().map(|ask| ask.at.tenant.uuid()).collect();
     let priorities: Vec<i16> = asks.iter().map(|ask| ask.at.priority).collect();
     let from: Vec<Uuid> = asks.iter().map(|ask| ask.at.from.uuid()).collect();
-    let jobs: Vec<i64> = asks.iter().map(|ask| i64::try_from(ask.jobs).unwrap_or(i64::MAX)).collect();
+    let jobs: Vec<i64> = asks.iter().map(|ask| i64::try_from(ask.jobs.max(ask.look)).unwrap_or(i64::MAX)).collect();
     let rows = sqlx::query!(
         r#"/* lines::lock_heads */
         select a.place as "place!", c.id, c.tenant_id, c.template, c.concurrency_key
@@ -240,21 +228,38 @@ async fn limits_of(tx: &mut sqlx::PgConnection, heads: &[Head]) -> Result<Book> 
     if subjects.is_empty() { Ok(Book::default()) } else { crate::limits::read(tx, &subjects).await }
 }
 
-/// The jobs for which there is no room, whatever goes before them. Advice, so that no worker is sent for nothing: the
-/// claim decides, under its locks.
-fn held_back(heads: &[Head], mut book: Book) -> HashMap<JobId, (Kind, LimitId)> {
-    let mut held_back = HashMap::new();
+/// Which heads move, and which are parked because a limit has no room for them, whatever goes before them. The latter is
+/// advice, so that no worker is sent for nothing: the claim decides, under its locks.
+fn decide(asks: &[Ask], heads: &[Head], mut book: Book) -> (Vec<Served>, Vec<(usize, JobId)>, Vec<HeldBack>) {
+    let mut served = vec![Served::default(); asks.len()];
+    let (mut moving, mut held_back): (Vec<(usize, JobId)>, Vec<HeldBack>) = (Vec::new(), Vec::new());
+    let (mut found, mut moved) = (vec![0; asks.len()], vec![0; asks.len()]);
     for head in heads {
-        match book.holds_back(&head.traits) {
-            Some(limit) => {
-                held_back.insert(head.job, limit);
-            }
-            None => {
-                book.count(&head.traits);
-            }
+        found[head.ask] += 1;
+        if moved[head.ask] == asks[head.ask].jobs {
+            // Not needed: it stays in line.
+            continue;
+        }
+        served[head.ask].last = Some(head.job);
+        if let Some((kind, limit)) = book.holds_back(&head.traits) {
+            served[head.ask].parked += 1;
+            held_back.push(HeldBack { job: head.job, kind, limit });
+        } else {
+            book.count(&head.traits);
+            moved[head.ask] += 1;
+            moving.push((head.ask, head.job));
         }
     }
-    held_back
+    for (index, (served, ask)) in served.iter_mut().zip(asks).enumerate() {
+        served.is_empty = found[index] < ask.look.max(ask.jobs) && moved[index] < ask.jobs;
+    }
+    (served, moving, held_back)
+}
+
+struct HeldBack {
+    job: JobId,
+    kind: Kind,
+    limit: LimitId,
 }
 
 async fn enter_window(tx: &mut sqlx::PgConnection, jobs: &[Uuid]) -> Result<HashMap<JobId, WorkItem>> {
@@ -274,10 +279,10 @@ async fn enter_window(tx: &mut sqlx::PgConnection, jobs: &[Uuid]) -> Result<Hash
     Ok(rows.into_iter().map(|row| item(row.id.into(), row.attempt, row.dispatch_sequence)).collect())
 }
 
-async fn park(tx: &mut sqlx::PgConnection, held_back: &HashMap<JobId, (Kind, LimitId)>) -> Result<()> {
-    let ids: Vec<Uuid> = held_back.keys().map(|job| job.uuid()).collect();
-    let limits: Vec<Uuid> = held_back.values().map(|(_, limit)| limit.uuid()).collect();
-    let reasons: Vec<&str> = held_back.values().map(|(kind, _)| kind.waiting_reason().as_str()).collect();
+async fn park(tx: &mut sqlx::PgConnection, held_back: &[HeldBack]) -> Result<()> {
+    let ids: Vec<Uuid> = held_back.iter().map(|held| held.job.uuid()).collect();
+    let limits: Vec<Uuid> = held_back.iter().map(|held| held.limit.uuid()).collect();
+    let reasons: Vec<&str> = held_back.iter().map(|held| held.kind.waiting_reason().as_str()).collect();
     sqlx::query!(
         "/* lines::park */
         update container_jobs j set parked_until = now() + make_interval(secs => $4), limit_id = p.limit_id,

@@ -51,19 +51,26 @@ pub async fn republishable(
 
 /// Puts parked rows whose time has come back in line; returns how many.
 pub async fn unpark_due(store: &Store, reach: Reach, limit: i64) -> Result<u64> {
-    let statement = sqlx::query!(
-        "/* queue::unpark_due */
-        with due as (
-            select id from container_jobs where status = 'pending' and parked_until is not null and parked_until <= now()
-              and parked_until > coalesce(now() - make_interval(secs => $2), '-infinity')
-            order by parked_until limit $1 for no key update skip locked)
-        update container_jobs j set parked_until = null, waiting_reason = null, waiting_detail = null, limit_id = null
-        from due where j.id = due.id",
-        limit,
-        reach.seconds()
-    );
-    let done = store.single("queue::unpark_due", statement.execute(store.pool())).await?;
-    Ok(done.rows_affected())
+    store
+        .run("queue::unpark_due", || async {
+            let mut tx = store.begin_in_order("queue::unpark_due").await?;
+            let done = sqlx::query!(
+                "/* queue::unpark_due */
+                with due as (
+                    select id from container_jobs where status = 'pending' and parked_until is not null and parked_until <= now()
+                      and parked_until > coalesce(now() - make_interval(secs => $2), '-infinity')
+                    order by parked_until limit $1 for no key update skip locked)
+                update container_jobs j set parked_until = null, waiting_reason = null, waiting_detail = null, limit_id = null
+                from due where j.id = due.id",
+                limit,
+                reach.seconds()
+            )
+            .execute(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            Ok(done.rows_affected())
+        })
+        .await
 }
 
 /// Ends pending jobs that waited past their queue deadline; returns how many.

@@ -79,6 +79,7 @@ pub async fn waiting(store: &Store, limit: i64) -> Result<Vec<Ready>> {
             order by due_at limit 1) r
         where s.waiting > 0 and s.paused_at is null and not exists (
             select 1 from container_jobs j where j.schedule_id = s.id and j.status in ('pending', 'running'))
+        order by r.due_at, s.id
         limit $1 for no key update of s skip locked"#,
         limit
     );

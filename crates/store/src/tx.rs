@@ -182,7 +182,18 @@ impl Store {
     /// worker dead before the transaction ends. `KEY SHARE` is enough for that, because whoever ends a worker
     /// locks its row `FOR UPDATE`; and it lets the beat, an ordinary update, pass the busiest worker's writes.
     pub(crate) async fn begin_as(&self, operation: &'static str, worker: WorkerId) -> Result<Tx> {
-        let mut tx = self.begin(operation).await?;
+        let tx = self.begin(operation).await?;
+        Self::alive(tx, worker).await
+    }
+
+    /// The same for a claim, which also keeps new limits from being made while it is under way.
+    pub(crate) async fn begin_claim(&self, operation: &'static str, worker: WorkerId) -> Result<Tx> {
+        let begin = format!("{}; lock table limits in row share mode", self.begin);
+        let inner = self.pool.begin_with(AssertSqlSafe(begin)).await?;
+        Self::alive(Tx { inner, operation }, worker).await
+    }
+
+    async fn alive(mut tx: Tx, worker: WorkerId) -> Result<Tx> {
         let alive = sqlx::query!(
             "/* tx::begin_as */ select 1 as one from workers where id = $1 and state = 'alive' for key share",
             worker.uuid()

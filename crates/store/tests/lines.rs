@@ -84,7 +84,7 @@ async fn under_a_held_snapshot_a_dispatch_does_not_pass_what_has_left() {
     let _held = line.hold_snapshot().await;
 
     let tenant = line.tenant;
-    let at = |from| [Ask { at: Entrance { tenant, priority: 0, from }, jobs: 10 }];
+    let at = |from| [Ask { at: Entrance { tenant, priority: 0, from }, jobs: 10, look: 10 }];
     // As a dispatcher does: each time from where the last one ended.
     let followed = line
         .reads("container_jobs_line", async |store| {

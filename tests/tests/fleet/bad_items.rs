@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 /// Moves what waits into the window, and publishes nothing: for tests that are the dispatcher themselves.
 async fn dispatch(fleet: &Fleet) -> Vec<WorkItem> {
     let standing = lines::standing(&fleet.store, ExecutorType::Mock).await.expect("lines");
-    let asks: Vec<Ask> = standing.iter().map(|line| Ask { at: line.entrance(), jobs: 1_000 }).collect();
+    let asks: Vec<Ask> = standing.iter().map(|line| Ask { at: line.entrance(), jobs: 1_000, look: 1_000 }).collect();
     let served = lines::dispatch(&fleet.store, ExecutorType::Mock, &asks).await.expect("dispatched");
     served.into_iter().flat_map(|served| served.items).collect()
 }

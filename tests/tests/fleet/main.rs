@@ -6,6 +6,7 @@
 mod backpressure;
 mod bad_input;
 mod bad_items;
+mod bulk;
 mod crashes;
 mod dead_letters;
 mod deadlines;
@@ -24,6 +25,7 @@ mod order;
 mod outages;
 mod retention;
 mod retries;
+mod scaling;
 mod schedules;
 mod silent_postgres;
 mod steering;

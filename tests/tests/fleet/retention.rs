@@ -17,13 +17,11 @@ fn often() -> Settings {
     Settings { retention_millis: 200, ..Settings::default() }
 }
 
-/// Lets a job, its attempts and its events be so much older.
+/// Lets a job and its attempts have ended so much earlier.
 async fn age(fleet: &Fleet, job: JobId, days: i32) {
-    for (table, column, key) in [
-        ("container_jobs", "completed_at", "id"),
-        ("container_executions", "ended_at", "job_id"),
-        ("job_events", "created_at", "job_id"),
-    ] {
+    for (table, column, key) in
+        [("container_jobs", "completed_at", "id"), ("container_executions", "ended_at", "job_id")]
+    {
         let sql =
             format!("update {table} set {column} = {column} - make_interval(days => {days}) where {key} = '{job}'");
         fleet.execute_text(sql).await;

@@ -1,9 +1,11 @@
 //! An operator who cannot leave anything alone, and keeps a record of the limits.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use gantry_core::JobId;
 use gantry_core::limits::{Kind, Subject};
 use gantry_store::audit::Actor;
 use gantry_store::{Scope, limits};
@@ -80,7 +82,9 @@ pub(super) struct Operator {
     tenant: Timeline,
     /// Of the key of `capped`, and of the same key of `keyed`.
     keys: [Timeline; 2],
-    done: [usize; 6],
+    /// Names of jobs that were.
+    retried: HashSet<String>,
+    done: [usize; DEEDS.len()],
 }
 
 /// What the operator does.
@@ -88,6 +92,8 @@ pub(super) struct Operator {
 enum Deed {
     CancelPending,
     CancelRunning,
+    /// Has one that ended badly submitted anew.
+    Retry,
     LimitHost,
     LimitTenant,
     LimitKey,
@@ -95,14 +101,25 @@ enum Deed {
     Drain,
 }
 
-const DEEDS: [(Deed, &str); 6] = [
+const DEEDS: [(Deed, &str); 7] = [
     (Deed::CancelPending, "cancels of pending jobs"),
     (Deed::CancelRunning, "cancels of running jobs"),
+    (Deed::Retry, "retries of ended jobs"),
     (Deed::LimitHost, "limits of hosts"),
     (Deed::LimitTenant, "limits of a tenant"),
     (Deed::LimitKey, "limits of a key"),
     (Deed::Drain, "drains and activations"),
 ];
+
+const PENDING: &str =
+    "select id, tenant_id, name from container_jobs where status = 'pending' order by random() limit 1";
+const RUNNING: &str =
+    "select id, tenant_id, name from container_jobs where status = 'running' order by random() limit 1";
+const ENDED_BADLY: &str =
+    "select id, tenant_id, name from container_jobs where status in ('failed', 'cancelled') order by random() limit 1";
+/// What is not over: jobs, and operations that may make more of them.
+const OPEN: &str = "select (select count(*) from container_jobs where completed_at is null)
+    + (select count(*) from bulk_operations where state = 'running')";
 
 impl Operator {
     /// Makes hosts, tenants and limits, when the API answers.
@@ -121,7 +138,8 @@ impl Operator {
             hosts: [host(), host()],
             tenant: start(),
             keys: [start(), start()],
-            done: [0; 6],
+            retried: HashSet::new(),
+            done: [0; DEEDS.len()],
         };
         set_tenant(stage, &operator.capped, LIMIT).await?;
         for owner in [&operator.capped, &operator.keyed] {
@@ -134,11 +152,11 @@ impl Operator {
     pub(super) async fn work(&mut self, stage: &Stage, dice: &mut Dice, within: Duration) -> anyhow::Result<()> {
         let end = Instant::now() + within;
         loop {
-            let open = stage.count("select count(*) from container_jobs where completed_at is null").await?;
+            let open = stage.count(OPEN).await?;
             if open == 0 {
                 return Ok(());
             }
-            ensure!(Instant::now() < end, "{open} jobs are not over within {} s", within.as_secs());
+            ensure!(Instant::now() < end, "{open} jobs and retries are not over within {} s", within.as_secs());
             let number = dice.between(0, DEEDS.len() as u64 - 1) as usize;
             self.act(DEEDS[number].0, stage, dice).await?;
             self.done[number] += 1;
@@ -176,20 +194,9 @@ impl Operator {
         let most = dice.between(LOWEST, HIGHEST);
         let one = dice.between(0, 1) as usize;
         match deed {
-            Deed::CancelPending => {
-                self.cancel(
-                    stage,
-                    "select id, tenant_id from container_jobs where status = 'pending' order by random() limit 1",
-                )
-                .await
-            }
-            Deed::CancelRunning => {
-                self.cancel(
-                    stage,
-                    "select id, tenant_id from container_jobs where status = 'running' order by random() limit 1",
-                )
-                .await
-            }
+            Deed::CancelPending => self.cancel(stage, PENDING).await,
+            Deed::CancelRunning => self.cancel(stage, RUNNING).await,
+            Deed::Retry => self.retry(stage).await,
             Deed::LimitHost => self.limit_host(stage, one, most).await,
             Deed::LimitTenant => {
                 let asked = boottime::now();
@@ -211,13 +218,32 @@ impl Operator {
         }
     }
 
-    async fn cancel(&self, stage: &Stage, sql: &'static str) -> anyhow::Result<()> {
-        let found: Option<(Uuid, Uuid)> = sqlx::query_as(sql).fetch_optional(&stage.sql).await?;
-        let Some((job, owner)) = found else { return Ok(()) };
+    async fn cancel(&self, stage: &Stage, any: &'static str) -> anyhow::Result<()> {
+        match self.any(stage, any).await? {
+            Some((tenant, job, _)) => stage.cancel(tenant, job).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn retry(&mut self, stage: &Stage) -> anyhow::Result<()> {
+        let Some((tenant, _, name)) = self.any(stage, ENDED_BADLY).await? else { return Ok(()) };
+        let tenant = tenant.clone();
+        // Once: what always fails, and is retried with all its retries, doubles each time.
+        if !self.retried.insert(name.clone()) {
+            return Ok(());
+        }
+        let body = json!({ "action": "retry", "filter": { "name_prefix": name } });
+        stage.call(&tenant, Method::POST, "/v1/jobs/bulk", Some(&body)).await?;
+        Ok(())
+    }
+
+    /// Any such job, with its owner and its name.
+    async fn any(&self, stage: &Stage, sql: &'static str) -> anyhow::Result<Option<(&Tenant, JobId, String)>> {
+        let found: Option<(Uuid, Uuid, String)> = sqlx::query_as(sql).fetch_optional(&stage.sql).await?;
+        let Some((job, owner, name)) = found else { return Ok(None) };
         let mut tenants = [&self.capped, &self.keyed, &self.free].into_iter();
         let tenant = tenants.find(|tenant| tenant.id.uuid() == owner).context("a job of nobody")?;
-        stage.call(tenant, Method::POST, &format!("/v1/jobs/{job}/cancel"), None).await?;
-        Ok(())
+        Ok(Some((tenant, job.into(), name)))
     }
 
     async fn limit_host(&mut self, stage: &Stage, index: usize, slots: u64) -> anyhow::Result<()> {

@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn a_start_beyond_the_limit_is_found_and_one_at_it_is_not() {
         let timeline = Timeline::new(2);
-        let found = judge(vec![span(1, 2, 10), span(3, 4, 10), span(9, 10, 12)], &timeline);
+        let found = judge(vec![span(1, 2, 10), span(3, 4, 11), span(9, 10, 12)], &timeline);
         assert_eq!((found.over.len(), found.at_limit, found.most), (0, 2, 2), "the third began when the first ended");
         let found = judge(vec![span(1, 2, 10), span(3, 4, 10), span(7, 9, 12)], &timeline);
         assert_eq!((found.over.len(), found.most), (1, 3));

@@ -67,7 +67,7 @@ pub(crate) async fn start(
     }
     let id = bulk::put(&app.store, caller.scope(), &actor(&caller), deed, &request.filter).await?;
     let operation = bulk::get(&app.store, caller.scope(), id).await?.ok_or_else(|| missing(id))?;
-    Ok((StatusCode::ACCEPTED, Json(BulkReply::Started(view(operation)))))
+    Ok((StatusCode::ACCEPTED, Json(BulkReply::Started(Box::new(view(operation))))))
 }
 
 /// List what was done to many jobs at once, newest first.

@@ -43,7 +43,7 @@ pub struct BulkRequest {
 #[serde(untagged)]
 pub enum BulkReply {
     /// To one that goes on: follow it by its id (202).
-    Started(BulkOperation),
+    Started(Box<BulkOperation>),
     /// To a dry run (200).
     Counted(BulkCount),
 }

@@ -1,6 +1,7 @@
 //! Executor hosts.
 
 use chrono::{DateTime, Utc};
+use gantry_core::capacity::Condition;
 use gantry_core::host::State;
 use gantry_core::{ExecutorType, HostId};
 use rust_decimal::Decimal;
@@ -33,6 +34,20 @@ pub struct Host {
     pub max_concurrent_jobs: i32,
     /// The jobs that hold one of its slots now.
     pub current_job_count: i32,
+    /// Slots that are free: 0 where more are held than there are.
+    pub available_slots: i32,
+    /// Slots that are held, of all of them, in percent to one decimal; absent for a host without slots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub utilization_percent: Option<f64>,
+    /// Whether it takes jobs: `ready`, or why not: `full`, `inactive`, `cordoned`, `draining`, `lost`, `unreached`.
+    #[schema(value_type = String, example = "ready")]
+    pub condition: Condition,
+    /// Why jobs wait for it, in one sentence. What a check of it said is told to operators and to its owner only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Since when no live worker reaches it, if one ever tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unreached_since: Option<DateTime<Utc>>,
     /// Live workers that reach it and serve it; without one no job starts here.
     pub workers: i64,
     /// From the launch request to a running container, on average, in seconds.

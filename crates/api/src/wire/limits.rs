@@ -35,11 +35,11 @@ pub struct Limit {
     pub max_running: Option<i32>,
     /// What runs now.
     pub running: i32,
-    /// Jobs that were held back by it and wait for it, counted up to 10,000. Those behind them in line are not counted.
+    /// Jobs that were held back by it and wait for it, counted up to 1,000. Those behind them in line are not counted.
     pub waiting: i64,
 }
 
-/// The limits of a tenant, by kind and name.
+/// The limits of a tenant, by kind and name: the first 1,000.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LimitList {
     /// The limits.

@@ -57,7 +57,7 @@ impl Worker {
     /// Dispatches and claims the one job that is pending.
     pub(crate) async fn claim(&self) -> Running {
         let standing = lines::standing(&self.store, ExecutorType::Mock).await.expect("lines");
-        let asks: Vec<Ask> = standing.iter().map(|line| Ask { at: line.entrance(), jobs: 10 }).collect();
+        let asks: Vec<Ask> = standing.iter().map(|line| Ask { at: line.entrance(), jobs: 10, look: 10 }).collect();
         let served = lines::dispatch(&self.store, ExecutorType::Mock, &asks).await.expect("dispatched");
         let items: Vec<WorkItem> = served.into_iter().flat_map(|served| served.items).collect();
         let request = Request {

@@ -120,7 +120,7 @@ async fn matching(
 }
 
 /// The statuses that are meant.
-pub(super) fn statuses<'a>(deed: Deed, filter: &'a Filter) -> &'a [Status] {
+pub(super) fn statuses(deed: Deed, filter: &Filter) -> &[Status] {
     if filter.statuses.is_empty() { deed.statuses() } else { &filter.statuses }
 }
 

@@ -156,7 +156,7 @@ impl Choice {
         let BulkReply::Started(operation) = client.start_bulk(&BulkRequest { dry_run: false, ..request }).await? else {
             return Err(Error::Usage("the API counted what it was asked to start".into()));
         };
-        follow(client, operation, format).await
+        follow(client, *operation, format).await
     }
 
     fn filter(self) -> Filter {
