@@ -20,6 +20,8 @@ pub enum Role {
     Recorder,
     /// `gantry-worker-mock`.
     Worker,
+    /// `gantry-worker-docker`.
+    DockerWorker,
     /// `gantry-api`.
     Api,
 }
@@ -30,6 +32,7 @@ impl Role {
             Self::Dispatcher => "dispatcher",
             Self::Recorder => "recorder",
             Self::Worker => "worker",
+            Self::DockerWorker => "docker-worker",
             Self::Api => "api",
         }
     }
@@ -122,6 +125,16 @@ impl Process {
         Duration::from_millis(ticks * 1_000 / TICKS)
     }
 
+    /// The memory that it holds and has held at most, in bytes: now, and the peak.
+    pub fn memory(&self) -> (u64, u64) {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let of = |name: &str| -> u64 {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("Linux tells");
+            line.split_whitespace().next().and_then(|kib| kib.parse().ok()).map(|kib: u64| kib << 10).expect("a number")
+        };
+        (of("VmRSS"), of("VmHWM"))
+    }
+
     /// The value of a metric on its `/metrics`: the sum over all series that bear these labels; none without any.
     pub async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let text = self.metrics().await;
@@ -139,6 +152,11 @@ impl Process {
         let answer = self.client().get("/metrics").await;
         assert_eq!(answer.status, 200, "{answer:?}");
         answer.body.as_str().expect("text").to_owned()
+    }
+
+    /// Where its HTTP listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// A client of its HTTP, with the tenant's key.

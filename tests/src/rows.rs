@@ -42,6 +42,20 @@ impl Fleet {
         chunks.concat()
     }
 
+    /// The stored chunks of one stream of the first attempt, in the order in which they were stored: where each begins,
+    /// how many bytes were left out right before it, and its bytes.
+    pub async fn chunks(&self, id: JobId, stream: &str) -> Vec<(i64, i64, Vec<u8>)> {
+        sqlx::query_as(
+            "select byte_offset, omitted_bytes, data from container_log_chunks
+             where job_id = $1 and attempt = 1 and stream = $2::log_stream order by sequence",
+        )
+        .bind(id.uuid())
+        .bind(stream)
+        .fetch_all(&self.pool)
+        .await
+        .expect("chunks")
+    }
+
     /// Waits for a job's end, and returns its row.
     pub async fn ended(&self, id: JobId) -> Value {
         eventually_some(PATIENCE, async || {

@@ -41,68 +41,78 @@ pub(super) struct Size {
 pub(super) async fn run(size: &Size, sheet: &mut Sheet) -> anyhow::Result<()> {
     let (without, with) = (Ground::create().await?, Ground::create().await?);
     let began = Instant::now();
-    // The one learns its statistics in a quiet hour, when no job waits; the other one while many do. That is the worst
-    // for the one, and the best for the other.
     history::fill(&with.sql, &with.past(), size.finished).await?;
-    without.dispatched(size.claims * JOBS).await?;
-    sqlx::query("analyze").execute(&without.sql).await?;
-    without.clear().await?;
     sheet.say(&format!("{} finished jobs written in {:.0} s", size.finished, began.elapsed().as_secs_f64()));
     ensure!(with.finished().await? == size.finished && without.finished().await? == 0, "the past is another one");
 
-    round([&without, &with], WARM).await?;
-    let mut p99s = [Vec::new(), Vec::new()];
-    let mut medians = [Vec::new(), Vec::new()];
+    round(&without, &with, WARM).await?;
+    let mut rounds = Vec::with_capacity(size.rounds);
     for _ in 0..size.rounds {
-        let times = round([&without, &with], size.claims).await?;
-        for (index, mut times) in times.into_iter().enumerate() {
-            times.sort_unstable();
-            p99s[index].push(times[times.len() * 99 / 100]);
-            medians[index].push(times[times.len() / 2]);
-        }
+        rounds.push(round(&without, &with, size.claims).await?);
     }
-    let [before, after] = &p99s;
-    let mut ratios: Vec<f64> =
-        after.iter().zip(before).map(|(after, before)| after.div_duration_f64(*before)).collect();
-    let each: Vec<String> = ratios.iter().map(|ratio| format!("{ratio:.2}")).collect();
-    sheet.say(&format!("p99 with against without, of each round: {}", each.join(" ")));
-    ratios.sort_by(f64::total_cmp);
-    let ratio = ratios[ratios.len() / 2];
-    let [[before, after], [half_before, half_after]] = [p99s, medians].map(|times| times.map(median_millis));
-    sheet.say(&format!("p50 of the claim: {half_after:.2} / {half_before:.2} ms = {:.3}", half_after / half_before));
-    sheet.figure(
-        &format!("p99 of the claim, {} finished jobs against none", size.finished),
-        &format!("{after:.2} / {before:.2} ms, of rounds {ratio:.3}"),
-        &format!("<= {}", size.growth),
-        ratio <= size.growth,
-    );
+    tell(size, &rounds, sheet);
     for ground in [without, with] {
         ground.remove().await?;
     }
     Ok(())
 }
 
-/// So many claims of each, in turn; how long each took.
-async fn round(grounds: [&Ground; 2], claims: usize) -> anyhow::Result<[Vec<Duration>; 2]> {
-    let mut items = [grounds[0].dispatched(claims * JOBS).await?, grounds[1].dispatched(claims * JOBS).await?];
+/// The p50 and the p99 of a round's claims in one database, in milliseconds.
+struct Times {
+    half: f64,
+    p99: f64,
+}
+
+impl Times {
+    fn new(mut claims: Vec<Duration>) -> Self {
+        claims.sort_unstable();
+        let at = |part: usize| claims[claims.len() * part / 100].as_secs_f64() * 1_000.0;
+        Self { half: at(50), p99: at(99) }
+    }
+}
+
+/// So many claims of each, in turn: how long they took without a past, and with one.
+async fn round(without: &Ground, with: &Ground, claims: usize) -> anyhow::Result<[Times; 2]> {
+    let mut items = [without.dispatched(claims * JOBS).await?, with.dispatched(claims * JOBS).await?];
+    // The one knows how many jobs wait, whatever autovacuum saw of it between two rounds; the other one goes by the
+    // statistics of a quiet hour, when none did. That is the best for the one, and the worst for the other.
+    sqlx::query("analyze container_jobs, container_job_specs, container_executions").execute(&without.sql).await?;
     let mut times = [Vec::with_capacity(claims), Vec::with_capacity(claims)];
     for claim in 0..claims {
         // Neither is always the one that comes after the other.
         for index in if claim % 2 == 0 { [0, 1] } else { [1, 0] } {
             let left = items[index].len() - JOBS;
             let some = items[index].split_off(left);
-            times[index].push(grounds[index].claim(&some).await?);
+            times[index].push([without, with][index].claim(&some).await?);
         }
     }
-    for ground in grounds {
+    for ground in [without, with] {
         ground.clear().await?;
     }
-    Ok(times)
+    Ok(times.map(Times::new))
 }
 
-fn median_millis(mut values: Vec<Duration>) -> f64 {
-    values.sort_unstable();
-    values[values.len() / 2].as_secs_f64() * 1_000.0
+fn tell(size: &Size, rounds: &[[Times; 2]], sheet: &mut Sheet) {
+    let ratios: Vec<f64> = rounds.iter().map(|[without, with]| with.p99 / without.p99).collect();
+    let each: Vec<String> = ratios.iter().map(|ratio| format!("{ratio:.2}")).collect();
+    sheet.say(&format!("p99 with a past against none, of each round: {}", each.join(" ")));
+    let of = |index: usize, pick: fn(&Times) -> f64| median(rounds.iter().map(|round| pick(&round[index])));
+    let [before, after] = [0, 1].map(|index| of(index, |times| times.half));
+    sheet.say(&format!("p50 of the claim: {after:.2} / {before:.2} ms = {:.3}", after / before));
+    let [before, after] = [0, 1].map(|index| of(index, |times| times.p99));
+    let ratio = median(ratios.into_iter());
+    sheet.figure(
+        &format!("p99 of the claim, {} finished jobs against none", size.finished),
+        &format!("{after:.2} / {before:.2} ms, of rounds {ratio:.3}"),
+        &format!("<= {}", size.growth),
+        ratio <= size.growth,
+    );
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// A database with a worker and its host.

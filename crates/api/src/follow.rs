@@ -22,8 +22,9 @@ use crate::service::App;
 use crate::watch::Seen;
 use crate::wire::{self, Cursor, LogChunk, LogEnd};
 
-/// Chunks read at once: what a follower may hold in memory.
-const PAGE: i64 = 64;
+/// Chunks, and bytes of them, read at once: what a follower may hold in memory.
+const PAGE: i64 = 512;
+const PAGE_BYTES: i64 = 512 << 10;
 /// Before the database is asked again after it failed to answer.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -107,7 +108,7 @@ impl Follower {
         let scope = self.caller.scope();
         if ended || stored > self.cursor {
             let after = (self.cursor.attempt, self.cursor.sequence);
-            let chunks = logs::read(&self.app.store, scope, self.job, after, PAGE).await?;
+            let chunks = logs::read(&self.app.store, scope, self.job, after, PAGE, PAGE_BYTES).await?.chunks;
             if ended {
                 whole(&self.app, &self.caller, self.job, self.cursor).await?;
             }

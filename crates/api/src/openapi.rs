@@ -24,7 +24,7 @@ use crate::wire::LogEnd;
         steering::activate, steering::cordon, steering::drain, steering::change, steering::slots, limits::list, limits::set,
         dead_letters::list, dead_letters::show, dead_letters::replay, dead_letters::discard,
         schedules::put, schedules::list, schedules::show, schedules::delete, schedules::runs, schedules::pause, schedules::resume, schedules::trigger,
-        routes::bulk::start, routes::bulk::list, routes::bulk::show, routes::bulk::stop),
+        routes::overview::overview, routes::bulk::start, routes::bulk::list, routes::bulk::show, routes::bulk::stop),
     components(schemas(LogEnd)),
     tags(
         (name = "jobs", description = "Jobs and their logs, of the tenant of the API key."),

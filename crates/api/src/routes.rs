@@ -7,6 +7,7 @@ pub(crate) mod jobs;
 pub(crate) mod limits;
 pub(crate) mod logs;
 pub(crate) mod lost;
+pub(crate) mod overview;
 pub(crate) mod schedules;
 pub(crate) mod steering;
 pub(crate) mod submit;
@@ -47,6 +48,7 @@ pub(crate) fn router(app: Arc<App>, readiness: Readiness) -> Router {
         .route("/v1/hosts/{host}/cordon", post(steering::cordon))
         .route("/v1/hosts/{host}/drain", post(steering::drain))
         .route("/v1/slots", get(steering::slots))
+        .route("/v1/overview", get(overview::overview))
         .route("/v1/limits", get(limits::list).put(limits::set))
         .route("/v1/audit", get(lost::audit))
         .route("/v1/dead-letters", get(dead_letters::list))

@@ -11,6 +11,7 @@ mod jobs;
 mod limits;
 mod logs;
 mod lost;
+mod overview;
 mod problem;
 mod schedules;
 pub(crate) mod schema;
@@ -26,6 +27,7 @@ pub use logs::{
     Cursor, Data, END_EVENT, ERROR_EVENT, InvalidCursor, LogChunk, LogEnd, LogPage, STDERR_EVENT, STDOUT_EVENT, Stream,
 };
 pub use lost::{AbandonReply, AbandonRequest, Abandoned, AuditEntry, AuditList, HostLostRequest, Standing};
+pub use overview::{BacklogGroup, Overview, OverviewRates, Rates, RecentEnd, RunningGroup};
 pub use problem::{PROBLEM_JSON, ProblemDetails};
 pub use schedules::{NewSchedule, Schedule, ScheduleList, ScheduleRun, ScheduleRunList};
 pub use steering::{DrainRequest, HostPatch, HostReply, Slot, SlotList};

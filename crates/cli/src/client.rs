@@ -5,8 +5,8 @@ use std::time::Duration;
 use gantry_api::wire::{
     AbandonReply, AbandonRequest, Accepted, AuditList, BulkOperation, BulkReply, BulkRequest, CancelReply, Cursor,
     DrainRequest, DropRequest, HostCreated, HostList, HostLostRequest, HostPatch, HostReply, JobDetail, JobList,
-    LetterDetail, LetterList, LettersReply, LimitList, LimitRequest, LogPage, NewHost, NewSchedule, ProblemDetails,
-    ReplayRequest, Schedule, ScheduleList, ScheduleRunList, SlotList, Why,
+    LetterDetail, LetterList, LettersReply, LimitList, LimitRequest, LogPage, NewHost, NewSchedule, Overview,
+    ProblemDetails, ReplayRequest, Schedule, ScheduleList, ScheduleRunList, SlotList, Why,
 };
 use gantry_core::spec::Submission;
 use gantry_core::{BulkId, JobId, LetterId};
@@ -172,6 +172,11 @@ impl Client {
     /// Who holds slots.
     pub(crate) async fn slots(&self, query: &impl Serialize) -> Result<SlotList> {
         self.json(self.request(Method::GET, "v1/slots").query(query)).await
+    }
+
+    /// Everything at a glance.
+    pub(crate) async fn overview(&self) -> Result<Overview> {
+        self.json(self.request(Method::GET, "v1/overview")).await
     }
 
     /// What operators did, newest first.

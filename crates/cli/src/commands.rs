@@ -9,6 +9,7 @@ mod limit;
 mod schedule;
 mod slots;
 pub(crate) mod tenant;
+mod top;
 mod values;
 
 use std::process::ExitCode;
@@ -66,6 +67,8 @@ pub(crate) enum Command {
     Host(host::Command),
     /// Look at who holds the slots of the hosts
     Slots(slots::Slots),
+    /// Look at everything at once, live: the backlog and why it waits, the hosts, the rates, the last ends
+    Top(top::Top),
     /// Look at how many jobs of one kind may run at once, and change it
     #[command(subcommand)]
     Limit(limit::Command),
@@ -92,6 +95,7 @@ impl Cli {
             Command::Limit(command) => command.run(&global.client()?, global.output).await,
             Command::Schedule(command) => command.run(global).await,
             Command::Slots(slots) => slots.run(&global.client()?, global.output).await,
+            Command::Top(top) => top.run(&global.client()?, global.output).await,
             Command::Dlq(command) => command.run(&global.client()?, global.output).await,
             Command::Audit(audit) => audit.run(&global.client()?, global.output).await,
             Command::Db(command) => command.run(global.output).await,

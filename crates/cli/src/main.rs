@@ -8,6 +8,7 @@ mod exit;
 mod output;
 mod patience;
 mod sse;
+mod watch;
 
 use std::process::ExitCode;
 

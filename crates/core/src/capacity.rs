@@ -95,7 +95,9 @@ impl Facts<'_> {
                 format!("it was declared lost; `gantry host activate {name}` lets it take jobs if it is back")
             }
             Condition::Unreached => self.unreached(),
-            Condition::Full if *max == 0 => format!("it has no slots; `gantry host set {name} --slots N` gives it some"),
+            Condition::Full if *max == 0 => {
+                format!("it has no slots; `gantry host set {name} --slots N` gives it some")
+            }
             Condition::Full if current > max => {
                 format!("it has {max} slots and {current} are held; nothing starts until enough have ended")
             }

@@ -168,6 +168,8 @@ pub struct Due {
     pub body: Option<Vec<u8>>,
     /// How often it had come when it was taken.
     pub arrivals: i32,
+    /// The job that an earlier replay made.
+    pub replayed_as: Option<JobId>,
     /// Who asked: `key:` and the id of the API key.
     pub asked_by: String,
 }
@@ -182,7 +184,7 @@ pub async fn take_due(store: &Store, patience: Duration, limit: i64) -> Result<V
             order by replay_at limit $1 for no key update skip locked)
         update dead_letters l set replay_at = now() + make_interval(secs => $2) from due where l.id = due.id
         returning l.id, l.tenant_id, l.queue, l.message_id, l.content_type, l.headers, l.body, l.body_bytes, l.arrivals,
-            l.replayed_by as "replayed_by!""#,
+            l.replayed_as, l.replayed_by as "replayed_by!""#,
         limit,
         patience.as_secs_f64()
     );
@@ -198,6 +200,7 @@ pub async fn take_due(store: &Store, patience: Duration, limit: i64) -> Result<V
             headers: headers(row.headers),
             body: whole.then_some(row.body),
             arrivals: row.arrivals,
+            replayed_as: row.replayed_as.map(JobId::from),
             asked_by: row.replayed_by,
         }
     });

@@ -112,12 +112,14 @@ pub async fn insert(store: &Store, scope: Scope, host: &NewHost<'_>) -> Result<H
 
 /// The hosts that `scope` may see, by name.
 pub async fn list(store: &Store, scope: Scope) -> Result<Vec<HostView>> {
-    store.bounded("hosts::list", async {
-    let mut tx = store.begin_scoped("hosts::list", scope).await?;
-    let hosts = list_within(&mut tx).await?;
-    tx.commit().await?;
-    Ok(hosts)
-    }).await
+    store
+        .bounded("hosts::list", async {
+            let mut tx = store.begin_scoped("hosts::list", scope).await?;
+            let hosts = list_within(&mut tx).await?;
+            tx.commit().await?;
+            Ok(hosts)
+        })
+        .await
 }
 
 pub(crate) async fn list_within(tx: &mut PgConnection) -> Result<Vec<HostView>> {

@@ -20,6 +20,7 @@ pub mod limits;
 pub mod lines;
 pub mod logs;
 pub mod lost;
+pub mod overview;
 pub mod queue;
 pub mod reach;
 pub mod reports;

@@ -12,6 +12,9 @@ use crate::attempts::columns;
 use crate::error::{Result, parse};
 use crate::tx::{Scope, Store};
 
+/// About what a chunk costs besides its bytes: the row's other columns and its index entries.
+const ROW_BYTES: usize = 256;
+
 /// One of a container's output streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Display, EnumString, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
@@ -63,6 +66,13 @@ pub struct Append {
     pub position: Position,
 }
 
+impl Append {
+    /// Its size in bytes, with an allowance for each chunk's row.
+    pub fn weight(append: &Arc<Self>) -> usize {
+        append.chunks.iter().map(|chunk| chunk.data.len() + ROW_BYTES).sum::<usize>() + ROW_BYTES
+    }
+}
+
 /// A stored piece of log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk {
@@ -95,7 +105,7 @@ pub async fn append(store: &Store, worker: WorkerId, appends: &[Arc<Append>]) ->
     let offsets: Vec<i64> = chunks().map(|(_, chunk)| chunk.byte_offset).collect();
     let chunk_sequences: Vec<i32> = chunks().map(|(_, chunk)| chunk.sequence).collect();
     let omitted: Vec<i64> = chunks().map(|(_, chunk)| chunk.omitted_bytes).collect();
-    let data: Vec<Vec<u8>> = chunks().map(|(_, chunk)| chunk.data.clone()).collect();
+    let data: Vec<&[u8]> = chunks().map(|(_, chunk)| chunk.data.as_slice()).collect();
     store
         .run("logs::append", || async {
             let mut tx = store.begin_as("logs::append", worker).await?;
@@ -130,7 +140,7 @@ pub async fn append(store: &Store, worker: WorkerId, appends: &[Arc<Append>]) ->
                 &offsets,
                 &chunk_sequences,
                 &omitted,
-                &data
+                &data as &[&[u8]]
             )
             .execute(&mut *tx)
             .await?;
@@ -140,35 +150,64 @@ pub async fn append(store: &Store, worker: WorkerId, appends: &[Arc<Append>]) ->
         .await
 }
 
-/// Up to `limit` chunks of a job after (attempt, sequence), in order.
-pub async fn read(store: &Store, scope: Scope, job: JobId, after: (i32, i32), limit: i64) -> Result<Vec<Chunk>> {
+/// A page of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The chunks, in order.
+    pub chunks: Vec<Chunk>,
+    /// Whether chunks come after these already.
+    pub more: bool,
+}
+
+/// Up to `limit` chunks of a job after (attempt, sequence), in order, of `max_bytes` together; one larger chunk is a
+/// page of its own.
+pub async fn read(
+    store: &Store,
+    scope: Scope,
+    job: JobId,
+    after: (i32, i32),
+    limit: i64,
+    max_bytes: i64,
+) -> Result<Page> {
     store
         .bounded("logs::read", async {
             let mut tx = store.begin_scoped("logs::read", scope).await?;
+            // One more than asked for, to know whether there is more. The sizes are known without fetching the bytes.
             let rows = sqlx::query!(
                 r#"/* logs::read */
-        select attempt, sequence, stream::text as "stream!", byte_offset, omitted_bytes, data from container_log_chunks
-        where job_id = $1 and (attempt, sequence) > ($2, $3) order by attempt, sequence limit $4"#,
+        select attempt as "attempt!", sequence as "sequence!", stream::text as "stream!", byte_offset as "byte_offset!",
+            omitted_bytes as "omitted_bytes!", case when fits then data end as data
+        from (
+            select *, place <= $4::bigint and (place = 1 or size <= $5) as fits from (
+                select *, row_number() over w as place, sum(octet_length(data)) over w as size from (
+                    select * from container_log_chunks
+                    where job_id = $1 and (attempt, sequence) > ($2, $3) order by attempt, sequence limit $4::bigint + 1
+                ) c window w as (order by attempt, sequence)
+            ) c
+        ) c
+        order by attempt, sequence"#,
                 job.uuid(),
                 after.0,
                 after.1,
-                limit
+                limit,
+                max_bytes
             )
             .fetch_all(&mut *tx)
             .await?;
             tx.commit().await?;
-            rows.into_iter()
-                .map(|row| {
-                    Ok(Chunk {
-                        attempt: row.attempt,
-                        sequence: row.sequence,
-                        stream: parse("stream", &row.stream)?,
-                        byte_offset: row.byte_offset,
-                        omitted_bytes: row.omitted_bytes,
-                        data: row.data,
-                    })
+            let read = rows.len();
+            let chunks: Vec<Chunk> = rows
+                .into_iter()
+                .map_while(|row| {
+                    row.data
+                        .map(|data| (row.stream, data, row.attempt, row.sequence, row.byte_offset, row.omitted_bytes))
                 })
-                .collect()
+                .map(|(stream, data, attempt, sequence, byte_offset, omitted_bytes)| {
+                    let stream = parse("stream", &stream)?;
+                    Ok(Chunk { attempt, sequence, stream, byte_offset, omitted_bytes, data })
+                })
+                .collect::<Result<_>>()?;
+            Ok(Page { more: chunks.len() < read, chunks })
         })
         .await
 }

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use reqwest::Url;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -61,6 +62,8 @@ struct State {
     flow: Flow,
     /// How often all connections were cut.
     cuts: u64,
+    /// How long each piece of a response is kept back.
+    delay: Duration,
 }
 
 /// Told the bytes of each read from a client that are passed on to the server.
@@ -104,7 +107,7 @@ impl Proxy {
     }
 
     fn serving(url: String, entrance: Entrance, upstream: Upstream, requests: Listener) -> Self {
-        let (state, watched) = watch::channel(State { flow: Flow::Pass, cuts: 0 });
+        let (state, watched) = watch::channel(State { flow: Flow::Pass, cuts: 0, delay: Duration::ZERO });
         let counters = Arc::<Counters>::default();
         let context = Context { upstream, state: watched, counters: Arc::clone(&counters), requests };
         let task = tokio::spawn(serve(entrance, context)).abort_handle();
@@ -124,7 +127,7 @@ impl Proxy {
 
     /// Resets every open connection, and every new one at once.
     pub fn refuse(&self) {
-        self.state.send_modify(|state| *state = State { flow: Flow::Refuse, cuts: state.cuts + 1 });
+        self.state.send_modify(|state| *state = State { flow: Flow::Refuse, cuts: state.cuts + 1, ..*state });
     }
 
     /// Stops passing bytes on, on open and on new connections, like a network that lost its way.
@@ -136,6 +139,11 @@ impl Proxy {
     /// know. A protocol does not survive the gap: `cut` before `resume`.
     pub fn drop_responses(&self) {
         self.set(Flow::DropResponses);
+    }
+
+    /// Keeps each piece of a response back for so long from now on, like a server that is far away or has much to do.
+    pub fn delay(&self, delay: Duration) {
+        self.state.send_modify(|state| state.delay = delay);
     }
 
     /// Passes everything on again, first what was held back by `stall`.
@@ -282,6 +290,10 @@ async fn pump(
         if responses && flow == Flow::DropResponses {
             context.counters.dropped.fetch_add(bytes, Ordering::Relaxed);
             continue;
+        }
+        let delay = state.borrow().delay;
+        if responses && !delay.is_zero() {
+            tokio::time::sleep(delay).await;
         }
         if !responses {
             (context.requests)(&buffer[..length]);

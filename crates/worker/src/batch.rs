@@ -50,11 +50,44 @@ where
         F: Fn(Vec<T>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<R>, Trouble>> + Send,
     {
+        Self::spawn_weighed(name, max, usize::MAX, |_| 0, operation)
+    }
+
+    /// The same for items of different weight: a batch is the oldest item and what fits beside it within
+    /// `max_weight`, oldest first. So a light item passes heavy ones, and no heavy one waits for ever.
+    pub(crate) fn spawn_weighed<F, Fut>(
+        name: &'static str,
+        max: usize,
+        max_weight: usize,
+        weigh: fn(&T) -> usize,
+        operation: F,
+    ) -> Self
+    where
+        F: Fn(Vec<T>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<R>, Trouble>> + Send,
+    {
         let (requests, mut queue) = mpsc::channel::<Request<T, R>>(QUEUED);
         tokio::spawn(async move {
-            let mut batch = Vec::with_capacity(max);
-            while queue.recv_many(&mut batch, max).await > 0 {
-                let (items, answers): (Vec<T>, Vec<_>) = batch.drain(..).unzip();
+            let mut waiting = Vec::with_capacity(max);
+            loop {
+                if waiting.is_empty() && queue.recv_many(&mut waiting, max).await == 0 {
+                    return;
+                }
+                while waiting.len() < QUEUED
+                    && let Ok(request) = queue.try_recv()
+                {
+                    waiting.push(request);
+                }
+                let (mut weight, mut items) = (0_usize, 0);
+                let batch = waiting.extract_if(.., |(item, _)| {
+                    let with_it = weight.saturating_add(weigh(item));
+                    let fits = items < max && (items == 0 || with_it <= max_weight);
+                    if fits {
+                        (weight, items) = (with_it, items + 1);
+                    }
+                    fits
+                });
+                let (items, answers): (Vec<T>, Vec<_>) = batch.unzip();
                 run(name, &operation, items, answers).await;
             }
         });
@@ -133,6 +166,25 @@ mod tests {
             let expected = if n == 42 { Err(Trouble::Refused("42".into())) } else { Ok(n as u32 * 2) };
             assert_eq!(result, expected);
         }
+    }
+
+    #[tokio::test]
+    async fn a_light_item_passes_heavy_ones_and_no_batch_is_too_heavy() {
+        let batches = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let written = batches.clone();
+        let batcher = Batcher::spawn_weighed(
+            "test",
+            3,
+            10,
+            |weight: &usize| *weight,
+            move |items: Vec<usize>| {
+                written.lock().expect("not poisoned").push(items.clone());
+                async move { Ok(items) }
+            },
+        );
+        join_all([20, 6, 7, 2, 8, 1, 1].map(|weight| batcher.submit(weight))).await;
+        let expected = [vec![20], vec![6, 2, 1], vec![7, 1], vec![8]];
+        assert_eq!(*batches.lock().expect("not poisoned"), expected);
     }
 
     #[tokio::test(start_paused = true)]

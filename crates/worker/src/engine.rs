@@ -26,9 +26,11 @@ use crate::registry::Registry;
 pub(crate) const LOG_PAGE: usize = 256 << 10;
 /// Pages in memory at most, in the whole process. When they are all in use nothing is read: the backend buffers.
 const LOG_PAGES: usize = 128;
-/// Items in one batched write at most; log pages are larger, and fewer.
+/// Items in one batched write at most.
 const WRITES: usize = 256;
-const LOG_WRITES: usize = 32;
+/// Bytes of log in one batched write at most, but for a single larger page: it must pass within the transaction
+/// timeout, and what waits behind it waits so long.
+const LOG_WRITE: usize = 1 << 20;
 /// Reports in one message at most, and in one round of publishing.
 const REPORT_LIST: usize = 100;
 const REPORTS: usize = 1_000;
@@ -130,13 +132,19 @@ impl Writes {
             }
         });
         let (s, check) = (store.clone(), checked(dead));
-        let log = Batcher::spawn("store logs", LOG_WRITES, move |appends: Vec<Arc<Append>>| {
-            let (s, check) = (s.clone(), check.clone());
-            async move {
-                logs::append(&s, worker, &appends).await.map_err(check)?;
-                Ok(vec![(); appends.len()])
-            }
-        });
+        let log = Batcher::spawn_weighed(
+            "store logs",
+            WRITES,
+            LOG_WRITE,
+            logs::Append::weight,
+            move |appends: Vec<Arc<Append>>| {
+                let (s, check) = (s.clone(), check.clone());
+                async move {
+                    logs::append(&s, worker, &appends).await.map_err(check)?;
+                    Ok(vec![(); appends.len()])
+                }
+            },
+        );
         let (s, check) = (store.clone(), checked(dead));
         let output = Batcher::spawn("store outputs", WRITES, move |outputs: Vec<Arc<Output>>| {
             let (s, check) = (s.clone(), check.clone());

@@ -7,6 +7,10 @@ use gantry_store::logs::{self, NewChunk, Position};
 
 use crate::executor::{LogCursor, LogPage, Stream};
 
+/// Chunks of a page at most: each is a row. Where the streams take turns more often, turns are put together, for each
+/// stream in its order, over so many bytes that this holds.
+const PAGE_CHUNKS: usize = 512;
+
 /// One stream's end, while the head is full.
 #[derive(Debug, Default)]
 struct Tail {
@@ -72,20 +76,16 @@ impl LogTail {
         }
         let mut position = self.stored.clone();
         position.cursor = self.read.clone().map(|cursor| cursor.0);
-        let mut chunks: Vec<NewChunk> = Vec::new();
-        for (stream, bytes) in page.chunks {
-            let (kind, total) = total_of(stream, &mut position);
-            let byte_offset = *total;
-            *total += len(bytes.len());
-            match chunks.last_mut() {
-                Some(last) if last.stream == kind => last.data.extend_from_slice(&bytes),
-                _ => {
-                    position.sequence += 1;
-                    let sequence = position.sequence;
-                    chunks.push(NewChunk { stream: kind, byte_offset, sequence, omitted_bytes: 0, data: bytes.into() });
-                }
-            }
-        }
+        let chunks = turns(page.chunks, size)
+            .into_iter()
+            .map(|(stream, data)| {
+                let (stream, total) = total_of(stream, &mut position);
+                let byte_offset = *total;
+                *total += len(data.len());
+                position.sequence += 1;
+                NewChunk { stream, byte_offset, sequence: position.sequence, omitted_bytes: 0, data }
+            })
+            .collect();
         Some(Addition { chunks, position })
     }
 
@@ -129,6 +129,27 @@ impl Tail {
     }
 }
 
+/// The pieces as few enough chunks. A piece is never divided, so a line of output stays whole.
+fn turns(pieces: Vec<(Stream, Bytes)>, size: usize) -> Vec<(Stream, Vec<u8>)> {
+    let switches = pieces.windows(2).filter(|pair| pair[0].0 != pair[1].0).count();
+    // Each window closes at its size and gives at most one chunk of each stream.
+    let window = if switches < PAGE_CHUNKS { 0 } else { size / (PAGE_CHUNKS / 2 - 1) + 1 };
+    let mut chunks: Vec<(Stream, Vec<u8>)> = Vec::new();
+    // Where the window's chunks begin, and what is in them.
+    let (mut first, mut filled) = (0, 0);
+    for (stream, bytes) in pieces {
+        if chunks.last().is_some_and(|(last, _)| *last != stream) && filled >= window {
+            (first, filled) = (chunks.len(), 0);
+        }
+        filled += bytes.len();
+        match chunks[first..].iter_mut().find(|(open, _)| *open == stream) {
+            Some((_, data)) => data.extend_from_slice(&bytes),
+            None => chunks.push((stream, bytes.into())),
+        }
+    }
+    chunks
+}
+
 fn total_of(stream: Stream, position: &mut Position) -> (logs::Stream, &mut i64) {
     match stream {
         Stream::Stdout => (logs::Stream::Stdout, &mut position.stdout_bytes),
@@ -166,6 +187,27 @@ mod tests {
         let expected = [(Stdout, 0, 0, "ab".into()), (Stderr, 0, 0, "c".into()), (Stdout, 2, 0, "d".into())];
         assert_eq!(shape(&addition), expected);
         assert_eq!((addition.position.sequence, addition.position.cursor.as_deref()), (3, Some("1")));
+    }
+
+    #[test]
+    fn streams_that_take_turns_all_the_time_are_few_chunks() {
+        let turns: Vec<(Stream, String)> =
+            (0..20_000).map(|n| (if n % 2 == 0 { Stream::Stdout } else { Stream::Stderr }, format!("{n}\n"))).collect();
+        let pieces: Vec<(Stream, &str)> = turns.iter().map(|(stream, text)| (*stream, text.as_str())).collect();
+        let mut log = LogTail::new(Position::default(), 1 << 20, 10);
+        let addition = log.take(page(&pieces, "1")).expect("new");
+        assert!((PAGE_CHUNKS / 4..=PAGE_CHUNKS).contains(&addition.chunks.len()), "{}", addition.chunks.len());
+        for (stream, kind) in [(Stream::Stdout, logs::Stream::Stdout), (Stream::Stderr, logs::Stream::Stderr)] {
+            let printed: String = turns.iter().filter(|(of, _)| *of == stream).map(|(_, text)| text.as_str()).collect();
+            let chunks: Vec<&NewChunk> = addition.chunks.iter().filter(|chunk| chunk.stream == kind).collect();
+            let mut end = 0;
+            for chunk in &chunks {
+                assert_eq!(chunk.byte_offset, end, "each begins where the last one ended");
+                assert!(chunk.data.ends_with(b"\n"), "no line is divided");
+                end += len(chunk.data.len());
+            }
+            assert!(chunks.iter().flat_map(|chunk| &chunk.data).eq(printed.as_bytes()));
+        }
     }
 
     #[test]

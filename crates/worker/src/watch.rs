@@ -92,19 +92,23 @@ impl Watcher {
                     }
                     false
                 }
-                // A look that is due comes before what else there is, or a flood of log pages would put it off.
+                // A look comes before what else there is, or a flood of log pages would put it off: what is due at
+                // once, and what the backend hints at after the gap, in which pages are taken back.
                 () = std::future::ready(()), if !idle && at_most.is_zero() && not_before.is_zero() => true,
-                Some(read) = self.reads.next(), if !self.reads.is_empty() => {
-                    self.give_back(read);
-                    false
-                }
                 () = async {
                     // First the gap, so that a flood of hints is one look.
-                    tokio::time::sleep(not_before).await;
+                    // Not at all once it is over: even the shortest sleep would lose against pages without end.
+                    if !not_before.is_zero() {
+                        tokio::time::sleep(not_before).await;
+                    }
                     if !at_most.is_zero() {
                         engine.executor.changed(&host, at_most).await;
                     }
                 }, if !idle => true,
+                Some(read) = self.reads.next(), if !self.reads.is_empty() => {
+                    self.give_back(read);
+                    false
+                }
             };
             if look {
                 looked = self.engine.lease.now();

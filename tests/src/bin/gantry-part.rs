@@ -4,6 +4,7 @@
 
 use std::process::ExitCode;
 
+use gantry_executor_docker::DockerExecutor;
 use gantry_executor_mock::MockExecutor;
 
 fn main() -> ExitCode {
@@ -11,6 +12,7 @@ fn main() -> ExitCode {
         Ok("dispatcher") => gantry_dispatcher::main(),
         Ok("recorder") => gantry_recorder::main(),
         Ok("worker") => gantry_worker::main("gantry-worker-mock", MockExecutor::new),
+        Ok("docker-worker") => gantry_worker::main("gantry-worker-docker", DockerExecutor::new),
         Ok("api") => gantry_api::main(),
         other => {
             eprintln!("GANTRY_TEST_PART names no part: {other:?}");

@@ -10,6 +10,7 @@ mod bulk;
 mod crashes;
 mod dead_letters;
 mod deadlines;
+mod docker_logs;
 mod docker_orphans;
 mod docker_outcomes;
 mod docker_output;

@@ -25,6 +25,8 @@ use crate::wire::{Cursor, LogChunk, LogPage, ProblemDetails};
 const PAGE: i64 = 100;
 /// Chunks of a page at most.
 const MAX_PAGE: i64 = 1_000;
+/// Bytes of a page at most, but for a single larger chunk: what a request may hold in memory.
+const PAGE_BYTES: i64 = 4 << 20;
 /// Between two signs of life on a silent stream: less than the minute after which proxies usually give up.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
@@ -38,7 +40,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
     params(
         ("id" = String, Path, format = Uuid, description = "The job's id."),
         ("after" = Option<String>, Query, description = "Only what comes after this cursor. Default: from the beginning.", example = "1.42"),
-        ("limit" = Option<i64>, Query, description = "Chunks of the page, 1 to 1,000. Default 100. Not when following."),
+        ("limit" = Option<i64>, Query, description = "Chunks of the page, 1 to 1,000. Default 100. Fewer come where they are more than 4 MiB together. Not when following."),
         ("follow" = Option<bool>, Query, description = "Whether to follow. Default: whether `Accept` asks for events."),
         ("Last-Event-ID" = Option<String>, Header, description = "As `after`, and before it; what a client that reconnects sends by itself."),
     ),
@@ -78,15 +80,15 @@ pub(crate) async fn logs(
         return Ok(response);
     }
     let after = after.unwrap_or_default();
-    let chunks = chunks::read(&app.store, caller.scope(), id, (after.attempt, after.sequence), limit).await?;
+    let place = (after.attempt, after.sequence);
+    let chunks::Page { chunks, more } = chunks::read(&app.store, caller.scope(), id, place, limit, PAGE_BYTES).await?;
     // After the chunks: what began to leave before they were read is known to leave now.
     if seen.status.is_terminal() {
         whole(&app, &caller, id, after).await?;
     }
     let chunks: Vec<LogChunk> = chunks.into_iter().map(Into::into).collect();
-    let full = i64::try_from(chunks.len()).is_ok_and(|read| read >= limit);
     let next = chunks.last().map_or(after, |chunk| chunk.cursor);
-    Ok(Json(LogPage { chunks, next, complete: seen.status.is_terminal() && !full }).into_response())
+    Ok(Json(LogPage { chunks, next, complete: seen.status.is_terminal() && !more }).into_response())
 }
 
 /// Refuses where chunks behind `after` have left because their time was over: an empty log would be a lie.

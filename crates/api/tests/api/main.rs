@@ -8,6 +8,7 @@ mod jobs;
 mod logs;
 mod nudges;
 mod openapi;
+mod overview;
 mod problems;
 mod schedules;
 mod submit;

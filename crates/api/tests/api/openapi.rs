@@ -52,6 +52,7 @@ fn every_operation_is_there_with_its_errors() {
         "get /v1/jobs/{id}/logs",
         "get /v1/jobs/{id}/why",
         "get /v1/limits",
+        "get /v1/overview",
         "get /v1/schedules",
         "get /v1/schedules/{name}",
         "get /v1/schedules/{name}/runs",

@@ -20,6 +20,7 @@ use super::values::one_of;
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::output::{Format, ago, note, short, table};
+use crate::watch::Watch;
 
 /// Characters of a reason in words that a list shows.
 const DETAIL: usize = 60;
@@ -64,6 +65,8 @@ pub(crate) struct List {
     /// Only letters older than this one: where the page before ended
     #[arg(long, value_name = "ID")]
     before: Option<LetterId>,
+    #[command(flatten)]
+    watch: Watch,
 }
 
 #[derive(Args)]
@@ -91,9 +94,8 @@ impl Command {
     pub(crate) async fn run(self, client: &Client, format: Format) -> Result<ExitCode> {
         match self {
             Self::List(list) => {
-                let found = client.letters(&list.query()).await?;
-                let now = SystemClock.now();
-                format.print(&found, |found| listing(found, now))?;
+                let human = |found: &LetterList| listing(found, SystemClock.now());
+                list.watch.print(format, async || client.letters(&list.query()).await, human).await?;
             }
             Self::Show { id } => {
                 let letter = client.letter(id).await?;

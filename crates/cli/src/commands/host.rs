@@ -1,10 +1,11 @@
 //! `gantry host`.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
-use gantry_api::wire::{DrainRequest, Host, HostLostRequest, HostPatch, NewHost};
+use gantry_api::wire::{DrainRequest, Host, HostList, HostLostRequest, HostPatch, NewHost};
 use gantry_core::ExecutorType;
 use gantry_core::clock::{Clock, SystemClock};
 use serde_json::{Map, Value, json};
@@ -12,13 +13,17 @@ use serde_json::{Map, Value, json};
 use super::values::{object, one_of};
 use crate::client::Client;
 use crate::error::{Error, Result};
-use crate::output::{Format, ago, table};
+use crate::output::{Format, ago, plain, rough, table};
+use crate::watch::Watch;
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// List the hosts that your jobs may run on
     #[command(visible_alias = "ls")]
-    List,
+    List {
+        #[command(flatten)]
+        watch: Watch,
+    },
     /// Add a host (with an operator's key)
     Add(Add),
     /// Declare that a host does not come back, and give up what ran there (with an operator's key)
@@ -87,10 +92,9 @@ pub(crate) struct Add {
 impl Command {
     pub(crate) async fn run(self, client: &Client, format: Format) -> Result<ExitCode> {
         match self {
-            Self::List => {
-                let hosts = client.hosts().await?;
-                let now = SystemClock.now();
-                format.print(&hosts, |hosts| listing(&hosts.hosts, now))?;
+            Self::List { watch } => {
+                let human = |list: &HostList| listing(&list.hosts, SystemClock.now());
+                watch.print(format, async || client.hosts().await, human).await?;
             }
             Self::Add(add) => {
                 let created = client.add_host(&add.host()?).await?;
@@ -158,12 +162,20 @@ impl Add {
 }
 
 fn listing(hosts: &[Host], now: DateTime<Utc>) -> String {
+    let percent = |host: &Host| host.utilization_percent.map_or("-".to_owned(), |percent| format!("{percent:.1}%"));
+    let startup = |host: &Host| {
+        let seconds = host.average_startup_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        seconds.map_or("-".to_owned(), rough)
+    };
     let rows = hosts.iter().map(|host| {
         [
             host.name.clone(),
             host.executor_type.to_string(),
-            if host.is_active { host.state.to_string() } else { "inactive".to_owned() },
+            host.condition.to_string(),
             format!("{}/{}", host.current_job_count, host.max_concurrent_jobs),
+            host.available_slots.to_string(),
+            percent(host),
+            startup(host),
             host.workers.to_string(),
             match host.last_health_check {
                 Some(time) if host.health_check_failures > 0 => {
@@ -175,7 +187,11 @@ fn listing(hosts: &[Host], now: DateTime<Utc>) -> String {
             if host.shared { "all tenants" } else { "this tenant" }.to_owned(),
         ]
     });
-    table(["NAME", "EXECUTOR", "STATE", "SLOTS", "WORKERS", "HEALTH", "FOR"], &[3, 4], rows.collect())
+    let header = ["NAME", "EXECUTOR", "CONDITION", "SLOTS", "FREE", "USED", "STARTS IN", "WORKERS", "HEALTH", "FOR"];
+    let list = table(header, &[3, 4, 5, 6, 7], rows.collect());
+    let why = hosts.iter().filter_map(|host| Some(format!("{}: {}", plain(&host.name), plain(host.reason.as_ref()?))));
+    let why = why.collect::<Vec<_>>().join("\n");
+    if why.is_empty() { list } else { format!("{list}\n\n{why}") }
 }
 
 #[cfg(test)]

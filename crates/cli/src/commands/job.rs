@@ -23,6 +23,7 @@ use crate::client::Client;
 use crate::error::Result;
 use crate::exit::End;
 use crate::output::{Format, note};
+use crate::watch::Watch;
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -100,6 +101,8 @@ pub(crate) struct List {
     /// At most so many
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
+    #[command(flatten)]
+    watch: Watch,
 }
 
 impl Command {
@@ -108,8 +111,8 @@ impl Command {
             Self::Run(run) => return run.run(client, format).await,
             Self::Bulk(command) => return command.run(client, format).await,
             Self::List(list) => {
-                let now = SystemClock.now();
-                format.print(&list.get(client).await?, |list| view::list(list, now))?;
+                let human = |list: &JobList| view::list(list, SystemClock.now());
+                list.watch.print(format, async || list.get(client).await, human).await?;
             }
             Self::Show { id } => {
                 let now = SystemClock.now();

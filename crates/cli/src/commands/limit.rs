@@ -9,6 +9,7 @@ use gantry_core::limits::Kind;
 use crate::client::Client;
 use crate::error::Result;
 use crate::output::{Format, short, table};
+use crate::watch::Watch;
 
 const NAME: usize = 48;
 
@@ -16,7 +17,10 @@ const NAME: usize = 48;
 pub(crate) enum Command {
     /// List the tenant's limits, with what runs and what they hold back
     #[command(visible_alias = "ls")]
-    List,
+    List {
+        #[command(flatten)]
+        watch: Watch,
+    },
     /// Set how many jobs of a template, or of a concurrency key, run at once
     Set {
         /// What it counts
@@ -52,7 +56,7 @@ pub(super) fn most(text: &str) -> std::result::Result<Most, String> {
 impl Command {
     pub(crate) async fn run(self, client: &Client, format: Format) -> Result<ExitCode> {
         match self {
-            Self::List => format.print(&client.limits().await?, listing)?,
+            Self::List { watch } => watch.print(format, async || client.limits().await, listing).await?,
             Self::Set { kind, name, max } => {
                 let kind = match kind {
                     Countable::Template => Kind::Template,

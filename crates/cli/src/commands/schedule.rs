@@ -7,11 +7,13 @@ use std::process::ExitCode;
 
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
+use gantry_api::wire::ScheduleList;
 use gantry_core::clock::{Clock, SystemClock};
 use gantry_core::schedule::Calendar;
 
 use super::Global;
 use crate::error::{Error, Result};
+use crate::watch::Watch;
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -62,6 +64,8 @@ pub(crate) struct List {
     /// Only those behind this name
     #[arg(long, value_name = "NAME")]
     after: Option<String>,
+    #[command(flatten)]
+    watch: Watch,
 }
 
 #[derive(Args)]
@@ -98,11 +102,12 @@ impl Command {
                 let schedule = global.client()?.put_schedule(&name, &new).await?;
                 format.print(&schedule, |schedule| view::stored(schedule, now))?;
             }
-            Self::List(List { limit, after }) => {
+            Self::List(List { limit, after, watch }) => {
                 let mut query = vec![("limit", limit.to_string())];
                 query.extend(after.map(|after| ("after", after)));
-                let list = global.client()?.schedules(&query).await?;
-                format.print(&list, |list| view::listing(list, now))?;
+                let client = global.client()?;
+                let human = |list: &ScheduleList| view::listing(list, SystemClock.now());
+                watch.print(format, async || client.schedules(&query).await, human).await?;
             }
             Self::Show { name } => {
                 let schedule = global.client()?.schedule(&name).await?;

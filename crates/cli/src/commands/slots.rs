@@ -11,6 +11,7 @@ use gantry_core::lost::Condition;
 use crate::client::Client;
 use crate::error::Result;
 use crate::output::{Format, ago, short, table};
+use crate::watch::Watch;
 
 const NAME: usize = 32;
 
@@ -19,14 +20,15 @@ pub(crate) struct Slots {
     /// Only of this host, by its name or id
     #[arg(long, value_name = "HOST")]
     host: Option<String>,
+    #[command(flatten)]
+    watch: Watch,
 }
 
 impl Slots {
     pub(crate) async fn run(self, client: &Client, format: Format) -> Result<ExitCode> {
         let query: Vec<(&str, String)> = self.host.into_iter().map(|host| ("host", host)).collect();
-        let held = client.slots(&query).await?;
-        let now = SystemClock.now();
-        format.print(&held, |held| listing(held, now))?;
+        let human = |held: &SlotList| listing(held, SystemClock.now());
+        self.watch.print(format, async || client.slots(&query).await, human).await?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -153,18 +153,16 @@ fn no_worker(executor: ExecutorType, backlog: &Backlog) -> (String, Option<Strin
 }
 
 fn limited(reason: WaitingReason, limit: Option<&Limit>) -> (String, Option<String>) {
-    let kind = match reason {
-        WaitingReason::TenantLimit => "tenant",
-        WaitingReason::TemplateLimit => "template",
-        _ => "concurrency key",
+    let (kind, command) = match reason {
+        WaitingReason::TenantLimit => ("tenant", "gantry tenant set NAME --max-running N"),
+        WaitingReason::TemplateLimit => ("template", "gantry limit set template NAME --max N"),
+        _ => ("concurrency key", "gantry limit set key NAME --max N"),
     };
     let name = limit.and_then(|limit| limit.name.as_ref()).map(|name| format!(" {name}")).unwrap_or_default();
     match limit {
         Some(Limit { running, max_running: Some(max), .. }) => (
             format!("its {kind}{name} runs as many jobs at once as it may: {running} of {max}"),
-            Some(format!(
-                "one of them must end, or the limit of the {kind}{name} must be raised (with an operator's key)"
-            )),
+            Some(format!("one of them must end, or the limit of the {kind}{name} be raised: `{command}`")),
         ),
         _ => (
             format!(
@@ -334,10 +332,10 @@ mod tests {
                 limited(TenantLimit),
                 0,
                 "its tenant nightly runs as many jobs at once as it may: 4 of 4",
-                "limit of the tenant nightly",
+                "gantry tenant set NAME --max-running N",
             ),
-            (limited(TemplateLimit), 0, "its template nightly", "limit of the template nightly"),
-            (limited(KeyLimit), 0, "its concurrency key nightly", "limit of the concurrency key nightly"),
+            (limited(TemplateLimit), 0, "its template nightly", "gantry limit set template NAME --max N"),
+            (limited(KeyLimit), 0, "its concurrency key nightly", "gantry limit set key NAME --max N"),
         ] {
             let why = explain(&facts);
             assert!(why.summary.contains(says), "{says}: {}", why.summary);
