@@ -80,10 +80,14 @@ create table tenants (
     name text not null,
     weight double precision not null default 1,
     max_pending integer,
+    retain_jobs_seconds bigint,
+    retain_logs_seconds bigint,
     created_at timestamptz not null default now(),
     constraint tenants_name_length check (char_length(name) between 1 and 255),
     constraint tenants_weight_range check (weight between 0.001 and 1000),
-    constraint tenants_cap_not_negative check (max_pending >= 0)
+    constraint tenants_cap_not_negative check (max_pending >= 0),
+    -- A hundred years: what is more is for ever, and no time reaches further back than Postgres can tell.
+    constraint tenants_retention_range check (retain_jobs_seconds between 0 and 3162240000 and retain_logs_seconds between 0 and 3162240000)
 );
 create unique index tenants_name on tenants (name);
 comment on table tenants is 'Who owns jobs.';
@@ -91,6 +95,8 @@ comment on column tenants.id is 'UUIDv7.';
 comment on column tenants.name is 'Unique name.';
 comment on column tenants.weight is 'Its share of starts beside the other tenants that wait: 2 starts twice as many jobs as 1.';
 comment on column tenants.max_pending is 'Jobs that may wait at once; further ones are refused. Null for no cap.';
+comment on column tenants.retain_jobs_seconds is 'Seconds for which its jobs are kept after their end, with all that belongs to them; 0 for ever, null as the dispatchers are configured.';
+comment on column tenants.retain_logs_seconds is 'Seconds for which the logs of its jobs are kept after the job''s end, and never longer than the job; 0 as long as the job, null as the dispatchers are configured.';
 comment on column tenants.created_at is 'When it was made.';
 
 create table projects (
@@ -158,6 +164,7 @@ create table executor_hosts (
     cost_per_hour numeric not null default 0,
     cost_per_job numeric not null default 0,
     average_startup_time double precision,
+    average_slot_time double precision,
     last_health_check timestamptz,
     health_check_failures integer not null default 0,
     created_at timestamptz not null default now(),
@@ -189,6 +196,7 @@ comment on column executor_hosts.current_job_count is 'Attempts with slot_held; 
 comment on column executor_hosts.cost_per_hour is 'Price of an hour of one container.';
 comment on column executor_hosts.cost_per_job is 'Price of one start.';
 comment on column executor_hosts.average_startup_time is 'Seconds from the launch request to running, as a moving average of real starts.';
+comment on column executor_hosts.average_slot_time is 'Seconds from claim to recorded end, as a moving average of real ends: with the slots it tells how fast a line moves.';
 comment on column executor_hosts.last_health_check is 'When a worker last asked it.';
 comment on column executor_hosts.health_check_failures is 'Failed checks in a row, whoever made them.';
 comment on column executor_hosts.created_at is 'When it was made.';
@@ -371,6 +379,7 @@ create table container_jobs (
     completed_at timestamptz,
     executor_host_id uuid references executor_hosts,
     limit_id uuid,
+    schedule_id uuid,
     template uuid,
     concurrency_key text,
     name text not null,
@@ -414,6 +423,11 @@ create index container_jobs_window on container_jobs (executor_type, published_a
 create index container_jobs_parked on container_jobs (executor_type, waiting_reason, priority desc, id) where status = 'pending' and parked_until is not null;
 create index container_jobs_parked_until on container_jobs (parked_until) where status = 'pending' and parked_until is not null;
 create index container_jobs_queue_deadline on container_jobs (queue_deadline_at) where status = 'pending' and queue_deadline_at is not null;
+create index container_jobs_schedule_open on container_jobs (schedule_id) where schedule_id is not null and status in ('pending', 'running');
+-- Written once, with the end, whose update changes indexed columns anyway: no update that was HOT becomes another.
+create index container_jobs_ended on container_jobs (tenant_id, completed_at) where completed_at is not null;
+-- By text for the same reason as container_jobs_backlog. Written where a job is parked, which is never a HOT update.
+create index container_jobs_waiting on container_jobs ((tenant_id::text), executor_type, waiting_reason) where status = 'pending' and parked_until is not null;
 comment on table container_jobs is 'A job and where it stands. Narrow: what is written once is in container_job_specs, what is large in container_executions.';
 comment on column container_jobs.id is 'UUIDv7: sorts by admission.';
 comment on column container_jobs.tenant_id is 'The owner.';
@@ -440,6 +454,7 @@ comment on column container_jobs.started_at is 'When the container of the last a
 comment on column container_jobs.completed_at is 'When its end was recorded.';
 comment on column container_jobs.executor_host_id is 'The host of the last attempt.';
 comment on column container_jobs.limit_id is 'The limit for which it is parked.';
+comment on column container_jobs.schedule_id is 'The schedule that made it; kept when that is gone.';
 comment on column container_jobs.concurrency_key is 'Jobs of the tenant with the same key share a limit.';
 comment on column container_jobs.template is 'The template it was made from; null for an inline spec.';
 comment on column container_jobs.name is 'For people.';
@@ -497,6 +512,8 @@ create table container_executions (
     external_name text not null,
     execution_id text,
     claimed_at timestamptz not null default now(),
+    prepare_began_at timestamptz,
+    prepare_ended_at timestamptz,
     launch_sent_at timestamptz,
     started_at timestamptz,
     ended_at timestamptz,
@@ -514,6 +531,8 @@ create table container_executions (
     cpu_usage_percent double precision,
     cost numeric,
     logs_incomplete boolean not null default false,
+    logs_expired_at timestamptz,
+    logs_removed_at timestamptz,
     log_cursor text,
     log_sequence integer not null default 0,
     stdout_bytes bigint not null default 0,
@@ -527,12 +546,15 @@ create table container_executions (
     constraint container_executions_attempt_positive check (attempt > 0 and epoch > 0),
     constraint container_executions_name_shape check (external_name ~ '^[a-z][a-z0-9-]{0,47}$'),
     constraint container_executions_execution_id_length check (char_length(execution_id) <= 255),
+    constraint container_executions_prepare_began check (prepare_ended_at is null or prepare_began_at is not null),
+    constraint container_executions_logs_leave_in_order check (logs_removed_at is null or (logs_expired_at is not null and ended_at is not null)),
     constraint container_executions_over_holds_nothing check (ended_at is null or not slot_held),
     constraint container_executions_abandoned_is_told check ((abandoned_at is null) = (abandoned_by is null) and (abandoned_at is null) = (abandoned_as is null))
 ) with (fillfactor = 70);
 create index container_executions_owned on container_executions (worker_id) where ended_at is null;
 create index container_executions_slots on container_executions (executor_host_id) where slot_held;
 create index container_executions_abandoned on container_executions (abandoned_at) where abandoned_at is not null and ended_at is null;
+create index container_executions_logs on container_executions (tenant_id, ended_at) where ended_at is not null and logs_removed_at is null;
 comment on table container_executions is 'One try of a job. (job_id, attempt, epoch) is the fencing token of whoever runs it.';
 comment on column container_executions.job_id is 'The job.';
 comment on column container_executions.attempt is 'From 1.';
@@ -545,6 +567,8 @@ comment on column container_executions.limits is 'The limits that count it, for 
 comment on column container_executions.external_name is 'The name of its container, derived from (fleet, job, attempt) and stored before the launch.';
 comment on column container_executions.execution_id is 'The backend''s identifier, stored after the launch.';
 comment on column container_executions.claimed_at is 'When it was claimed.';
+comment on column container_executions.prepare_began_at is 'Since when its image is pulled, or whatever else its backend needs; null if it took no time worth telling.';
+comment on column container_executions.prepare_ended_at is 'Until when.';
 comment on column container_executions.launch_sent_at is 'Stored before the launch is sent: null means that certainly nothing was.';
 comment on column container_executions.started_at is 'When its container was seen running.';
 comment on column container_executions.ended_at is 'When its end was recorded.';
@@ -562,6 +586,8 @@ comment on column container_executions.max_memory_usage is 'Bytes; null where th
 comment on column container_executions.cpu_usage_percent is 'Mean, in percent of one CPU; null where there was no sample.';
 comment on column container_executions.cost is 'By the host''s prices.';
 comment on column container_executions.logs_incomplete is 'Whether part of the log could not be stored.';
+comment on column container_executions.logs_expired_at is 'From when its log and the excerpts of it are not there any more, because their time was over.';
+comment on column container_executions.logs_removed_at is 'When the last chunk of its log was removed.';
 comment on column container_executions.log_cursor is 'The backend''s cursor after the last stored chunk.';
 comment on column container_executions.log_sequence is 'Chunks stored so far.';
 comment on column container_executions.stdout_bytes is 'Bytes of stdout stored so far.';
@@ -643,6 +669,307 @@ comment on column audit_log.subject is 'The id of the host or job, or of the req
 comment on column audit_log.detail is 'What else is worth knowing.';
 comment on column audit_log.created_at is 'When.';
 
+-- Schedules -------------------------------------------------------------------------------------------------------
+-- Submissions that Gantry makes itself, when a calendar says so.
+
+create type schedule_missed as enum ('skip', 'one', 'all');
+comment on type schedule_missed is 'What becomes of due times that nobody looked at in time. skip: no job. one: one job for all of them together. all: a job for each.';
+
+create type schedule_overlap as enum ('allow', 'skip', 'queue');
+comment on type schedule_overlap is 'What becomes of a due time while a job of the schedule is pending or running. allow: a job beside it. skip: no job. queue: a job when it has ended.';
+
+create type schedule_outcome as enum ('submitted', 'skipped_missed', 'skipped_overlap', 'queued_overlap', 'refused');
+comment on type schedule_outcome is 'What became of a due time. submitted: it made a job. skipped_missed: it came too late. skipped_overlap: a job of the schedule was open. queued_overlap: it waits for that one to end. refused: admission refused the submission.';
+
+create table schedules (
+    id uuid primary key,
+    tenant_id uuid not null references tenants,
+    name text not null,
+    cron text not null,
+    time_zone text not null,
+    submission jsonb not null,
+    missed schedule_missed not null default 'one',
+    overlap schedule_overlap not null default 'allow',
+    revision integer not null default 1,
+    paused_at timestamptz,
+    next_due_at timestamptz,
+    last_due_at timestamptz,
+    last_job_id uuid,
+    last_error text,
+    last_error_at timestamptz,
+    waiting integer not null default 0,
+    created_by text not null,
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now(),
+    constraint schedules_name_length check (char_length(name) between 1 and 255),
+    constraint schedules_submission_is_object check (jsonb_typeof(submission) = 'object'),
+    constraint schedules_paused_is_not_due check (paused_at is null or next_due_at is null),
+    constraint schedules_error_is_dated check ((last_error is null) = (last_error_at is null)),
+    constraint schedules_waiting_not_negative check (waiting >= 0)
+);
+create unique index schedules_tenant_name on schedules (tenant_id, name);
+create index schedules_due on schedules (next_due_at) where next_due_at is not null;
+create index schedules_waiting on schedules (id) where waiting > 0 and paused_at is null;
+comment on table schedules is 'When to submit what. A dispatcher that advances next_due_at holds the row, and makes the job of the due time in the same transaction.';
+comment on column schedules.id is 'UUIDv7.';
+comment on column schedules.tenant_id is 'The owner, also of the jobs.';
+comment on column schedules.name is 'Unique in the tenant.';
+comment on column schedules.cron is 'Five fields, or six with seconds first.';
+comment on column schedules.time_zone is 'IANA name of the zone in which cron is read.';
+comment on column schedules.submission is 'What is submitted at each due time: a submission without idempotency_key and not_before.';
+comment on column schedules.missed is 'What becomes of due times that were missed.';
+comment on column schedules.overlap is 'What becomes of a due time while a job of the schedule is open.';
+comment on column schedules.revision is 'Raised by whoever edits, pauses or resumes it: what a dispatcher prepared before is dropped.';
+comment on column schedules.paused_at is 'Since when nothing is submitted; null while it is not paused.';
+comment on column schedules.next_due_at is 'The oldest due time that is not decided about; null while paused, or if it is never due again.';
+comment on column schedules.last_due_at is 'The last due time that was decided about.';
+comment on column schedules.last_job_id is 'The last job that it made; kept when the job is gone.';
+comment on column schedules.last_error is 'Why the last due time made no job; null since one did.';
+comment on column schedules.last_error_at is 'When that was.';
+comment on column schedules.waiting is 'Its rows of schedule_runs that are queued_overlap.';
+comment on column schedules.created_by is 'Who put it last.';
+comment on column schedules.created_at is 'When it was made.';
+comment on column schedules.updated_at is 'When it was last put, paused or resumed.';
+
+-- Without a foreign key: a schedule is deleted at once, and its history leaves with everybody's.
+create table schedule_runs (
+    schedule_id uuid not null,
+    due_at timestamptz not null,
+    tenant_id uuid not null references tenants,
+    outcome schedule_outcome not null,
+    job_id uuid,
+    triggered_by text,
+    detail text,
+    created_at timestamptz not null default now(),
+    primary key (schedule_id, due_at),
+    constraint schedule_runs_submitted_has_job check ((outcome = 'submitted') = (job_id is not null))
+);
+create index schedule_runs_waiting on schedule_runs (schedule_id, due_at) where outcome = 'queued_overlap';
+create index schedule_runs_created on schedule_runs (created_at);
+comment on table schedule_runs is 'What became of each due time. The key is the promise: no due time makes two jobs, with any number of dispatchers.';
+comment on column schedule_runs.schedule_id is 'The schedule; kept when it is gone.';
+comment on column schedule_runs.due_at is 'The due time; for a run outside the calendar, when it was asked for. With skipped_missed the first of those that detail tells of.';
+comment on column schedule_runs.tenant_id is 'The owner.';
+comment on column schedule_runs.outcome is 'What became of it.';
+comment on column schedule_runs.job_id is 'The job that it made; kept when the job is gone.';
+comment on column schedule_runs.triggered_by is 'Who asked for a run outside the calendar: key: and the id of the API key; null for a due time.';
+comment on column schedule_runs.detail is 'Why it made no job, in words.';
+comment on column schedule_runs.created_at is 'When it was decided.';
+
+-- Dead letters ----------------------------------------------------------------------------------------------------
+-- What could not be processed: taken out of the queue gantry.dead, kept until it is replayed, dropped or too old.
+
+create type dead_letter_state as enum ('waiting', 'replaying', 'replayed', 'dropped');
+comment on type dead_letter_state is 'waiting: for somebody to decide. replaying: asked for, and not done yet. replayed: handed over again. dropped: not wanted any more.';
+
+create table dead_letters (
+    id uuid primary key,
+    letter_key bytea not null,
+    tenant_id uuid references tenants,
+    state dead_letter_state not null default 'waiting',
+    origin text not null,
+    queue text,
+    reason text not null,
+    detail text not null default '',
+    message_id text,
+    content_type text,
+    headers jsonb not null default '{}',
+    body bytea not null,
+    body_bytes bigint not null,
+    arrivals integer not null default 1,
+    received_at timestamptz not null default now(),
+    last_received_at timestamptz not null default now(),
+    request_id uuid,
+    replay_at timestamptz,
+    replayed_by text,
+    replays integer not null default 0,
+    replayed_at timestamptz,
+    replayed_as uuid,
+    replay_problem text,
+    dropped_at timestamptz,
+    constraint dead_letters_key_is_sha256 check (octet_length(letter_key) = 32),
+    constraint dead_letters_headers_are_an_object check (jsonb_typeof(headers) = 'object'),
+    constraint dead_letters_body_is_bounded check (octet_length(body) <= 1048576 and body_bytes >= octet_length(body)),
+    constraint dead_letters_counts check (arrivals > 0 and replays >= 0),
+    constraint dead_letters_replaying_is_due check ((state = 'replaying') = (replay_at is not null)),
+    constraint dead_letters_replaying_is_asked_for check (state <> 'replaying' or (replayed_by is not null and request_id is not null)),
+    constraint dead_letters_replayed_is_dated check (state <> 'replayed' or replayed_at is not null),
+    constraint dead_letters_dropped_is_dated check ((state = 'dropped') = (dropped_at is not null))
+);
+create unique index dead_letters_key on dead_letters (letter_key);
+create index dead_letters_tenant on dead_letters (tenant_id, state, id);
+create index dead_letters_due on dead_letters (replay_at) where state = 'replaying';
+create index dead_letters_age on dead_letters (tenant_id, last_received_at);
+create index dead_letters_request on dead_letters (request_id, id) where request_id is not null;
+comment on table dead_letters is 'Messages that could not be processed, without credentials. The same message again is the same row.';
+comment on column dead_letters.id is 'UUIDv7: sorts by first arrival.';
+comment on column dead_letters.letter_key is 'SHA-256 of where it was, whose it is, its message_id and its body: what comes again is no second letter.';
+comment on column dead_letters.tenant_id is 'Whose it is; null where that is not known, and then only operators see it.';
+comment on column dead_letters.state is 'What has become of it.';
+comment on column dead_letters.origin is 'The part that gave up on it, or rabbitmq.';
+comment on column dead_letters.queue is 'The queue that it was in, without the fleet''s prefix; null where that is not known.';
+comment on column dead_letters.reason is 'Why, for programs: the code of a problem, invalid_message, poison_report or delivery_limit. Of the last arrival.';
+comment on column dead_letters.detail is 'Why, for people.';
+comment on column dead_letters.message_id is 'Its property message_id.';
+comment on column dead_letters.content_type is 'Its property content_type.';
+comment on column dead_letters.headers is 'Its headers that are text or numbers, without credentials and without those that say the above.';
+comment on column dead_letters.body is 'Its body, or the first MiB of it.';
+comment on column dead_letters.body_bytes is 'Length of the whole body, in bytes.';
+comment on column dead_letters.arrivals is 'How often it came.';
+comment on column dead_letters.received_at is 'When it came first.';
+comment on column dead_letters.last_received_at is 'When it came last.';
+comment on column dead_letters.request_id is 'The last request to replay or drop it: the subject of its entry in audit_log.';
+comment on column dead_letters.replay_at is 'When it is replayed; while somebody does that, when another may try.';
+comment on column dead_letters.replayed_by is 'Who asked for its last replay: key: and the id of the API key.';
+comment on column dead_letters.replays is 'How often it was replayed, refusals included.';
+comment on column dead_letters.replayed_at is 'When it was last handed over.';
+comment on column dead_letters.replayed_as is 'The job that it made or had made before; null for what is no submission.';
+comment on column dead_letters.replay_problem is 'Why its last replay was refused; null if it was not.';
+comment on column dead_letters.dropped_at is 'When it was dropped.';
+
+-- Why -----------------------------------------------------------------------------------------------------------
+-- Bounded, whatever the length of the lines: of each side at most most + 1 jobs are counted, in at most so many lines.
+-- Not a query of the API: under row-level security an enum finds nothing by an index, because comparing one may leak.
+create function gantry_line(own uuid, executor executor_type, at_priority smallint, job uuid, most integer)
+    returns table (own_ahead bigint, others_ahead bigint)
+    language sql stable security definer set search_path = pg_catalog, pg_temp
+    as $$
+        with recursive line as (
+            (select j.tenant_id, j.priority from public.container_jobs j
+             where j.executor_type = executor and j.status = 'pending' and j.dispatched_at is null and j.parked_until is null
+             order by j.tenant_id, j.priority limit 1)
+            union all
+            select n.tenant_id, n.priority from line cross join lateral (
+                select j.tenant_id, j.priority from public.container_jobs j
+                where j.executor_type = executor and j.status = 'pending' and j.dispatched_at is null and j.parked_until is null
+                  and (j.tenant_id, j.priority) > (line.tenant_id, line.priority)
+                order by j.tenant_id, j.priority limit 1) n
+        ), higher as (
+            select count(*) as jobs from (
+                select 1 from public.container_jobs j
+                where j.executor_type = executor and j.tenant_id = own and j.priority > at_priority
+                  and j.status = 'pending' and j.dispatched_at is null and j.parked_until is null limit most + 1) r
+        ), equal as (
+            select count(*) as jobs from (
+                select 1 from public.container_jobs j
+                where j.executor_type = executor and j.tenant_id = own and j.priority = at_priority and j.id < job
+                  and j.status = 'pending' and j.dispatched_at is null and j.parked_until is null limit most + 1) r
+        ), others as (
+            select count(*) as jobs from (
+                select 1 from (select * from line limit most) l
+                join public.tenants t on t.id = l.tenant_id join public.tenants o on o.id = own cross join equal
+                cross join lateral (
+                    select 1 from public.container_jobs j
+                    where j.executor_type = executor and j.tenant_id = l.tenant_id and j.priority = l.priority
+                      and j.status = 'pending' and j.dispatched_at is null and j.parked_until is null
+                    limit case when l.priority > at_priority then most + 1
+                        else least(most + 1, ceil(equal.jobs * t.weight / o.weight))::bigint end) r
+                where l.tenant_id <> own and l.priority >= at_priority limit most + 1) r
+        )
+        select higher.jobs + equal.jobs, others.jobs from higher, equal, others
+        where own = coalesce(public.gantry_tenant(), own)
+    $$;
+comment on function gantry_line(uuid, executor_type, smallint, uuid, integer) is 'How many jobs go before a job: of its own tenant those of higher priority and the older ones of its own; of other tenants those of higher priority, and of its own as many as their shares allow.';
+revoke execute on function gantry_line(uuid, executor_type, smallint, uuid, integer) from public;
+grant execute on function gantry_line(uuid, executor_type, smallint, uuid, integer) to gantry_api, gantry_fleet;
+
+-- Bulk ----------------------------------------------------------------------------------------------------------
+create type bulk_action as enum ('cancel', 'retry', 'prioritise', 'move');
+comment on type bulk_action is 'What a bulk operation does to each job. cancel: asks for its end. retry: submits a job that has ended anew, as a job of its own. prioritise: gives a pending job another priority. move: sends a pending job to another executor type.';
+
+create type bulk_state as enum ('running', 'done', 'stopped');
+comment on type bulk_state is 'running: dispatchers work it off. done: every job was looked at. stopped: somebody stopped it; what was changed stays changed. The last two never change.';
+
+create table bulk_operations (
+    id uuid primary key,
+    tenant_id uuid not null references tenants,
+    actor text not null,
+    action bulk_action not null,
+    filter jsonb not null,
+    parameters jsonb not null default '{}',
+    state bulk_state not null default 'running',
+    cursor uuid,
+    matched bigint not null default 0,
+    changed bigint not null default 0,
+    skipped bigint not null default 0,
+    skips jsonb not null default '{}',
+    created_at timestamptz not null default now(),
+    worked_at timestamptz not null default now(),
+    finished_at timestamptz,
+    constraint bulk_operations_objects check (jsonb_typeof(filter) = 'object' and jsonb_typeof(parameters) = 'object' and jsonb_typeof(skips) = 'object'),
+    constraint bulk_operations_counts check (changed >= 0 and skipped >= 0 and matched = changed + skipped),
+    constraint bulk_operations_end_is_dated check ((state = 'running') = (finished_at is null))
+) with (fillfactor = 70);
+create index bulk_operations_tenant on bulk_operations (tenant_id, id);
+create index bulk_operations_running on bulk_operations (worked_at) where state = 'running';
+comment on table bulk_operations is 'What somebody does to many jobs at once. Dispatchers work it off in batches, each of which moves the cursor in the transaction that changes the jobs.';
+comment on column bulk_operations.id is 'UUIDv7.';
+comment on column bulk_operations.tenant_id is 'Whose jobs.';
+comment on column bulk_operations.actor is 'Who: key: and the id of the API key.';
+comment on column bulk_operations.action is 'What.';
+comment on column bulk_operations.filter is 'To which jobs. Never to one that was accepted after created_at.';
+comment on column bulk_operations.parameters is 'The new priority, or the new executor type.';
+comment on column bulk_operations.state is 'Whether it goes on.';
+comment on column bulk_operations.cursor is 'The last job that was looked at; null before the first.';
+comment on column bulk_operations.matched is 'Jobs that the filter met so far.';
+comment on column bulk_operations.changed is 'Those of them that were changed.';
+comment on column bulk_operations.skipped is 'Those that could not be.';
+comment on column bulk_operations.skips is 'The latter by reason.';
+comment on column bulk_operations.created_at is 'When it was asked for.';
+comment on column bulk_operations.worked_at is 'When its last batch was done: who has waited longest goes next.';
+comment on column bulk_operations.finished_at is 'When it was done or stopped.';
+
+create table bulk_changes (
+    job_id uuid not null references container_jobs on delete cascade,
+    operation_id uuid not null references bulk_operations,
+    tenant_id uuid not null,
+    detail jsonb not null,
+    created_at timestamptz not null default now(),
+    primary key (job_id, operation_id)
+);
+comment on table bulk_changes is 'What bulk operations did to each job, written in the transaction that did it, never changed.';
+comment on column bulk_changes.job_id is 'The job. Of a retry both have a row: the one that had ended, and the new one.';
+comment on column bulk_changes.operation_id is 'The operation.';
+comment on column bulk_changes.tenant_id is 'The owner.';
+comment on column bulk_changes.detail is 'What was changed: from and to, or the other job of a retry.';
+comment on column bulk_changes.created_at is 'When.';
+
+-- Overview --------------------------------------------------------------------------------------------------------
+-- What shows the whole of a tenant's work at a glance.
+
+
+-- Bounded, whatever the length of the lines: of each executor type and reason at most most + 1 jobs are counted. A function
+-- of the owner for the same reason as gantry_line.
+create function gantry_backlog(own uuid, most integer)
+    returns table (executor executor_type, reason waiting_reason, jobs bigint)
+    language sql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
+    as $$
+        select * from (
+            select e.e, null::public.waiting_reason, (select count(*) from (
+                select 1 from public.container_jobs j
+                where j.executor_type = e.e and j.tenant_id = own
+                  and j.status = 'pending' and j.dispatched_at is null and j.parked_until is null limit most + 1) r)
+            from unnest(enum_range(null::public.executor_type)) as e(e)
+            union all
+            select e.e, 'dispatching'::public.waiting_reason, (select count(*) from (
+                select 1 from public.container_jobs j
+                where j.executor_type = e.e and j.tenant_id = own
+                  and j.status = 'pending' and j.dispatched_at is not null limit most + 1) r)
+            from unnest(enum_range(null::public.executor_type)) as e(e)
+            union all
+            select e.e, w.w, (select count(*) from (
+                select 1 from public.container_jobs j
+                where j.tenant_id::text = own::text and j.executor_type = e.e and j.waiting_reason = w.w
+                  and j.status = 'pending' and j.parked_until is not null limit most + 1) r)
+            from unnest(enum_range(null::public.executor_type)) as e(e)
+            cross join unnest(enum_range(null::public.waiting_reason)) as w(w)
+        ) backlog (executor, reason, jobs)
+        where jobs > 0 and own = coalesce(public.gantry_tenant(), own)
+    $$;
+comment on function gantry_backlog(uuid, integer) is 'How many jobs of a tenant wait, by executor type and by the reason that is stored: null for those in line, dispatching for those in the window. Of each at most one more than asked for.';
+revoke execute on function gantry_backlog(uuid, integer) from public;
+grant execute on function gantry_backlog(uuid, integer) to gantry_api, gantry_fleet;
+
 -- Who may see what ----------------------------------------------------------------------------------------------
 grant usage on schema public to gantry_fleet, gantry_api;
 grant execute on function gantry_tenant(), gantry_is_operator() to gantry_fleet, gantry_api;
@@ -691,3 +1018,58 @@ begin
     execute 'alter table api_keys enable row level security';
     execute 'create policy fleet on api_keys to gantry_fleet using (true) with check (true)';
 end $$;
+
+grant select, insert, update, delete on schedules, schedule_runs to gantry_fleet;
+grant select, insert, delete on schedules, schedule_runs to gantry_api;
+grant update (cron, time_zone, submission, missed, overlap, revision, paused_at, next_due_at, last_job_id, created_by, updated_at) on schedules to gantry_api;
+
+do $$
+declare
+    name text;
+begin
+    foreach name in array array['schedules', 'schedule_runs']
+    loop
+        execute format('alter table %I enable row level security', name);
+        execute format('alter table %I force row level security', name);
+        execute format('create policy fleet on %I to gantry_fleet using (true) with check (true)', name);
+        execute format('create policy tenant on %I to gantry_api using (tenant_id = gantry_tenant()) with check (tenant_id = gantry_tenant())', name);
+    end loop;
+end $$;
+
+grant select, insert, update, delete on dead_letters to gantry_fleet;
+grant select on dead_letters to gantry_api;
+grant update (state, request_id, replay_at, replayed_by, replay_problem, dropped_at) on dead_letters to gantry_api;
+
+alter table dead_letters enable row level security;
+alter table dead_letters force row level security;
+create policy fleet on dead_letters to gantry_fleet using (true) with check (true);
+create policy tenant on dead_letters to gantry_api
+    using (tenant_id = gantry_tenant() or (tenant_id is null and gantry_is_operator()))
+    with check (tenant_id = gantry_tenant() or (tenant_id is null and gantry_is_operator()));
+
+grant select, insert, update, delete on bulk_operations, bulk_changes to gantry_fleet;
+revoke update, delete on bulk_changes from gantry_fleet;
+grant select, insert on bulk_operations to gantry_api;
+-- To stop one, and nothing else.
+grant update (state, finished_at) on bulk_operations to gantry_api;
+grant select on bulk_changes to gantry_api;
+
+do $$
+declare
+    name text;
+begin
+    foreach name in array array['bulk_operations', 'bulk_changes']
+    loop
+        execute format('alter table %I enable row level security', name);
+        execute format('alter table %I force row level security', name);
+        execute format('create policy fleet on %I to gantry_fleet using (true) with check (true)', name);
+        execute format('create policy tenant on %I to gantry_api using (tenant_id = gantry_tenant()) with check (tenant_id = gantry_tenant())', name);
+    end loop;
+end $$;
+
+-- The functions that tell of lines and hosts run as the owner of the schema, which row-level security holds too unless it
+-- is a superuser.
+create policy owner on tenants for select to current_user using (true);
+create policy owner on container_jobs for select to current_user using (true);
+-- For gantry_host_detail.
+create policy owner on executor_hosts for select to current_user using (true);

@@ -132,7 +132,7 @@ impl Process {
             let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("Linux tells");
             line.split_whitespace().next().and_then(|kib| kib.parse().ok()).map(|kib: u64| kib << 10).expect("a number")
         };
-        (of("VmRSS"), of("VmHWM"))
+        (of("VmRSS:"), of("VmHWM:"))
     }
 
     /// The value of a metric on its `/metrics`: the sum over all series that bear these labels; none without any.
