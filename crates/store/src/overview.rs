@@ -153,8 +153,8 @@ async fn backlog(tx: &mut PgConnection, tenant: TenantId) -> Result<Vec<Waiting>
             jobs: 0,
             more: false,
         });
-        waiting.jobs += row.jobs.min(COUNTED);
-        waiting.more |= row.jobs > COUNTED;
+        let jobs = waiting.jobs + row.jobs;
+        (waiting.jobs, waiting.more) = (jobs.min(COUNTED), waiting.more || jobs > COUNTED);
     }
     Ok(counts.into_values().collect())
 }

@@ -173,6 +173,12 @@ async fn identify(store: &Store, host: HostId, identity: &str) -> Result<String,
     hosts::identify(store, host, identity).await.map_err(|error| error.to_string())
 }
 
+/// Whether a host is served after a check, from what it was before and the failures in a row with this one: one success
+/// brings it back.
+fn stays(healthy: bool, answered: bool, bearable: bool, failures: u32) -> bool {
+    answered || bearable && healthy && failures < FAILURES
+}
+
 /// Keeps the result of a check; the first one that succeeds makes the host one of ours.
 fn settle(engine: &Arc<Engine>, host: Host, checked: Result<Answer, Failed>) -> HostCheck {
     let now = engine.lease.now();
@@ -186,7 +192,7 @@ fn settle(engine: &Arc<Engine>, host: Host, checked: Result<Answer, Failed>) -> 
     let healthy = match served.get_mut(&host.id) {
         Some(entry) => {
             entry.failures = if answered { 0 } else { entry.failures + 1 };
-            let healthy = answered || bearable && entry.healthy && entry.failures < FAILURES;
+            let healthy = stays(entry.healthy, answered, bearable, entry.failures);
             if healthy != entry.healthy {
                 tracing::warn!(host.name = %host.name, healthy, detail, "a host's health changed");
             }
@@ -219,4 +225,32 @@ fn settle(engine: &Arc<Engine>, host: Host, checked: Result<Answer, Failed>) -> 
         }
     };
     HostCheck { host: host.id, answered, healthy, detail }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether the host is served after each of these checks.
+    fn after(checks: &[(bool, bool)]) -> Vec<bool> {
+        let (mut healthy, mut failures) = (true, 0);
+        let step = |&(answered, bearable): &(bool, bool)| {
+            failures = if answered { 0 } else { failures + 1 };
+            healthy = stays(healthy, answered, bearable, failures);
+            healthy
+        };
+        checks.iter().map(step).collect()
+    }
+
+    #[test]
+    fn three_failures_in_a_row_take_a_host_out_and_one_success_brings_it_back() {
+        let (good, silent, other) = ((true, true), (false, true), (false, false));
+        assert_eq!(after(&[silent, silent, silent, silent, good]), [true, true, false, false, true]);
+        // Only those in a row count.
+        assert_eq!(after(&[silent, silent, good, silent, silent]), [true; 5]);
+        // After it was brought back it is borne with again.
+        assert_eq!(after(&[silent, silent, silent, good, silent])[3..], [true, true]);
+        // Another engine is not borne with, and silence after it does not bring it back.
+        assert_eq!(after(&[other, silent, good]), [false, false, true]);
+    }
 }

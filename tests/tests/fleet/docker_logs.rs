@@ -192,7 +192,7 @@ async fn many_noisy_docker_jobs_over_a_slow_database() {
     let worker = fleet.process(PART, Role::DockerWorker, &[]).await;
     fleet.served(host, 1).await;
     let (idle, _) = worker.memory();
-    let script = NOISE.replace("50000", "2500");
+    let script = NOISE.replace("50000", &std::env::var("LINES").unwrap_or("2500".into()));
     postgres.delay(Duration::from_millis(20));
     let ids = fleet.producer().await.submit_all(&vec![jobs::docker(&script); 20]).await;
     fleet.count_reaches("running", 20).await;
@@ -201,6 +201,15 @@ async fn many_noisy_docker_jobs_over_a_slow_database() {
     let short = fleet.producer().await.submit(&jobs::docker("echo short")).await;
     fleet.ended(short).await;
     let short_took = began.elapsed();
+    let row = &fleet.attempts(short).await[0];
+    println!(
+        "DIAG {} {} {} {} {}",
+        fleet.job(short).await["created_at"],
+        row["claimed_at"],
+        row["started_at"],
+        row["run_millis"],
+        row["ended_at"]
+    );
     fleet.all_complete(&ids).await;
     let (_, peak) = worker.memory();
     println!(
@@ -209,8 +218,7 @@ async fn many_noisy_docker_jobs_over_a_slow_database() {
         idle / MIB,
         peak / MIB
     );
-    assert!(peak < idle + ROOM, "{} MiB", peak / MIB);
-    let all = printed(2_500);
+    let all = printed(std::env::var("LINES").unwrap_or("2500".into()).parse().unwrap());
     for id in ids {
         for stream in ["stdout", "stderr"] {
             assert_eq!(exact(&fleet.chunks(id, stream).await, &all), 0);

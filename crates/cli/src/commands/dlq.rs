@@ -19,7 +19,7 @@ use self::choose::{Choice, Which};
 use super::values::one_of;
 use crate::client::Client;
 use crate::error::{Error, Result};
-use crate::output::{Format, ago, note, short, table};
+use crate::output::{Format, ago, note, plain, short, table};
 use crate::watch::Watch;
 
 /// Characters of a reason in words that a list shows.
@@ -155,7 +155,7 @@ impl Replay {
         let outcome = outcome(client, reply).await?;
         format.print(&outcome, |outcome| {
             let first = format!("{} replayed", outcome.replayed);
-            let refused = outcome.refused.iter().map(|(why, letters)| format!("{letters} refused: {why}"));
+            let refused = outcome.refused.iter().map(|(why, letters)| format!("{letters} refused: {}", plain(why)));
             [first].into_iter().chain(refused).collect::<Vec<_>>().join("\n")
         })?;
         Ok(if outcome.refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use gantry_api::wire::{DrainRequest, Host, HostList, HostLostRequest, HostPatch, NewHost};
 use gantry_core::ExecutorType;
+use gantry_core::capacity::Condition;
 use gantry_core::clock::{Clock, SystemClock};
 use serde_json::{Map, Value, json};
 
@@ -161,6 +162,11 @@ impl Add {
     }
 }
 
+/// Why a host takes no jobs, unless its slots show it.
+pub(super) fn trouble(host: &Host) -> Option<&str> {
+    host.reason.as_deref().filter(|_| host.condition != Condition::Full || host.max_concurrent_jobs == 0)
+}
+
 fn listing(hosts: &[Host], now: DateTime<Utc>) -> String {
     let percent = |host: &Host| host.utilization_percent.map_or("-".to_owned(), |percent| format!("{percent:.1}%"));
     let startup = |host: &Host| {
@@ -189,7 +195,7 @@ fn listing(hosts: &[Host], now: DateTime<Utc>) -> String {
     });
     let header = ["NAME", "EXECUTOR", "CONDITION", "SLOTS", "FREE", "USED", "STARTS IN", "WORKERS", "HEALTH", "FOR"];
     let list = table(header, &[3, 4, 5, 6, 7], rows.collect());
-    let why = hosts.iter().filter_map(|host| Some(format!("{}: {}", plain(&host.name), plain(host.reason.as_ref()?))));
+    let why = hosts.iter().filter_map(|host| Some(format!("{}: {}", plain(&host.name), plain(trouble(host)?))));
     let why = why.collect::<Vec<_>>().join("\n");
     if why.is_empty() { list } else { format!("{list}\n\n{why}") }
 }

@@ -53,7 +53,8 @@ pub(super) fn explain(facts: &Facts) -> Why {
     let (estimated_start, estimate) = estimate(facts, backlog, reason);
     let waiting = Waiting {
         reason,
-        until: facts.job.parked_until,
+        // An end under the limit puts it back in line, not the time.
+        until: facts.job.parked_until.filter(|_| !is_limit(reason)),
         hosts: backlog.hosts.clone(),
         limit: limit.clone(),
         ahead: in_line.then_some(backlog.ahead),
@@ -150,6 +151,10 @@ fn no_worker(executor: ExecutorType, backlog: &Backlog) -> (String, Option<Strin
             )),
         ),
     }
+}
+
+fn is_limit(reason: WaitingReason) -> bool {
+    matches!(reason, WaitingReason::TenantLimit | WaitingReason::TemplateLimit | WaitingReason::KeyLimit)
 }
 
 fn limited(reason: WaitingReason, limit: Option<&Limit>) -> (String, Option<String>) {
@@ -342,7 +347,7 @@ mod tests {
             assert!(why.remedy.as_ref().is_some_and(|remedy| remedy.contains(helps)), "{helps}: {:?}", why.remedy);
             assert_eq!((why.phase, why.since), (Phase::Waiting, at(since)), "{}", why.summary);
             let waiting = why.waiting.expect("it waits");
-            assert_eq!(waiting.until, facts.job.parked_until);
+            assert_eq!(waiting.until, facts.job.parked_until.filter(|_| waiting.limit.is_none()));
         }
     }
 

@@ -13,6 +13,7 @@ use ratatui::text::Line;
 use ratatui::widgets::{Block, Borders, Row, Table};
 
 use super::state::{Panel, State};
+use crate::commands::host::trouble;
 use crate::output::{ago, plain, rough};
 
 /// Cells of a bar of slots.
@@ -91,13 +92,7 @@ fn group(group: &BacklogGroup) -> Row<'static> {
 fn host(host: &Host) -> Row<'static> {
     let slots = format!("{}/{}", host.current_job_count, host.max_concurrent_jobs);
     let starts = host.average_startup_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    let condition = match &host.reason {
-        // Its bar tells it.
-        Some(reason) if host.condition != Condition::Full || host.max_concurrent_jobs == 0 => {
-            format!("{}: {}", host.condition, plain(reason))
-        }
-        _ => host.condition.to_string(),
-    };
+    let condition = trouble(host).map_or_else(|| host.condition.to_string(), plain);
     let row = Row::new([
         plain(&host.name),
         executor(host.executor_type),
