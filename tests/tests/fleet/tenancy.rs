@@ -27,6 +27,10 @@ async fn two_tenants() -> (Fleet, TenantId, TenantId) {
          select gen_random_uuid(), id, 'own', 'docker' from tenants",
         "insert into audit_log (id, tenant_id, actor, action, subject)
          select gen_random_uuid(), id, 'test', 'host_cordoned', 'own' from tenants",
+        "insert into bulk_operations (id, tenant_id, actor, action, filter) select gen_random_uuid(), id, 'test', 'cancel', '{}' from tenants",
+        "insert into bulk_changes (job_id, operation_id, tenant_id, detail)
+         select j.id, b.id, j.tenant_id, '{}' from container_jobs j join bulk_operations b on b.tenant_id = j.tenant_id",
+        "insert into limits (id, tenant_id, kind, name) select gen_random_uuid(), id, 'tenant', '' from tenants",
         "insert into dead_letters (id, letter_key, tenant_id, origin, reason, body, body_bytes)
          select gen_random_uuid(), sha256(id::text::bytea), id, 'test', 'test', '', 0 from tenants",
         "insert into dead_letters (id, letter_key, tenant_id, origin, reason, body, body_bytes)

@@ -39,8 +39,8 @@ async fn pages_hold_the_bytes_as_they_were() {
     assert_eq!(page.body["chunks"][0]["base64"], json!("qQo="));
     assert_eq!(page.body["chunks"][1]["text"], json!("a\u{0}b"));
     assert_eq!(page.body["chunks"][1]["offset"], json!(3));
-    // A full page may not be the last one.
-    assert_eq!(page.body["complete"], json!(false));
+    // The page is full, and it is known that nothing is behind it.
+    assert_eq!(page.body["complete"], json!(true));
     let rest = client.get(&format!("{path}?after=1.4")).await;
     assert_eq!(rest.body, json!({"chunks": [], "next": "1.4", "complete": true}));
 }
