@@ -91,6 +91,7 @@ const ROWS: &[Row] = &[
     exempt("commit.lost::declare", API, "an operator's request"),
     killed("commit.lost::mark_by_policy", DISPATCHER),
     killed("commit.lost::mark_on_lost_hosts", DISPATCHER),
+    exempt("commit.overview::read", API, "it reads"),
     killed("commit.queue::end_overdue", DISPATCHER),
     killed("commit.queue::expire_keys", DISPATCHER),
     killed("commit.queue::republishable", DISPATCHER),

@@ -1,6 +1,6 @@
 //! Jobs as people see them, and the one thing they may do to a job: ask for its end.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use gantry_core::spec::ResolvedSpec;
@@ -200,7 +200,21 @@ pub(crate) struct Place {
     free: i64,
 }
 
-pub(crate) async fn places(tx: &mut sqlx::PgConnection) -> Result<HashMap<(Option<TenantId>, ExecutorType), Place>> {
+/// What decides why jobs wait in line.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Places {
+    hosts: HashMap<(Option<TenantId>, ExecutorType), Place>,
+    /// Tenants that run as many jobs as they may.
+    full: HashSet<TenantId>,
+}
+
+pub(crate) async fn places(tx: &mut sqlx::PgConnection) -> Result<Places> {
+    let full = sqlx::query_scalar!(
+        "/* jobs::places */
+        select tenant_id from limits where kind = 'tenant' and max_running is not null and running >= max_running"
+    )
+    .fetch_all(&mut *tx)
+    .await?;
     let rows = sqlx::query!(
         r#"/* jobs::places */
         select h.tenant_id, h.executor_type::text as "executor_type!", count(*) as "hosts!",
@@ -216,20 +230,15 @@ pub(crate) async fn places(tx: &mut sqlx::PgConnection) -> Result<HashMap<(Optio
     )
     .fetch_all(&mut *tx)
     .await?;
-    rows.into_iter()
-        .map(|row| {
-            let place = Place { hosts: row.hosts, active: row.active, served: row.served, free: row.free };
-            Ok(((row.tenant_id.map(Into::into), parse("executor_type", &row.executor_type)?), place))
-        })
-        .collect()
+    let hosts = rows.into_iter().map(|row| {
+        let place = Place { hosts: row.hosts, active: row.active, served: row.served, free: row.free };
+        Ok(((row.tenant_id.map(Into::into), parse("executor_type", &row.executor_type)?), place))
+    });
+    Ok(Places { hosts: hosts.collect::<Result<_>>()?, full: full.into_iter().map(Into::into).collect() })
 }
 
-pub(crate) fn explain(
-    places: &HashMap<(Option<TenantId>, ExecutorType), Place>,
-    tenant: TenantId,
-    executor: ExecutorType,
-) -> WaitingReason {
-    let both = [None, Some(tenant)].map(|owner| places.get(&(owner, executor)).copied().unwrap_or_default());
+pub(crate) fn explain(places: &Places, tenant: TenantId, executor: ExecutorType) -> WaitingReason {
+    let both = [None, Some(tenant)].map(|owner| places.hosts.get(&(owner, executor)).copied().unwrap_or_default());
     let sum = |of: fn(&Place) -> i64| both.iter().map(of).sum::<i64>();
     if sum(|p| p.hosts) == 0 {
         WaitingReason::NoHost
@@ -237,6 +246,8 @@ pub(crate) fn explain(
         WaitingReason::HostUnavailable
     } else if sum(|p| p.served) == 0 {
         WaitingReason::NoWorker
+    } else if places.full.contains(&tenant) {
+        WaitingReason::TenantLimit
     } else if sum(|p| p.free) == 0 {
         WaitingReason::HostFull
     } else {

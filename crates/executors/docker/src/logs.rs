@@ -105,7 +105,9 @@ pub(crate) async fn page(
         None => {
             // Followed only from the second page on: most containers have ended by the first.
             let follow = at != Position::default() && observe::is_running(docker, &id.0).await.map_err(failed)?;
-            Reader::open(docker, &id.0, at, follow).await?
+            let reader = Reader::open(docker, &id.0, at, follow).await?;
+            // Asked before it was opened. The first page did not ask: what it reads is whole only in one go.
+            Reader { early: at == Position::default(), ..reader }
         }
     };
     let mut page = Page::default();
@@ -114,6 +116,7 @@ pub(crate) async fn page(
             Next::Bytes(stream, bytes) => {
                 page.push(stream, &bytes);
                 if page.size >= max_bytes {
+                    reader.resumed = true;
                     let page = page.finish(reader.position, true);
                     engine.readers.keep(&id.0, reader);
                     return Ok(page);
@@ -128,6 +131,12 @@ pub(crate) async fn page(
             // log: the end is read as what lies there.
             Next::Quiet => reader = Reader::open(docker, &id.0, reader.position, false).await?,
             Next::End if reader.follow => reader = Reader::open(docker, &id.0, reader.position, false).await?,
+            // What was read lay there before the container ended, perhaps long before: its end is not the log's end.
+            Next::End
+                if reader.resumed && reader.early && !observe::is_running(docker, &id.0).await.map_err(failed)? =>
+            {
+                reader = Reader::open(docker, &id.0, reader.position, false).await?;
+            }
             Next::End => return Ok(page.finish(reader.position, false)),
         }
     }
@@ -159,6 +168,10 @@ impl Page {
 struct Reader {
     entries: BoxStream<'static, Result<LogOutput, Error>>,
     follow: bool,
+    /// It may have been opened before the container ended, and so does not have to be the whole log.
+    early: bool,
+    /// It was kept between two pages: time in which more may have been printed.
+    resumed: bool,
     position: Position,
     lines: Lines,
     /// What is left of an entry in which the place lies that was asked for.
@@ -177,7 +190,8 @@ impl Reader {
     async fn open(docker: &Docker, id: &str, at: Position, follow: bool) -> Result<Self, Failure> {
         let options = LogsOptionsBuilder::new().stdout(true).stderr(true).timestamps(true).follow(follow).build();
         let entries = docker.logs(id, Some(options)).boxed();
-        let mut reader = Self { entries, follow, position: Position::default(), lines: Lines::default(), rest: None };
+        let (position, lines) = (Position::default(), Lines::default());
+        let mut reader = Self { entries, follow, early: false, resumed: false, position, lines, rest: None };
         while reader.position != at {
             reader.pass(at).await?;
         }

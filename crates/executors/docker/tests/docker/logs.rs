@@ -81,6 +81,26 @@ async fn random_bytes_are_followed_to_the_end() {
     assert_eq!(out.len(), 40 * 100_001);
 }
 
+/// The first page is of what lies there while it runs; what is left of that when it ends is not the rest of the log.
+#[tokio::test]
+async fn what_was_printed_after_the_first_page_is_read_too() {
+    let lab = Lab::new();
+    let id = lab.start(sh("seq 1 1000; sleep 1; seq 1001 2000")).await;
+    let first = loop {
+        let page = lab.executor.logs(&lab.host, &id, None, 100).await.expect("reads the log");
+        if page.more {
+            break page;
+        }
+    };
+    assert_eq!(lab.observe(&id).await, Observed::Running, "the machine is too slow for this test");
+    lab.until_ended(&id).await;
+    let (rest, _, _) = lab.read(&id, first.cursor, 100).await;
+    let expected: String = (1..=2_000).map(|n| format!("{n}\n")).collect();
+    let mut out: Vec<u8> = first.chunks.iter().flat_map(|(_, bytes)| bytes.to_vec()).collect();
+    out.extend(rest);
+    assert!(out == expected.as_bytes(), "{} of {} bytes", out.len(), expected.len());
+}
+
 #[tokio::test]
 async fn a_cursor_is_good_for_any_worker() {
     let lab = Lab::new();
