@@ -75,6 +75,7 @@ comment on column fleet.id is 'Part of every external name and a label of every 
 comment on column fleet.created_at is 'When the schema was made.';
 insert into fleet default values;
 
+-- Times to keep reach a hundred years: what is more is for ever, and no time goes further back than Postgres can tell.
 create table tenants (
     id uuid primary key,
     name text not null,
@@ -86,7 +87,6 @@ create table tenants (
     constraint tenants_name_length check (char_length(name) between 1 and 255),
     constraint tenants_weight_range check (weight between 0.001 and 1000),
     constraint tenants_cap_not_negative check (max_pending >= 0),
-    -- A hundred years: what is more is for ever, and no time reaches further back than Postgres can tell.
     constraint tenants_retention_range check (retain_jobs_seconds between 0 and 3162240000 and retain_logs_seconds between 0 and 3162240000)
 );
 create unique index tenants_name on tenants (name);
