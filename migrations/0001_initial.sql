@@ -975,7 +975,7 @@ grant usage on schema public to gantry_fleet, gantry_api;
 grant execute on function gantry_tenant(), gantry_is_operator() to gantry_fleet, gantry_api;
 grant select, insert, update, delete on all tables in schema public to gantry_fleet;
 revoke insert, update, delete on fleet from gantry_fleet;
-revoke update, delete on audit_log from gantry_fleet;
+revoke update, delete on audit_log, bulk_changes from gantry_fleet;
 
 grant select on fleet, tenants, projects, limits, executor_hosts, workers, environment_variable_templates, container_templates, container_jobs, container_job_specs, idempotency_keys, container_executions, container_log_chunks, job_events, audit_log to gantry_api;
 -- Not the detail: it may name addresses of other tenants' hosts.
@@ -1007,7 +1007,8 @@ declare
     name text;
 begin
     foreach name in array array['projects', 'limits', 'environment_variable_templates', 'container_templates', 'container_jobs',
-        'container_job_specs', 'idempotency_keys', 'container_executions', 'container_log_chunks', 'job_events', 'audit_log']
+        'container_job_specs', 'idempotency_keys', 'container_executions', 'container_log_chunks', 'job_events', 'audit_log',
+        'schedules', 'schedule_runs', 'bulk_operations', 'bulk_changes']
     loop
         execute format('alter table %I enable row level security', name);
         execute format('alter table %I force row level security', name);
@@ -1019,24 +1020,9 @@ begin
     execute 'create policy fleet on api_keys to gantry_fleet using (true) with check (true)';
 end $$;
 
-grant select, insert, update, delete on schedules, schedule_runs to gantry_fleet;
 grant select, insert, delete on schedules, schedule_runs to gantry_api;
 grant update (cron, time_zone, submission, missed, overlap, revision, paused_at, next_due_at, last_job_id, created_by, updated_at) on schedules to gantry_api;
 
-do $$
-declare
-    name text;
-begin
-    foreach name in array array['schedules', 'schedule_runs']
-    loop
-        execute format('alter table %I enable row level security', name);
-        execute format('alter table %I force row level security', name);
-        execute format('create policy fleet on %I to gantry_fleet using (true) with check (true)', name);
-        execute format('create policy tenant on %I to gantry_api using (tenant_id = gantry_tenant()) with check (tenant_id = gantry_tenant())', name);
-    end loop;
-end $$;
-
-grant select, insert, update, delete on dead_letters to gantry_fleet;
 grant select on dead_letters to gantry_api;
 grant update (state, request_id, replay_at, replayed_by, replay_problem, dropped_at) on dead_letters to gantry_api;
 
@@ -1047,25 +1033,10 @@ create policy tenant on dead_letters to gantry_api
     using (tenant_id = gantry_tenant() or (tenant_id is null and gantry_is_operator()))
     with check (tenant_id = gantry_tenant() or (tenant_id is null and gantry_is_operator()));
 
-grant select, insert, update, delete on bulk_operations, bulk_changes to gantry_fleet;
-revoke update, delete on bulk_changes from gantry_fleet;
 grant select, insert on bulk_operations to gantry_api;
 -- To stop one, and nothing else.
 grant update (state, finished_at) on bulk_operations to gantry_api;
 grant select on bulk_changes to gantry_api;
-
-do $$
-declare
-    name text;
-begin
-    foreach name in array array['bulk_operations', 'bulk_changes']
-    loop
-        execute format('alter table %I enable row level security', name);
-        execute format('alter table %I force row level security', name);
-        execute format('create policy fleet on %I to gantry_fleet using (true) with check (true)', name);
-        execute format('create policy tenant on %I to gantry_api using (tenant_id = gantry_tenant()) with check (tenant_id = gantry_tenant())', name);
-    end loop;
-end $$;
 
 -- The functions that tell of lines and hosts run as the owner of the schema, which row-level security holds too unless it
 -- is a superuser.
