@@ -27,6 +27,9 @@ async fn two_tenants() -> (Fleet, TenantId, TenantId) {
          select gen_random_uuid(), id, 'own', 'docker' from tenants",
         "insert into audit_log (id, tenant_id, actor, action, subject)
          select gen_random_uuid(), id, 'test', 'host_cordoned', 'own' from tenants",
+        "insert into schedules (id, tenant_id, name, cron, time_zone, submission, created_by)
+         select gen_random_uuid(), id, 's', '@daily', 'UTC', '{}', 'test' from tenants",
+        "insert into schedule_runs (schedule_id, due_at, tenant_id, outcome) select id, now(), tenant_id, 'refused' from schedules",
         "insert into bulk_operations (id, tenant_id, actor, action, filter) select gen_random_uuid(), id, 'test', 'cancel', '{}' from tenants",
         "insert into bulk_changes (job_id, operation_id, tenant_id, detail)
          select j.id, b.id, j.tenant_id, '{}' from container_jobs j join bulk_operations b on b.tenant_id = j.tenant_id",

@@ -119,7 +119,7 @@ async fn a_limit_is_named_and_raised() {
     let second = client.submit(&keyed("0s")).await;
     let told = waits_for(&client, second, "key_limit").await;
     says(&told, "summary", "concurrency key nightly runs as many jobs at once as it may: 1 of 1");
-    says(&told, "remedy", "nightly must be raised");
+    says(&told, "remedy", "nightly be raised: `gantry limit set key NAME --max N`");
     let limit = &told["waiting"]["limit"];
     assert_eq!((&limit["name"], &limit["running"], &limit["max_running"]), (&json!("nightly"), &json!(1), &json!(1)));
     client.cancel(first).await;
