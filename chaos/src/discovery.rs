@@ -92,7 +92,7 @@ pub(crate) async fn discover(binaries: &Path) -> anyhow::Result<Vec<Target>> {
 async fn settle(fleet: &mut Fleet, load: &mut Load) -> anyhow::Result<()> {
     let settled = fleet.until(PATIENCE, None, async |fleet| load.settled(fleet).await).await?;
     if !settled {
-        let notes = verdict::judge(fleet, load).await?.notes.join("\n");
+        let notes = verdict::judge(fleet, load).await?.first_notes().join("\n");
         bail!("the jobs did not end within {PATIENCE:?} on a healthy fleet:\n{notes}");
     }
     Ok(())

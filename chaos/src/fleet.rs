@@ -169,18 +169,10 @@ pub(crate) async fn populate(store: &Store, mock: &Path) -> anyhow::Result<()> {
     let tenant = tenants::put_tenant(store, "chaos").await?;
     tenants::put_key(store, tenant, "chaos", KEY, false).await?;
     let template = NewTemplate {
-        tenant,
-        name: TEMPLATE,
-        description: "",
-        image: "simulated",
-        command: &[],
-        environment_text: "",
-        environment_template: None,
-        timeout_seconds: 60,
         supported_executors: &[ExecutorType::Mock],
-        created_by: "chaos",
+        ..NewTemplate::new(tenant, TEMPLATE, "simulated", "chaos")
     };
-    templates::put(store, &template).await?;
+    templates::put(store, Scope::Fleet, &template).await?;
     // Two hosts on one engine, because slots of a tenant's own are given out in another way than shared ones.
     for (owner, slots) in [(None, SLOTS - 1), (Some(tenant), 1)] {
         let host = NewHost {

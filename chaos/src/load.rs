@@ -1,4 +1,5 @@
-//! The jobs of a fleet and their producer: handed in, cancelled or given up when their time has come, waited for.
+//! The jobs of a fleet and their producer: handed in, cancelled or given up when their time has come, waited for. Beside
+//! them what nobody hands in: schedules, a crowd that is changed at once, and what is over since long.
 
 use std::collections::BTreeSet;
 
@@ -8,11 +9,13 @@ use gantry_store::audit::Actor;
 use gantry_store::{Scope, jobs, lost};
 use uuid::Uuid;
 
+use crate::crowd::Crowd;
 use crate::fleet::Fleet;
 use crate::letters::Letters;
+use crate::past::Past;
 use crate::producer::Producer;
 use crate::schedules;
-use crate::workload::{self, Cancel, End, GIVEN_UP, Submitted};
+use crate::workload::{self, AGED, Cancel, End, GIVEN_UP, IN_A_CROWD, Submitted};
 
 /// What one producer has handed in.
 pub(crate) struct Load {
@@ -20,6 +23,10 @@ pub(crate) struct Load {
     pub(crate) jobs: Vec<Submitted>,
     /// What must be put aside.
     pub(crate) letters: Letters,
+    /// What operations on many jobs are asked for.
+    pub(crate) crowd: Crowd,
+    /// What must leave.
+    pub(crate) past: Past,
     cancelled: BTreeSet<JobId>,
 }
 
@@ -28,17 +35,23 @@ impl Load {
     pub(crate) async fn new(fleet: &Fleet) -> anyhow::Result<Self> {
         let producer = Producer::connect(&fleet.amqp).await?;
         let letters = Letters::new(&producer).await?;
-        Ok(Self { producer, jobs: Vec::new(), letters, cancelled: BTreeSet::new() })
+        let crowd = Crowd::new(&fleet.sql).await?;
+        Ok(Self { producer, jobs: Vec::new(), letters, crowd, past: Past::default(), cancelled: BTreeSet::new() })
     }
 
-    /// Hands one job of every kind in, what must be put aside, and a schedule.
+    /// Hands one job of every kind in, what must be put aside, a schedule, a crowd, and what must leave.
     pub(crate) async fn submit(&mut self, fleet: &Fleet) -> anyhow::Result<()> {
         schedules::put(&fleet.sql).await?;
+        self.past.put(&fleet.sql).await?;
+        let crowd = format!("crowd {}", Uuid::now_v7());
         // Before the jobs, so that the first ack of a dead letter is that of a submission past its limit.
         self.letters.send().await?;
-        for job in workload::submit(&self.producer).await? {
+        for job in workload::submit(&self.producer, &crowd).await? {
             if job.end.is_none() {
                 self.letters.expect_refused(job.key.clone());
+            }
+            if job.name == IN_A_CROWD {
+                self.crowd.put(&fleet.sql, &fleet.store, &crowd, &job.key).await?;
             }
             self.jobs.push(job);
         }
@@ -50,9 +63,13 @@ impl Load {
         workload::accepted(&self.producer.received(), &self.jobs)
     }
 
-    /// Cancels, gives up and replays what is due.
+    /// Cancels, gives up, replays and ages what is due.
     async fn tend(&mut self, fleet: &Fleet) -> anyhow::Result<()> {
         self.letters.replay(&fleet.sql).await?;
+        self.crowd.cancel(&fleet.sql, &fleet.store, &self.producer.received()).await?;
+        let aged: Vec<Uuid> =
+            self.accepted().into_iter().filter(|(job, ..)| job.name == AGED).map(|(.., id)| id.uuid()).collect();
+        self.past.age(&fleet.sql, &aged).await?;
         for (job, _, id) in self.accepted() {
             if job.name == GIVEN_UP && self.producer.ends(id) == 0 {
                 give_up(fleet, id).await?;
@@ -79,14 +96,17 @@ impl Load {
         Ok(())
     }
 
-    /// Cancels, gives up and replays what is due; whether all is answered, over and told, or put aside.
+    /// Does what is due; whether all is answered, over and told, put aside, or gone.
     pub(crate) async fn settled(&mut self, fleet: &Fleet) -> anyhow::Result<bool> {
         self.tend(fleet).await?;
         if self.jobs.iter().any(|job| self.producer.answers(&job.key).is_empty()) {
             return Ok(false);
         }
+        let received = self.producer.received();
         if !self.letters.have_arrived(&fleet.sql).await?
-            || !schedules::are_over(&fleet.sql, &self.producer.received()).await?
+            || !schedules::are_over(&fleet.sql, &received).await?
+            || !self.crowd.is_done(&fleet.sql, &received).await?
+            || !self.past.has_left(&fleet.sql, &received).await?
         {
             return Ok(false);
         }

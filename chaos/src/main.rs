@@ -2,12 +2,14 @@
 //! points find their servers by the `GANTRY_TEST_*` variables, the other stages start servers of their own.
 
 mod backlog;
+mod crowd;
 mod discovery;
 mod fleet;
 mod letters;
 mod load;
 mod outcome;
 mod part;
+mod past;
 mod producer;
 mod roster;
 mod run;

@@ -45,7 +45,7 @@ impl Total {
             print!(" {count:>12}");
         }
         println!();
-        for note in &row.verdict.notes {
+        for note in row.verdict.first_notes() {
             println!("    {note}");
         }
         if row.restarts > 0 {

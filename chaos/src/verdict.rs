@@ -12,8 +12,11 @@ use sqlx::PgPool;
 use crate::fleet::{Fleet, SLOTS};
 use crate::load::Load;
 use crate::producer::Received;
-use crate::schedules;
 use crate::workload::{self, End, Stdout, Submitted};
+use crate::{crowd, past, schedules};
+
+/// Faults of a row that are told in words at most.
+const NOTES: usize = 20;
 
 /// What was counted; all must be 0.
 #[derive(Clone, Debug, Default)]
@@ -51,6 +54,13 @@ impl Verdict {
 
     pub(crate) fn total(&self) -> usize {
         self.counts().iter().map(|(_, count)| count).sum()
+    }
+
+    /// The first faults in words, and how many there are beside them: one in the code may be hundreds in a crowd.
+    pub(crate) fn first_notes(&self) -> Vec<String> {
+        let more = self.notes.len().saturating_sub(NOTES);
+        let rest = (more > 0).then(|| format!("and {more} more"));
+        self.notes.iter().take(NOTES).cloned().chain(rest).collect()
     }
 
     pub(crate) fn add(&mut self, other: &Self) {
@@ -119,7 +129,9 @@ pub(crate) struct Printed {
 
 /// Judges a fleet of simulated containers.
 pub(crate) async fn judge(fleet: &Fleet, load: &Load) -> anyhow::Result<Verdict> {
-    let engine = Engine { ledger: fleet.ledger()?, limit: SLOTS.into(), printed: BTreeMap::new(), left: fleet.left()? };
+    let ledger = fleet.ledger()?;
+    let ran: BTreeSet<JobId> = ledger.starts().into_keys().map(|(job, _)| job).collect();
+    let engine = Engine { ledger, limit: SLOTS.into(), printed: BTreeMap::new(), left: fleet.left()? };
     let evidence = Evidence {
         jobs: load.jobs.clone(),
         received: load.producer.received(),
@@ -130,6 +142,11 @@ pub(crate) async fn judge(fleet: &Fleet, load: &Load) -> anyhow::Result<Verdict>
     let mut verdict = evidence.judge()?;
     load.letters.judge(&fleet.sql, &mut verdict).await?;
     schedules::judge(&fleet.sql, &evidence.received, &mut verdict).await?;
+    load.crowd.judge(&fleet.sql, &evidence.received, &mut verdict).await?;
+    load.past.judge(&fleet.sql, &evidence.received, &mut verdict).await?;
+    for job in load.crowd.failed().chain(load.past.jobs()).filter(|job| ran.contains(job)) {
+        verdict.duplicate(format!("{job} ran, which had no container to run any more"));
+    }
     Ok(verdict)
 }
 
@@ -295,8 +312,9 @@ pub(crate) async fn rows(sql: &PgPool) -> anyhow::Result<Rows> {
              'stdout', (select coalesce(convert_from(string_agg(c.data, ''::bytea order by c.byte_offset), 'UTF8'), '')
                         from container_log_chunks c
                         where c.job_id = j.id and c.attempt = j.attempt and c.stream = 'stdout'))
-         from container_jobs j where j.schedule_id is null",
+         from container_jobs j where j.schedule_id is null and j.created_by <> all($1)",
     )
+    .bind([crowd::MAKER, past::MAKER].as_slice())
     .fetch_all(sql)
     .await?;
     rows.into_iter()

@@ -11,6 +11,10 @@ use crate::producer::{Producer, Received};
 
 /// The name of the job whose attempts are given up: the first for another one, the second for good.
 pub(crate) const GIVEN_UP: &str = "given up";
+/// The job that runs while its first attempt is made to have ended long ago.
+pub(crate) const AGED: &str = "aged";
+/// The job that is cancelled with a crowd, and has its name.
+pub(crate) const IN_A_CROWD: &str = "in a crowd";
 
 /// When a job's end is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,12 +210,27 @@ fn given_up() -> Case {
     (GIVEN_UP, body, Cancel::Never, Some(End { attempts: Some(2), ..End::lost().never_ran() }))
 }
 
-/// Hands one of each in, and those whose image is not there at once.
-pub(crate) async fn submit(producer: &Producer) -> anyhow::Result<Vec<Submitted>> {
+/// One that is tried again, for long enough to be caught at it.
+fn aged() -> Case {
+    let labels = [("duration", "2s"), ("lines", "5"), ("exit_code", "75")];
+    let retry = json!({ "max_attempts": 2, "backoff_seconds": 1, "max_backoff_seconds": 1 });
+    let end = End { retries: 1, ..End::exits(75).prints(lines(5)) };
+    (AGED, job(&labels, &[("priority", json!(46))], &[("retry", retry)]), Cancel::Never, Some(end))
+}
+
+/// One that runs until its crowd is cancelled.
+fn in_a_crowd() -> Case {
+    let body = job(&[("duration", "1h")], &[("priority", json!(48))], &[]);
+    (IN_A_CROWD, body, Cancel::Never, Some(End::cancelled()))
+}
+
+/// Hands one of each in, those whose image is not there at once, and those that something is done to on the way; `crowd` is
+/// the name of the crowd that one of them is of.
+pub(crate) async fn submit(producer: &Producer, crowd: &str) -> anyhow::Result<Vec<Submitted>> {
     let mut submitted = Vec::new();
-    for (name, mut body, cancel, end) in cases().into_iter().chain([given_up(), slow_image()]) {
+    for (name, mut body, cancel, end) in cases().into_iter().chain([given_up(), slow_image(), aged(), in_a_crowd()]) {
         let key = Uuid::now_v7().to_string();
-        body["name"] = json!(name);
+        body["name"] = json!(if name == IN_A_CROWD { crowd } else { name });
         body["idempotency_key"] = json!(key);
         producer.submit(&key, &body).await?;
         submitted.push(Submitted { name, key, cancel, end });
