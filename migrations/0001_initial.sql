@@ -462,8 +462,8 @@ comment on column container_jobs.routing_reason is 'Why it went to this executor
 comment on column container_jobs.idempotency_key is 'The key that the producer gave, if any.';
 comment on column container_jobs.created_by is 'Who submitted it.';
 comment on column container_jobs.execution_id is 'The backend''s identifier of the last attempt''s container.';
-comment on column container_jobs.estimated_cost is 'Estimate when it was claimed: the host''s prices over the run deadline.';
-comment on column container_jobs.actual_cost is 'Sum over its attempts.';
+comment on column container_jobs.estimated_cost is 'What one run was expected to cost when it was accepted: the lowest price among the active hosts of its executor type over the mean time of its template''s latest completed runs, else over its timeout; null where there was no such host.';
+comment on column container_jobs.actual_cost is 'Sum over its attempts, as far as their costs are known; null while none is.';
 comment on column container_jobs.error_message is 'Why it did not complete, in words.';
 comment on column container_jobs.waiting_detail is 'Detail of waiting_reason.';
 comment on column container_jobs.error_details is 'Detail of the failure, as the executor gave it.';
@@ -474,12 +474,15 @@ comment on column container_jobs.override_environment is 'The variables laid ove
 create table container_job_specs (
     job_id uuid primary key references container_jobs on delete cascade,
     tenant_id uuid not null,
-    spec jsonb not null
+    spec jsonb not null,
+    routing jsonb not null default '{}',
+    constraint container_job_specs_routing_is_object check (jsonb_typeof(routing) = 'object')
 );
-comment on table container_job_specs is 'The resolved spec of each job as submitted, written once.';
+comment on table container_job_specs is 'The resolved spec of each job as submitted, written once, and its way, written again only when a place refuses it.';
 comment on column container_job_specs.job_id is 'The job.';
 comment on column container_job_specs.tenant_id is 'The owner.';
 comment on column container_job_specs.spec is 'Template, layers and defaults resolved.';
+comment on column container_job_specs.routing is 'Where it may ever run, who refused it in this round or for ever, and every decision with its candidates.';
 
 create table idempotency_keys (
     tenant_id uuid not null references tenants,
@@ -584,7 +587,7 @@ comment on column container_executions.run_millis is 'How long the container ran
 comment on column container_executions.startup_millis is 'From the launch request to running.';
 comment on column container_executions.max_memory_usage is 'Bytes; null where there was no sample.';
 comment on column container_executions.cpu_usage_percent is 'Mean, in percent of one CPU; null where there was no sample.';
-comment on column container_executions.cost is 'By the host''s prices.';
+comment on column container_executions.cost is 'By the host''s prices when its end was recorded: 0 if its container never started, null if the backend told no times.';
 comment on column container_executions.logs_incomplete is 'Whether part of the log could not be stored.';
 comment on column container_executions.logs_expired_at is 'From when its log and the excerpts of it are not there any more, because their time was over.';
 comment on column container_executions.logs_removed_at is 'When the last chunk of its log was removed.';
@@ -647,6 +650,74 @@ comment on column job_events.kind is 'started, retrying, or the terminal status.
 comment on column job_events.data is 'The data of the event.';
 comment on column job_events.created_at is 'When it was written.';
 comment on column job_events.published_at is 'When RabbitMQ confirmed it.';
+
+-- Costs ---------------------------------------------------------------------------------------------------------
+-- One row for a day and what is paid for, so that the costs of the past outlive its jobs and are answered at once. All
+-- batches that change a row hold the lock of its host already: it adds nothing that anybody waits for. Without foreign keys
+-- to what was paid for: a template or a host that nobody uses any more may be deleted, and what it cost stays.
+create table cost_days (
+    day date not null,
+    tenant_id uuid not null references tenants,
+    template uuid,
+    executor_host_id uuid not null,
+    executor_type executor_type not null,
+    runs bigint not null,
+    completed bigint not null,
+    measured bigint not null,
+    untimed bigint not null,
+    run_millis bigint not null,
+    measured_millis bigint not null,
+    cost numeric not null,
+    failed_cost numeric not null,
+    estimated_cost numeric not null,
+    constraint cost_days_counts check (runs >= completed and completed >= measured and measured >= 0 and untimed between 0 and runs),
+    constraint cost_days_sums check (run_millis >= measured_millis and measured_millis >= 0 and cost >= failed_cost and failed_cost >= 0 and estimated_cost >= 0)
+) with (fillfactor = 50);
+-- In this order it also finds the latest days of a template.
+create unique index cost_days_key on cost_days (tenant_id, template, day, executor_host_id, executor_type) nulls not distinct;
+create index cost_days_tenant on cost_days (tenant_id, day);
+create index cost_days_day on cost_days (day);
+comment on table cost_days is 'What the attempts that ended on a day came to, added up in the transactions that ended them. Never removed.';
+comment on column cost_days.day is 'The day in UTC on which the ends were recorded.';
+comment on column cost_days.tenant_id is 'The owner of the jobs.';
+comment on column cost_days.template is 'Their template, kept when it is gone; null for inline specs.';
+comment on column cost_days.executor_host_id is 'Where they ran; kept when it is gone.';
+comment on column cost_days.executor_type is 'Where their jobs were routed.';
+comment on column cost_days.runs is 'Attempts that ended.';
+comment on column cost_days.completed is 'Those of them that completed.';
+comment on column cost_days.measured is 'Those of the completed whose backend told how long they ran.';
+comment on column cost_days.untimed is 'Attempts that were launched and whose backend told no times: no sum has them.';
+comment on column cost_days.run_millis is 'How long the attempts ran together.';
+comment on column cost_days.measured_millis is 'How long the measured ones ran together.';
+comment on column cost_days.cost is 'What the attempts cost together.';
+comment on column cost_days.failed_cost is 'The part of it that those cost which did not complete.';
+comment on column cost_days.estimated_cost is 'What the jobs that ended with one of the attempts had been expected to cost.';
+
+-- All tenants are for operators, who pay for the hosts: by tenant and host, and no finer. In two branches, of which one
+-- is never run: a condition for both would read the days of everybody.
+create function gantry_costs(everyone boolean, first_day date, last_day date)
+    returns table (tenant uuid, tenant_name text, host uuid, host_name text, executor executor_type, runs bigint, completed bigint, untimed bigint, run_millis bigint, cost numeric, failed_cost numeric, estimated_cost numeric)
+    language sql stable security definer set search_path = pg_catalog, pg_temp
+    as $$
+        select t.id, t.name, c.executor_host_id, coalesce(h.name, ''), c.executor_type, c.runs, c.completed, c.untimed, c.run_millis, c.cost,
+            c.failed_cost, c.estimated_cost
+        from (
+            select d.tenant_id, d.executor_host_id, d.executor_type, sum(d.runs)::bigint as runs,
+                sum(d.completed)::bigint as completed, sum(d.untimed)::bigint as untimed,
+                sum(d.run_millis)::bigint as run_millis, sum(d.cost) as cost, sum(d.failed_cost) as failed_cost,
+                sum(d.estimated_cost) as estimated_cost
+            from (
+                select * from public.cost_days
+                where tenant_id = public.gantry_tenant() and day between first_day and last_day and not everyone
+                union all
+                select * from public.cost_days
+                where day between first_day and last_day and everyone and public.gantry_is_operator()
+            ) d group by d.tenant_id, d.executor_host_id, d.executor_type
+        ) c join public.tenants t on t.id = c.tenant_id left join public.executor_hosts h on h.id = c.executor_host_id
+    $$;
+comment on function gantry_costs(boolean, date, date) is 'Costs by tenant, host and executor type: of the tenant of this transaction, or for an operator of everyone.';
+revoke execute on function gantry_costs(boolean, date, date) from public;
+grant execute on function gantry_costs(boolean, date, date) to gantry_api, gantry_fleet;
 
 -- What people decided -------------------------------------------------------------------------------------------
 create table audit_log (
@@ -976,11 +1047,12 @@ grant execute on function gantry_tenant(), gantry_is_operator() to gantry_fleet,
 grant select, insert, update, delete on all tables in schema public to gantry_fleet;
 revoke insert, update, delete on fleet from gantry_fleet;
 revoke update, delete on audit_log, bulk_changes from gantry_fleet;
+revoke delete on cost_days from gantry_fleet;
 
-grant select on fleet, tenants, projects, limits, executor_hosts, workers, environment_variable_templates, container_templates, container_jobs, container_job_specs, idempotency_keys, container_executions, container_log_chunks, job_events, audit_log to gantry_api;
+grant select on fleet, tenants, projects, limits, executor_hosts, workers, environment_variable_templates, container_templates, container_jobs, container_job_specs, idempotency_keys, container_executions, container_log_chunks, job_events, audit_log, cost_days to gantry_api;
 -- Not the detail: it may name addresses of other tenants' hosts.
 grant select (worker_id, executor_host_id, healthy, failures, unhealthy_since) on worker_hosts to gantry_api;
-grant insert, update on container_jobs, executor_hosts, limits to gantry_api;
+grant insert, update on container_jobs, executor_hosts, limits, environment_variable_templates, container_templates to gantry_api;
 -- To give back the key of a submission that is refused after all.
 grant delete on idempotency_keys to gantry_api;
 -- To let a new limit count what runs already.
@@ -1008,7 +1080,7 @@ declare
 begin
     foreach name in array array['projects', 'limits', 'environment_variable_templates', 'container_templates', 'container_jobs',
         'container_job_specs', 'idempotency_keys', 'container_executions', 'container_log_chunks', 'job_events', 'audit_log',
-        'schedules', 'schedule_runs', 'bulk_operations', 'bulk_changes']
+        'schedules', 'schedule_runs', 'bulk_operations', 'bulk_changes', 'cost_days']
     loop
         execute format('alter table %I enable row level security', name);
         execute format('alter table %I force row level security', name);
@@ -1042,5 +1114,7 @@ grant select on bulk_changes to gantry_api;
 -- is a superuser.
 create policy owner on tenants for select to current_user using (true);
 create policy owner on container_jobs for select to current_user using (true);
+-- For gantry_costs.
+create policy owner on cost_days for select to current_user using (true);
 -- For gantry_host_detail.
 create policy owner on executor_hosts for select to current_user using (true);

@@ -47,6 +47,7 @@ pub struct Fleet {
     /// Where its parts find Postgres, as the role `gantry_fleet`, and RabbitMQ.
     servers: (String, String),
     uses_docker: AtomicBool,
+    forgets: AtomicBool,
     folder: TempDir,
     /// RabbitMQ for the test's own use.
     pub amqp: Amqp,
@@ -76,7 +77,19 @@ impl Fleet {
         let amqp = Amqp::connect(vhost.amqp_url()).await;
         let folder = tempfile::tempdir().expect("a folder");
         let servers = (db.fleet_url(), vhost.amqp_url().to_owned());
-        Self { pool, store, tenant, id, servers, uses_docker: AtomicBool::new(false), folder, amqp, vhost, db }
+        Self {
+            pool,
+            store,
+            tenant,
+            id,
+            servers,
+            uses_docker: AtomicBool::new(false),
+            forgets: AtomicBool::new(false),
+            folder,
+            amqp,
+            vhost,
+            db,
+        }
     }
 
     /// One whose parts, but for its API, reach Postgres and RabbitMQ through these proxies. The test itself does not.
@@ -136,7 +149,12 @@ impl Fleet {
         self.host(None, ExecutorType::Docker, endpoint, json!({ "pull_policy": "never" }), slots).await
     }
 
-    async fn host(
+    /// Says that jobs are removed from it: more was paid for than what is left.
+    pub fn forgets(&self) {
+        self.forgets.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) async fn host(
         &self,
         tenant: Option<TenantId>,
         executor_type: ExecutorType,
@@ -197,7 +215,7 @@ impl Fleet {
         self.worker("docker worker", patient(), || Arc::new(DockerExecutor::new()))
     }
 
-    fn worker(
+    pub(crate) fn worker(
         &self,
         name: &'static str,
         settings: Settings,
@@ -312,7 +330,8 @@ impl Fleet {
 impl Drop for Fleet {
     fn drop(&mut self) {
         let engine = self.uses_docker.load(Ordering::Relaxed).then_some(self.id);
-        invariants::check(self.db.owner_url(), self.folder.path(), engine);
+        let forgets = self.forgets.load(Ordering::Relaxed);
+        invariants::check(self.db.owner_url(), self.folder.path(), engine, forgets);
     }
 }
 

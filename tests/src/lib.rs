@@ -6,6 +6,7 @@
 //! is dropped, what must hold of its rows and of what really ran is checked, whatever the test was about.
 
 mod amqp;
+mod elsewhere;
 mod fleet;
 mod http;
 mod invariants;

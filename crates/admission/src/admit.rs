@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use gantry_core::problem::{Code, Problem};
+use gantry_core::routing::failover::Routing;
 use gantry_core::routing::{self, Question};
 use gantry_core::{ExecutorType, JobId, ProjectId, TenantId};
 use gantry_store::admission::{self as rows, Inserted, NewJob};
@@ -152,6 +153,7 @@ fn prepare(incoming: &Incoming, catalog: &Catalog) -> Result<NewJob, Problem> {
         spec,
         executor_type: route.executor,
         preferred_executor: submission.preferred_executor,
+        routing: Routing::begin(&route),
         routing_reason: route.reason,
         override_command: submission.override_command.clone(),
         override_environment: submission.override_environment.clone(),

@@ -4,6 +4,7 @@ use gantry_core::bulk;
 use gantry_core::letter;
 use gantry_core::lost::{Abandon, Condition};
 use gantry_core::problem::Code;
+use gantry_core::routing::failover::Decision;
 use gantry_core::spec::{ContainerSpec, Submission};
 use gantry_core::state::StopReason;
 use gantry_core::why::Why;
@@ -24,13 +25,16 @@ use crate::wire::LogEnd;
         steering::activate, steering::cordon, steering::drain, steering::change, steering::slots, limits::list, limits::set,
         dead_letters::list, dead_letters::show, dead_letters::replay, dead_letters::discard,
         schedules::put, schedules::list, schedules::show, schedules::delete, schedules::runs, schedules::pause, schedules::resume, schedules::trigger,
-        routes::overview::overview, routes::bulk::start, routes::bulk::list, routes::bulk::show, routes::bulk::stop),
+        routes::templates::put, routes::templates::list, routes::templates::show, routes::templates::put_environment,
+        routes::templates::environments, routes::overview::overview, routes::route::explain_route, routes::costs::costs, routes::bulk::start, routes::bulk::list, routes::bulk::show, routes::bulk::stop),
     components(schemas(LogEnd)),
     tags(
         (name = "jobs", description = "Jobs and their logs, of the tenant of the API key."),
+        (name = "templates", description = "What jobs are made of by name."),
         (name = "schedules", description = "Submissions that Gantry makes itself, when a calendar says so."),
         (name = "bulk", description = "What is done to many jobs at once."),
         (name = "hosts", description = "The places that run containers."),
+        (name = "costs", description = "What jobs cost."),
         (name = "audit", description = "What operators did."),
         (name = "dead letters", description = "What could not be processed."),
     ),
@@ -92,6 +96,8 @@ fn contracts() -> Map<String, Value> {
     generator.subschema_for::<letter::State>();
     generator.subschema_for::<Code>();
     generator.subschema_for::<Why>();
+    generator.subschema_for::<Decision>();
+    generator.subschema_for::<gantry_core::cost::By>();
     generator.subschema_for::<bulk::Action>();
     generator.subschema_for::<bulk::Filter>();
     generator.subschema_for::<bulk::State>();

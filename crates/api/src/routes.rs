@@ -1,6 +1,7 @@
 //! What is where.
 
 pub(crate) mod bulk;
+pub(crate) mod costs;
 pub(crate) mod dead_letters;
 pub(crate) mod hosts;
 pub(crate) mod jobs;
@@ -8,9 +9,11 @@ pub(crate) mod limits;
 pub(crate) mod logs;
 pub(crate) mod lost;
 pub(crate) mod overview;
+pub(crate) mod route;
 pub(crate) mod schedules;
 pub(crate) mod steering;
 pub(crate) mod submit;
+pub(crate) mod templates;
 pub(crate) mod why;
 
 use std::sync::Arc;
@@ -18,7 +21,7 @@ use std::sync::Arc;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::middleware;
-use axum::routing::{get, patch, post};
+use axum::routing::{get, patch, post, put};
 use axum::{Json, Router};
 use gantry_core::problem::Code;
 use gantry_runtime::serve::{self, Readiness};
@@ -49,7 +52,9 @@ pub(crate) fn router(app: Arc<App>, readiness: Readiness) -> Router {
         .route("/v1/hosts/{host}/drain", post(steering::drain))
         .route("/v1/slots", get(steering::slots))
         .route("/v1/overview", get(overview::overview))
+        .route("/v1/route/explain", post(route::explain_route))
         .route("/v1/limits", get(limits::list).put(limits::set))
+        .route("/v1/costs", get(costs::costs))
         .route("/v1/audit", get(lost::audit))
         .route("/v1/dead-letters", get(dead_letters::list))
         .route("/v1/dead-letters/replay", post(dead_letters::replay))
@@ -61,6 +66,10 @@ pub(crate) fn router(app: Arc<App>, readiness: Readiness) -> Router {
         .route("/v1/schedules/{name}/pause", post(schedules::pause))
         .route("/v1/schedules/{name}/resume", post(schedules::resume))
         .route("/v1/schedules/{name}/trigger", post(schedules::trigger))
+        .route("/v1/templates", get(templates::list))
+        .route("/v1/templates/{name}", get(templates::show).put(templates::put))
+        .route("/v1/environments", get(templates::environments))
+        .route("/v1/environments/{name}", put(templates::put_environment))
         .with_state(app)
         .route("/openapi.json", get(move || async move { Json(document.as_ref().clone()) }))
         .merge(serve::router(readiness))

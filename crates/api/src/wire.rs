@@ -5,6 +5,7 @@
 //! Optional fields are left out while they have no value. A client must ignore fields that it does not know.
 
 mod bulk;
+mod costs;
 mod dead_letters;
 mod hosts;
 mod jobs;
@@ -13,12 +14,15 @@ mod logs;
 mod lost;
 mod overview;
 mod problem;
+mod route;
 mod schedules;
 pub(crate) mod schema;
 mod steering;
+mod templates;
 mod why;
 
 pub use bulk::{BulkChange, BulkCount, BulkList, BulkOperation, BulkReply, BulkRequest};
+pub use costs::{Cost, CostList};
 pub use dead_letters::{DropRequest, Letter, LetterDetail, LetterFilter, LetterList, LettersReply, ReplayRequest};
 pub use hosts::{Host, HostCreated, HostList, NewHost};
 pub use jobs::{Accepted, Attempt, CancelReply, CancelResult, Job, JobDetail, JobList, SubmitReply, SubmitResult};
@@ -29,6 +33,8 @@ pub use logs::{
 pub use lost::{AbandonReply, AbandonRequest, Abandoned, AuditEntry, AuditList, HostLostRequest, Standing};
 pub use overview::{BacklogGroup, Overview, OverviewRates, Rates, RecentEnd, RunningGroup};
 pub use problem::{PROBLEM_JSON, ProblemDetails};
+pub use route::{BacklogCap, RouteExplanation, RoutingCandidate, RoutingDecision, RoutingVerdict};
 pub use schedules::{NewSchedule, Schedule, ScheduleList, ScheduleRun, ScheduleRunList};
 pub use steering::{DrainRequest, HostPatch, HostReply, Slot, SlotList};
+pub use templates::{EnvironmentList, EnvironmentTemplate, NewEnvironment, NewTemplate, Template, TemplateList};
 pub use why::Why;

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use gantry_api::wire::{
-    AbandonReply, AbandonRequest, Accepted, AuditList, BulkOperation, BulkReply, BulkRequest, CancelReply, Cursor,
-    DrainRequest, DropRequest, HostCreated, HostList, HostLostRequest, HostPatch, HostReply, JobDetail, JobList,
-    LetterDetail, LetterList, LettersReply, LimitList, LimitRequest, LogPage, NewHost, NewSchedule, Overview,
-    ProblemDetails, ReplayRequest, Schedule, ScheduleList, ScheduleRunList, SlotList, Why,
+    AbandonReply, AbandonRequest, Accepted, AuditList, BulkOperation, BulkReply, BulkRequest, CancelReply, CostList,
+    Cursor, DrainRequest, DropRequest, EnvironmentList, EnvironmentTemplate, HostCreated, HostList, HostLostRequest,
+    HostPatch, HostReply, JobDetail, JobList, LetterDetail, LetterList, LettersReply, LimitList, LimitRequest, LogPage,
+    NewEnvironment, NewHost, NewSchedule, Overview, ProblemDetails, ReplayRequest, RouteExplanation, Schedule,
+    ScheduleList, ScheduleRunList, SlotList, Template, TemplateList, Why,
 };
 use gantry_core::spec::Submission;
 use gantry_core::{BulkId, JobId, LetterId};
@@ -14,6 +15,7 @@ use reqwest::header::{ACCEPT, HeaderMap, HeaderValue, USER_AGENT};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::error::{Error, Result};
 
@@ -103,6 +105,11 @@ impl Client {
         self.json(self.request(Method::GET, &format!("v1/jobs/{id}/why"))).await
     }
 
+    /// Where a job would go.
+    pub(crate) async fn explain_route(&self, submission: &Value) -> Result<RouteExplanation> {
+        self.json(self.request(Method::POST, "v1/route/explain").json(submission)).await
+    }
+
     /// Asks for a job's end.
     pub(crate) async fn cancel(&self, id: JobId) -> Result<CancelReply> {
         self.json(self.request(Method::POST, &format!("v1/jobs/{id}/cancel"))).await
@@ -179,6 +186,11 @@ impl Client {
         self.json(self.request(Method::GET, "v1/overview")).await
     }
 
+    /// A page of costs.
+    pub(crate) async fn costs(&self, query: &impl Serialize) -> Result<CostList> {
+        self.json(self.request(Method::GET, "v1/costs").query(query)).await
+    }
+
     /// What operators did, newest first.
     pub(crate) async fn audit(&self, query: &impl Serialize) -> Result<AuditList> {
         self.json(self.request(Method::GET, "v1/audit").query(query)).await
@@ -207,6 +219,31 @@ impl Client {
     /// Adds a host.
     pub(crate) async fn add_host(&self, host: &NewHost) -> Result<HostCreated> {
         self.json(self.request(Method::POST, "v1/hosts").json(host)).await
+    }
+
+    /// Makes a container template, or replaces the one of this name.
+    pub(crate) async fn put_template(&self, name: &str, template: &Value) -> Result<Template> {
+        self.json(self.named_request(Method::PUT, "v1/templates", &[name]).json(template)).await
+    }
+
+    /// Container templates, by name.
+    pub(crate) async fn templates(&self, query: &impl Serialize) -> Result<TemplateList> {
+        self.json(self.request(Method::GET, "v1/templates").query(query)).await
+    }
+
+    /// A container template.
+    pub(crate) async fn template(&self, name: &str) -> Result<Template> {
+        self.json(self.named_request(Method::GET, "v1/templates", &[name])).await
+    }
+
+    /// Makes an environment template, or replaces the one of this name.
+    pub(crate) async fn put_environment(&self, name: &str, new: &NewEnvironment) -> Result<EnvironmentTemplate> {
+        self.json(self.named_request(Method::PUT, "v1/environments", &[name]).json(new)).await
+    }
+
+    /// Environment templates, by name.
+    pub(crate) async fn environments(&self, query: &impl Serialize) -> Result<EnvironmentList> {
+        self.json(self.request(Method::GET, "v1/environments").query(query)).await
     }
 
     /// Makes a schedule, or replaces the one of this name.
@@ -280,9 +317,14 @@ impl Client {
         self.http.post(url).timeout(REQUEST_TIMEOUT)
     }
 
-    /// A request about schedules; a name may contain anything.
+    /// A request about schedules.
     fn schedule_request(&self, method: Method, path: &[&str]) -> RequestBuilder {
-        let mut url = self.url("v1/schedules");
+        self.named_request(method, "v1/schedules", path)
+    }
+
+    /// A request about one of many that have names; a name may contain anything.
+    fn named_request(&self, method: Method, all: &str, path: &[&str]) -> RequestBuilder {
+        let mut url = self.url(all);
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.extend(path);
         }

@@ -1,13 +1,16 @@
 //! The command line.
 
 mod audit;
+mod cost;
 mod db;
 mod dlq;
 mod host;
 mod job;
 mod limit;
+mod route;
 mod schedule;
 mod slots;
+mod template;
 pub(crate) mod tenant;
 mod top;
 mod values;
@@ -59,6 +62,12 @@ pub(crate) enum Command {
     /// Run jobs and look at them
     #[command(subcommand)]
     Job(job::Command),
+    /// Make and look at what jobs are made of by name
+    #[command(subcommand)]
+    Template(template::Command),
+    /// Make and look at environment variables that container templates build on
+    #[command(subcommand)]
+    Environment(template::Environment),
     /// Submit jobs by a calendar
     #[command(subcommand)]
     Schedule(schedule::Command),
@@ -72,6 +81,11 @@ pub(crate) enum Command {
     /// Look at how many jobs of one kind may run at once, and change it
     #[command(subcommand)]
     Limit(limit::Command),
+    /// Look at what jobs cost, by tenant, template, host, executor type or job
+    Cost(cost::Cost),
+    /// Ask where a job would go, without submitting it
+    #[command(subcommand)]
+    Route(route::Command),
     /// Look at what could not be processed, replay it or drop it
     #[command(subcommand)]
     Dlq(dlq::Command),
@@ -92,10 +106,14 @@ impl Cli {
         match self.command {
             Command::Job(command) => command.run(&global.client()?, global.output).await,
             Command::Host(command) => command.run(&global.client()?, global.output).await,
+            Command::Template(command) => command.run(&global.client()?, global.output).await,
+            Command::Environment(command) => command.run(&global.client()?, global.output).await,
             Command::Limit(command) => command.run(&global.client()?, global.output).await,
+            Command::Route(command) => command.run(&global.client()?, global.output).await,
             Command::Schedule(command) => command.run(global).await,
             Command::Slots(slots) => slots.run(&global.client()?, global.output).await,
             Command::Top(top) => top.run(&global.client()?, global.output).await,
+            Command::Cost(cost) => cost.run(&global.client()?, global.output).await,
             Command::Dlq(command) => command.run(&global.client()?, global.output).await,
             Command::Audit(audit) => audit.run(&global.client()?, global.output).await,
             Command::Db(command) => command.run(global.output).await,

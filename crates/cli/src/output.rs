@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table, presets};
+use rust_decimal::Decimal;
 use serde::Serialize;
 use serde_json::json;
 
@@ -113,6 +114,15 @@ pub(crate) fn short(text: &str, max: usize) -> String {
         None => text.to_owned(),
         Some(_) => text.chars().take(max.saturating_sub(1)).chain(['…']).collect(),
     }
+}
+
+/// An amount of money: with six places if it has them, and with two at least.
+pub(crate) fn money(amount: Decimal) -> String {
+    let mut amount = amount.normalize();
+    if amount.scale() < 2 {
+        amount.rescale(2);
+    }
+    amount.to_string()
 }
 
 /// A time as people say it, such as `5m ago`.

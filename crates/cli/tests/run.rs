@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::thread::{self, JoinHandle};
 
 use serde_json::{Value, json};
@@ -72,8 +72,11 @@ fn end(end: &Value) -> String {
 }
 
 fn run(url: &str, arguments: &[&str]) -> Output {
+    gantry(url, &[&["job", "run", "--image", "i"], arguments].concat())
+}
+
+fn gantry(url: &str, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_gantry"))
-        .args(["job", "run", "--image", "i"])
         .args(arguments)
         .env("GANTRY_URL", url)
         .env("GANTRY_API_KEY", "key")
@@ -189,4 +192,101 @@ fn what_is_not_gantry_is_named() {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1));
     assert!(text.starts_with("error[unexpected_answer]: ") && text.contains(&url) && text.contains("nginx"), "{text}");
+}
+
+#[test]
+fn costs_are_whole_whatever_the_length_of_a_page() {
+    let page = |name: &str, cost: &str, next: Option<&str>| {
+        let line = json!({ "id": JOB, "name": name, "runs": 2, "completed": 1, "failed": 1, "untimed": 0,
+            "run_millis": 7_200_000, "cost": cost, "failed_cost": "0.5", "estimated_cost": "1" });
+        let mut page = json!({ "by": "tenant", "since": "2026-01-01", "until": "2026-01-08", "costs": [line] });
+        if let Some(next) = next {
+            page["next"] = json!(next);
+        }
+        answer("200 OK", &page)
+    };
+    let (url, server) = serve(vec![page("small", "1.5", Some("n")), page("large", "20", None)]);
+    let output = Command::new(env!("CARGO_BIN_EXE_gantry"))
+        .args(["cost", "--by", "tenant", "--since", "2026-01-01", "--until", "2026-01-08"])
+        .env("GANTRY_URL", url)
+        .env("GANTRY_API_KEY", "key")
+        .env("NO_PROXY", "*")
+        .output()
+        .expect("gantry runs");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "TENANT       RUNS  COMPLETED  FAILED   COST  OF FAILED  HOURS  ESTIMATED\n\
+         large           2          1       1  20.00       0.50  2.000       1.00\n\
+         small           2          1       1   1.50       0.50  2.000       1.00\n\
+         all of them     4          2       2  21.50       1.00  4.000       2.00\n\n\
+         2026-01-01 to 2026-01-08 (days in UTC), in the currency of the hosts' prices\n"
+    );
+    let requests = server.join().expect("every answer was asked for");
+    let asked: Vec<_> = requests.iter().map(|request| request.line.split(' ').nth(1).expect("a path")).collect();
+    assert_eq!(asked[0], "/v1/costs?by=tenant&since=2026-01-01&limit=1000&until=2026-01-08");
+    assert_eq!(asked[1], format!("{}&after=n", asked[0]));
+}
+
+#[test]
+fn a_route_is_explained_from_yaml_and_as_json_for_programs() {
+    let told = json!({
+        "executor_type": "docker", "reason": "the job prefers docker", "failover": [], "hosts": [], "limits": [],
+        "candidates": [{ "executor": "docker", "verdict": "chosen" }], "summary": "it is about to be dispatched"
+    });
+    let (url, server) = serve(vec![answer("200 OK", &told)]);
+    let mut gantry = Command::new(env!("CARGO_BIN_EXE_gantry"))
+        .args(["route", "explain", "-f", "-", "--json"])
+        .env("GANTRY_URL", url)
+        .env("GANTRY_API_KEY", "key")
+        .env("NO_PROXY", "*")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("gantry runs");
+    let yaml = "preferred_executor: docker\nspec:\n  image: busybox:1.36\n  command: [sh, -c, 'exit 0']\n";
+    gantry.stdin.take().expect("a pipe").write_all(yaml.as_bytes()).expect("gantry reads");
+    let output = gantry.wait_with_output().expect("gantry ends");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(serde_json::from_slice::<Value>(&output.stdout).expect("JSON"), told);
+    let request = server.join().expect("it was asked for").pop().expect("a request");
+    assert_eq!(request.line, "POST /v1/route/explain HTTP/1.1");
+    let sent: Value = serde_json::from_str(&request.body).expect("JSON");
+    let spec = json!({ "image": "busybox:1.36", "command": ["sh", "-c", "exit 0"] });
+    assert_eq!(sent, json!({ "preferred_executor": "docker", "spec": spec }));
+}
+
+#[test]
+fn a_template_is_put_from_yaml_and_an_environment_from_its_lines() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.to_str().expect("a path").to_owned()
+    };
+    let template = file("report.yaml", "image: report:7\nsupported_executors: [cloudrun, docker]\n");
+    let made = json!({
+        "id": JOB, "name": "a/b", "image": "report:7", "supported_executors": ["cloudrun", "docker"],
+        "created_by": "key:1", "created_at": "2026-01-01T00:00:00Z",
+    });
+    let (url, server) = serve(vec![answer("201 Created", &made)]);
+    let output = gantry(&url, &["template", "put", "a/b", "-f", &template]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("template a/b"), "{output:?}");
+    let requests = server.join().expect("served");
+    assert!(requests[0].line.starts_with("PUT /v1/templates/a%2Fb "), "{requests:?}");
+    let sent: Value = serde_json::from_str(&requests[0].body).expect("JSON");
+    assert_eq!(sent, json!({ "image": "report:7", "supported_executors": ["cloudrun", "docker"] }));
+
+    let stored = json!({
+        "name": "base", "environment": { "A": "1" }, "created_by": "key:1", "created_at": "2026-01-01T00:00:00Z",
+    });
+    let (url, server) = serve(vec![answer("200 OK", &stored)]);
+    let output = gantry(&url, &["environment", "put", "base", "-f", &file("base.env", "# of all\nA=1\n")]);
+    assert!(output.status.success(), "{output:?}");
+    let sent: Value = serde_json::from_str(&server.join().expect("served")[0].body).expect("JSON");
+    assert_eq!(sent, json!({ "environment": { "A": "1" } }));
+
+    let output = gantry("http://127.0.0.1:1", &["environment", "put", "base", "-f", &file("bad.env", "A=1\nB")]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("bad.env, line 2"), "{output:?}");
 }

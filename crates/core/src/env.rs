@@ -43,6 +43,11 @@ pub fn parse(text: &str) -> Result<Environment, ParseError> {
     Ok(variables)
 }
 
+/// The text that [`parse`] reads, sorted by name. A value must be one line.
+pub fn text(variables: &Environment) -> String {
+    variables.iter().map(|(key, value)| format!("{key}={value}\n")).collect()
+}
+
 /// Whether `key` can name a variable: a letter or `_`, then letters, digits or `_`, and not Gantry's own.
 /// The error holds the column, from 1.
 pub fn check_key(key: &str) -> Result<(), (usize, String)> {

@@ -135,6 +135,10 @@ pub struct Ended {
     /// The mean use of CPU, in percent of one CPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_usage_percent: Option<f64>,
+    /// Whether its container was certainly never launched, and never will be: then another place may take the job. False
+    /// also where that is not known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub not_launched: bool,
     /// Whether part of the log could not be stored.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub logs_incomplete: bool,
@@ -153,6 +157,7 @@ impl Ended {
             startup_millis: None,
             max_memory_usage: None,
             cpu_usage_percent: None,
+            not_launched: false,
             logs_incomplete: false,
             metadata: Value::Null,
         }

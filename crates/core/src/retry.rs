@@ -92,11 +92,7 @@ pub struct Used {
 pub fn decide(policy: &Policy, used: Used, failure: Option<&Failure>, jitter: f64) -> Verdict {
     let Some(failure) = failure else { return Verdict::GiveUp };
     if failure.class.disposition() == Disposition::Infrastructure {
-        if used.infrastructure >= INFRASTRUCTURE_RETRIES {
-            return Verdict::GiveUp;
-        }
-        let delay = backoff(INFRASTRUCTURE_BACKOFF, INFRASTRUCTURE_MAX_BACKOFF, used.infrastructure, jitter);
-        return Verdict::Retry(Retry { budget: Budget::Infrastructure, delay });
+        return handed_on(used, false, jitter);
     }
     if !policy.covers(failure) || used.user + 1 >= policy.max_attempts {
         return Verdict::GiveUp;
@@ -104,6 +100,19 @@ pub fn decide(policy: &Policy, used: Used, failure: Option<&Failure>, jitter: f6
     let first = Duration::from_secs(policy.backoff_seconds.into());
     let longest = Duration::from_secs(policy.max_backoff_seconds.into());
     Verdict::Retry(Retry { budget: Budget::User, delay: backoff(first, longest, used.user, jitter) })
+}
+
+/// Another attempt of a job that its place refused, where routing says: at a place that has not refused it, at once.
+/// The infrastructure budget pays for both.
+pub fn handed_on(used: Used, at_once: bool, jitter: f64) -> Verdict {
+    if used.infrastructure >= INFRASTRUCTURE_RETRIES {
+        return Verdict::GiveUp;
+    }
+    let delay = match at_once {
+        true => Duration::ZERO,
+        false => backoff(INFRASTRUCTURE_BACKOFF, INFRASTRUCTURE_MAX_BACKOFF, used.infrastructure, jitter),
+    };
+    Verdict::Retry(Retry { budget: Budget::Infrastructure, delay })
 }
 
 /// Another attempt at once, for a job that an operator moved off its host: no budget pays for it.
@@ -155,6 +164,17 @@ mod tests {
             decide(&policy, used, Some(&exit(1)), 0.0),
             Verdict::Retry(Retry { budget: Budget::User, .. })
         ));
+    }
+
+    #[test]
+    fn a_place_that_has_not_refused_is_not_waited_for_and_is_paid_for_all_the_same() {
+        let used = Used { user: 0, infrastructure: 2 };
+        let at_once = Retry { budget: Budget::Infrastructure, delay: Duration::ZERO };
+        assert_eq!(handed_on(used, true, 1.0), Verdict::Retry(at_once));
+        let paused = Retry { budget: Budget::Infrastructure, delay: Duration::from_secs(8) };
+        assert_eq!(handed_on(used, false, 1.0), Verdict::Retry(paused));
+        let used = Used { infrastructure: INFRASTRUCTURE_RETRIES, ..used };
+        assert_eq!(handed_on(used, true, 0.0), Verdict::GiveUp);
     }
 
     #[test]

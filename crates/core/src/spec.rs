@@ -255,6 +255,24 @@ impl Submission {
 }
 
 impl ContainerSpec {
+    /// An image as it is, with every default.
+    pub fn new(image: impl Into<String>) -> Self {
+        Self {
+            image: image.into(),
+            command: None,
+            entrypoint: None,
+            working_dir: None,
+            environment: Environment::new(),
+            cpu_limit: None,
+            memory_limit_mb: None,
+            timeout_seconds: None,
+            mounts: Vec::new(),
+            network: None,
+            retry: retry::Policy::default(),
+            on_lost: lost::Policy::default(),
+        }
+    }
+
     /// Checks what the types do not say; `prefix` leads the field names of the refusals.
     pub fn validate(&self, prefix: &str) -> Result<(), Problem> {
         let name = |field: &str| format!("{prefix}{field}");

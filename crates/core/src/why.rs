@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::bulk;
 use crate::lost::Condition;
 use crate::retry;
+use crate::routing::failover::Decision;
 use crate::state::StopReason;
 use crate::{ExecutorType, FailureClass, JobId, LimitId, Status, WaitingReason};
 
@@ -38,6 +39,8 @@ pub struct Facts {
     pub backlog: Option<Backlog>,
     /// What operations on many jobs did to it.
     pub changes: Vec<bulk::Done>,
+    /// How it got to its executor, first to last.
+    pub routing: Vec<Decision>,
 }
 
 /// The job's own row.
@@ -93,6 +96,11 @@ pub struct Why {
     /// What a pending job waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<Waiting>,
+    /// Where it was routed last.
+    pub executor: ExecutorType,
+    /// How it got there: why it was sent to its first executor, and each refusal that sent it on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routing: Vec<Decision>,
     /// Its attempts, first to last.
     pub attempts: Vec<Attempt>,
     /// What operations on many jobs did to it, first to last.
@@ -232,7 +240,9 @@ impl Facts {
             summary,
             remedy,
             waiting: None,
-            attempts: attempts::explain(&self.attempts),
+            executor: self.job.executor,
+            routing: self.routing.clone(),
+            attempts: attempts::explain(&self.attempts, &self.routing),
             changes: self.changes.clone(),
         }
     }
@@ -278,7 +288,7 @@ mod tests {
             retry: retry::Policy::default(),
             used: retry::Used::default(),
         };
-        Facts { now: at(60), job, attempts: Vec::new(), backlog: None, changes: Vec::new() }
+        Facts { now: at(60), job, attempts: Vec::new(), backlog: None, changes: Vec::new(), routing: Vec::new() }
     }
 
     /// An attempt that was claimed at 10 and has not come further.

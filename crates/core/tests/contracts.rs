@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use gantry_core::message::{CloudEvent, Control, Reply, Report, Reports, Work, schemas};
+use gantry_core::message::{CloudEvent, Control, Reply, Report, ReportKind, Reports, Work, schemas};
 use gantry_core::problem::Code;
 use gantry_core::spec::Submission;
 use serde::Serialize;
@@ -144,4 +144,24 @@ fn the_schemas_refuse_what_the_code_refuses() {
     {
         assert!(!validator(name).is_valid(&message), "the schema of {name} takes {message:#}");
     }
+}
+
+/// An older worker does not say whether it launched anything, and an older recorder does not ask.
+#[test]
+fn an_end_says_only_for_certain_that_nothing_was_launched() {
+    let report = json!({
+        "job": "0192f0c0-0000-7000-8000-000000000001", "attempt": 1, "epoch": 1, "kind": "ended",
+        "outcome": { "outcome": "failed", "class": "no_capacity", "message": "full" }
+    });
+    let ended = |report: &Value| match serde_json::from_value::<Report>(report.clone()).expect("a report").kind {
+        ReportKind::Ended(ended) => ended,
+        other => panic!("{other:?}"),
+    };
+    let older = ended(&report);
+    assert!(!older.not_launched);
+    assert_eq!(serde_json::to_value(&older).expect("JSON").get("not_launched"), None);
+    let mut newer = report;
+    newer["not_launched"] = json!(true);
+    assert!(ended(&newer).not_launched);
+    assert!(validator("reports").is_valid(&json!({ "version": "1", "reports": [newer] })));
 }

@@ -33,6 +33,7 @@ pub(crate) async fn apply(store: &Store, batch: &[Report], poison: &mut Vec<Pois
                 let rest = Box::pin(apply(store, right, poison)).await?;
                 applied.events.extend(rest.events);
                 applied.freed.extend(rest.freed);
+                applied.failovers.extend(rest.failovers);
                 applied.superseded += rest.superseded;
                 Ok(applied)
             }
@@ -74,6 +75,7 @@ fn strip(kind: &ReportKind) -> ReportKind {
     ReportKind::Ended(Ended {
         execution_id: ended.execution_id.clone().filter(|id| id.chars().count() <= 255 && !id.contains('\0')),
         run_millis: ended.run_millis,
+        not_launched: ended.not_launched,
         logs_incomplete: ended.logs_incomplete,
         ..Ended::bare(outcome)
     })

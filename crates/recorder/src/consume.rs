@@ -79,7 +79,7 @@ async fn record(
             }
         }
     }
-    let mut freed: Vec<ExecutorType> = Vec::new();
+    let mut worth_a_look: Vec<ExecutorType> = Vec::new();
     for chunk in reports.chunks(REPORTS) {
         let Some(applied) = apply_or_wait(parts, shutdown, chunk, &mut poison).await else {
             let broken = broken.into_iter().map(|(delivery, _)| delivery);
@@ -88,8 +88,11 @@ async fn record(
         };
         gantry_runtime::metrics::batch("record", chunk.len());
         metrics::applied(chunk.len(), applied.superseded, &applied.events);
+        metrics::handed_on(&applied.failovers);
         chunk.iter().for_each(trace);
-        freed.extend(applied.freed);
+        worth_a_look.extend(applied.freed);
+        // In whose lines they stand now.
+        worth_a_look.extend(applied.failovers.iter().map(|failover| failover.to));
         // The receiver ends only after this sender.
         let _ = committed.send(applied.events).await;
     }
@@ -104,7 +107,7 @@ async fn record(
         put_aside(parts, delivery, &message).await;
     }
     ack_all(good).await;
-    nudge(parts, freed);
+    nudge(parts, worth_a_look);
     Some(())
 }
 
@@ -192,13 +195,13 @@ async fn put_report_aside(parts: &Parts, poison: &Poison) {
     }
 }
 
-fn nudge(parts: &Parts, mut freed: Vec<ExecutorType>) {
-    freed.sort_unstable();
-    freed.dedup();
-    if freed.is_empty() {
+fn nudge(parts: &Parts, mut executors: Vec<ExecutorType>) {
+    executors.sort_unstable();
+    executors.dedup();
+    if executors.is_empty() {
         return;
     }
-    let control = Control::V1(Nudge::Dispatch { executors: freed });
+    let control = Control::V1(Nudge::Dispatch { executors });
     if let Ok(body) = serde_json::to_vec(&control) {
         parts.publisher.publish_unconfirmed(Outgoing::transient(parts.broker.topology().control(), body));
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use gantry_runtime::metrics::STAGE_SECONDS;
 use gantry_store::events::Committed;
+use gantry_store::reports::Failover;
 use opentelemetry::metrics::{Counter, Histogram, Meter};
 use opentelemetry::{KeyValue, global};
 
@@ -14,6 +15,7 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics::new(&global::meter
 struct Metrics {
     ended: Counter<u64>,
     reports: Counter<u64>,
+    failovers: Counter<u64>,
     record: Histogram<f64>,
     events: Counter<u64>,
 }
@@ -28,6 +30,12 @@ impl Metrics {
             reports: meter
                 .u64_counter("gantry.reports")
                 .with_description("Reports by what became of them; superseded ones change nothing.")
+                .build(),
+            failovers: meter
+                .u64_counter("gantry.failovers")
+                .with_description(
+                    "Jobs that their place refused and that were handed on, or back to the first, by why.",
+                )
                 .build(),
             record: meter
                 .f64_histogram("gantry.record.duration")
@@ -58,6 +66,14 @@ pub(crate) fn applied(reports: usize, superseded: usize, events: &[Committed]) {
                 KeyValue::new("failure_class", class),
             ],
         );
+    }
+}
+
+/// Jobs that their places refused were handed on.
+pub(crate) fn handed_on(failovers: &[Failover]) {
+    for Failover { from, to, class } in failovers {
+        let labels = [("from", from.as_str()), ("to", to.as_str()), ("failure_class", class.as_str())];
+        METRICS.failovers.add(1, &labels.map(|(name, value)| KeyValue::new(name, value)));
     }
 }
 

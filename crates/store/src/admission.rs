@@ -5,12 +5,15 @@ use std::collections::{BTreeSet, HashMap};
 use chrono::{DateTime, Utc};
 use gantry_core::env::Environment;
 use gantry_core::problem::{Code, Problem};
+use gantry_core::routing::failover::Routing;
 use gantry_core::spec::ResolvedSpec;
 use gantry_core::{ExecutorType, JobId, ProjectId, ScheduleId, TemplateId, TenantId};
+use rust_decimal::Decimal;
 use serde_json::Value;
 use strum::{Display, EnumString, IntoStaticStr};
 use uuid::Uuid;
 
+use crate::costs;
 use crate::error::{Result, parse};
 use crate::tx::{Scope, Store};
 
@@ -59,6 +62,8 @@ pub struct NewJob {
     pub preferred_executor: Option<ExecutorType>,
     /// Why it went there.
     pub routing_reason: String,
+    /// Where it may go on, and how it was decided.
+    pub routing: Routing,
     /// The command that replaced the template's.
     pub override_command: Option<Vec<String>>,
     /// The variables laid over the template's.
@@ -137,7 +142,8 @@ pub(crate) async fn insert_within(tx: &mut sqlx::PgConnection, jobs: &[NewJob]) 
     let new: Vec<&NewJob> =
         jobs.iter().zip(&decided).filter(|(job, got)| **got == Inserted::New(job.id)).map(|(job, _)| job).collect();
     if !new.is_empty() {
-        insert_rows(tx, &new).await?;
+        let estimates = costs::estimates(tx, &new).await?;
+        insert_rows(tx, &new, &estimates).await?;
     }
     Ok(decided)
 }
@@ -280,7 +286,7 @@ async fn rooms(tx: &mut sqlx::PgConnection, jobs: &[NewJob]) -> Result<HashMap<T
     Ok(rooms)
 }
 
-async fn insert_rows(tx: &mut sqlx::PgConnection, jobs: &[&NewJob]) -> Result<()> {
+async fn insert_rows(tx: &mut sqlx::PgConnection, jobs: &[&NewJob], estimates: &[Option<Decimal>]) -> Result<()> {
     let ids: Vec<Uuid> = jobs.iter().map(|job| job.id.uuid()).collect();
     let tenants: Vec<Uuid> = jobs.iter().map(|job| job.tenant.uuid()).collect();
     let projects: Vec<Uuid> = jobs.iter().map(|job| job.project.uuid()).collect();
@@ -310,27 +316,28 @@ async fn insert_rows(tx: &mut sqlx::PgConnection, jobs: &[&NewJob]) -> Result<()
     let schedules: Vec<Option<Uuid>> = jobs.iter().map(|job| job.schedule.map(ScheduleId::uuid)).collect();
     let concurrency: Vec<Option<String>> = jobs.iter().map(|job| job.concurrency_key.clone()).collect();
     let specs: Vec<Value> = jobs.iter().map(|job| serde_json::json!(job.spec)).collect();
+    let routings: Vec<Value> = jobs.iter().map(|job| serde_json::json!(job.routing)).collect();
     sqlx::query!(
         r#"/* admission::insert_rows */
         with n as (
             select *, not_before > now() as later
             from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::uuid[], $6::text[], $7::text[], $8::text[],
                 $9::jsonb[], $10::jsonb[], $11::int2[], $12::timestamptz[], $13::int[], $14::text[], $15::text[], $16::jsonb[],
-                $17::uuid[], $18::text[])
+                $17::uuid[], $18::text[], $19::numeric[], $20::jsonb[])
                 as n(id, tenant_id, project_id, name, template, executor, preferred, reason, command, environment,
-                    priority, not_before, queue_timeout, key, created_by, spec, schedule_id, concurrency_key)
+                    priority, not_before, queue_timeout, key, created_by, spec, schedule_id, concurrency_key, estimate, routing)
         ), j as (
             insert into container_jobs (id, tenant_id, project_id, name, template, executor_type, preferred_executor,
                 routing_reason, override_command, override_environment, priority, parked_until, waiting_reason,
-                queue_deadline_at, idempotency_key, created_by, schedule_id, concurrency_key)
+                queue_deadline_at, idempotency_key, created_by, schedule_id, concurrency_key, estimated_cost)
             select id, tenant_id, project_id, name, template, executor::executor_type, preferred::executor_type, reason,
                 case when command is not null then array(select jsonb_array_elements_text(command)) end, environment, priority,
                 case when later then not_before end, case when later then 'not_before'::waiting_reason end,
                 greatest(not_before, now()) + make_interval(secs => queue_timeout), key, created_by,
-                schedule_id, concurrency_key
+                schedule_id, concurrency_key, estimate
             from n
         )
-        insert into container_job_specs (job_id, tenant_id, spec) select id, tenant_id, spec from n"#,
+        insert into container_job_specs (job_id, tenant_id, spec, routing) select id, tenant_id, spec, routing from n"#,
         &ids,
         &tenants,
         &projects,
@@ -348,7 +355,9 @@ async fn insert_rows(tx: &mut sqlx::PgConnection, jobs: &[&NewJob]) -> Result<()
         &creators,
         &specs,
         &schedules as &[Option<Uuid>],
-        &concurrency as &[Option<String>]
+        &concurrency as &[Option<String>],
+        estimates as &[Option<Decimal>],
+        &routings
     )
     .execute(&mut *tx)
     .await?;

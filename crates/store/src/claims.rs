@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use gantry_core::cost::{self, Prices};
 use gantry_core::limits::{Kind, Traits};
 use gantry_core::message::{Token, WorkItem};
 use gantry_core::placement::{self, Candidate, Place, Slots, Unplaced};
@@ -12,7 +11,6 @@ use gantry_core::state::{self, Event, Next};
 use gantry_core::{
     ExecutorType, Failure, FailureClass, FleetId, HostId, JobId, LimitId, Status, TenantId, WorkerId, naming,
 };
-use rust_decimal::Decimal;
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -89,8 +87,8 @@ pub async fn claim(store: &Store, request: &Request<'_>) -> Result<Outcome> {
 async fn claim_once(store: &Store, request: &Request<'_>) -> Result<Outcome> {
     let mut tx = store.begin_claim("claims::claim", request.worker).await?;
     let limits = limits::lock(&mut tx, &request.items.iter().map(|item| item.job.uuid()).collect::<Vec<_>>()).await?;
-    let (slots, prices) = lock_hosts(&mut tx, request.hosts).await?;
-    let waiting = lock_jobs(&mut tx, request.items).await?;
+    let slots = lock_hosts(&mut tx, request.hosts).await?;
+    let waiting = lock_jobs(&mut tx, request.executor, request.items).await?;
     let found = waiting.len();
     let (candidates, rest): (Vec<_>, Vec<_>) =
         waiting.into_iter().map(|(c, attempt, wait)| (c, (attempt, wait))).unzip();
@@ -109,7 +107,7 @@ async fn claim_once(store: &Store, request: &Request<'_>) -> Result<Outcome> {
         }
     }
     let specs = read_specs(&mut tx, &mut placed).await?;
-    let claimed = take(&mut tx, request, &placed, specs, &prices).await?;
+    let claimed = take(&mut tx, request, &placed, specs).await?;
     let released = if unplaced.is_empty() { HashMap::new() } else { release(&mut tx, request, &unplaced).await? };
     tx.commit().await?;
     let stale = request.items.len() - found;
@@ -125,22 +123,17 @@ struct Placed {
     limits: Vec<LimitId>,
 }
 
-async fn lock_hosts(tx: &mut sqlx::PgConnection, hosts: &[HostId]) -> Result<(Vec<Slots>, HashMap<HostId, Prices>)> {
+async fn lock_hosts(tx: &mut sqlx::PgConnection, hosts: &[HostId]) -> Result<Vec<Slots>> {
     let ids: Vec<Uuid> = hosts.iter().map(|host| host.uuid()).collect();
     let rows = sqlx::query!(
         r#"/* claims::lock_hosts */
-        select id, tenant_id, is_active and state = 'active' as "eligible!", current_job_count, max_concurrent_jobs, weight,
-            cost_per_job, cost_per_hour
+        select id, tenant_id, is_active and state = 'active' as "eligible!", current_job_count, max_concurrent_jobs, weight
         from executor_hosts where id = any($1) order by id for no key update"#,
         &ids
     )
     .fetch_all(&mut *tx)
     .await?;
-    let prices = rows
-        .iter()
-        .map(|row| (row.id.into(), Prices { per_job: row.cost_per_job, per_hour: row.cost_per_hour }))
-        .collect();
-    let slots = rows
+    Ok(rows
         .into_iter()
         .map(|row| Slots {
             id: row.id.into(),
@@ -150,15 +143,19 @@ async fn lock_hosts(tx: &mut sqlx::PgConnection, hosts: &[HostId]) -> Result<(Ve
             limit: row.max_concurrent_jobs,
             weight: row.weight,
         })
-        .collect();
-    Ok((slots, prices))
+        .collect())
 }
 
 /// The items whose row still waits for exactly this claim, in the order of the items, with their attempt.
-async fn lock_jobs(tx: &mut sqlx::PgConnection, items: &[WorkItem]) -> Result<Vec<(Candidate, i32, Wait)>> {
+async fn lock_jobs(
+    tx: &mut sqlx::PgConnection,
+    executor: ExecutorType,
+    items: &[WorkItem],
+) -> Result<Vec<(Candidate, i32, Wait)>> {
     let ids: Vec<Uuid> = items.iter().map(|item| item.job.uuid()).collect();
     let attempts: Vec<i32> = items.iter().map(|item| item.attempt).collect();
     let sequences: Vec<i32> = items.iter().map(|item| item.sequence).collect();
+    // Of this executor type: a message that stayed in the queue of the place that refused its job claims nothing.
     // The status as text, so that no partial index of pending rows serves for it: statistics from a quiet hour call those
     // empty, and each claim would pass the whole window instead of looking its rows up by their ids.
     let rows = sqlx::query!(
@@ -169,11 +166,12 @@ async fn lock_jobs(tx: &mut sqlx::PgConnection, items: &[WorkItem]) -> Result<Ve
         from container_jobs j
         join (select distinct * from unnest($1::uuid[], $2::int[], $3::int[])) as w(id, attempt, sequence) on w.id = j.id
         where j.status::text = 'pending' and j.dispatched_at is not null
-          and j.attempt = w.attempt - 1 and j.dispatch_sequence = w.sequence
+          and j.attempt = w.attempt - 1 and j.dispatch_sequence = w.sequence and j.executor_type = $4::text::executor_type
         order by j.id for no key update of j"#,
         &ids,
         &attempts,
-        &sequences
+        &sequences,
+        executor.as_str()
     )
     .fetch_all(&mut *tx)
     .await?;
@@ -260,7 +258,6 @@ async fn take(
     request: &Request<'_>,
     placed: &[Placed],
     specs: Vec<ResolvedSpec>,
-    prices: &HashMap<HostId, Prices>,
 ) -> Result<Vec<Claimed>> {
     if placed.is_empty() {
         return Ok(Vec::new());
@@ -272,30 +269,22 @@ async fn take(
     // An array of arrays must be rectangular: one row for each pair.
     let (counted, limits): (Vec<Uuid>, Vec<Uuid>) =
         placed.iter().flat_map(|p| p.limits.iter().map(|limit| (p.job.uuid(), limit.uuid()))).unzip();
-    let estimates: Vec<Decimal> = placed
-        .iter()
-        .zip(&specs)
-        .map(|(placed, spec)| {
-            let prices = prices.get(&placed.host).copied().unwrap_or_default();
-            cost::cost(prices, Duration::from_secs(spec.timeout_seconds().into()))
-        })
-        .collect();
     sqlx::query!(
         "/* claims::take */
         with p as (
-            select * from unnest($1::uuid[], $2::int[], $3::uuid[], $4::text[], $5::numeric[]) as p(id, attempt, host, name, estimate)
+            select * from unnest($1::uuid[], $2::int[], $3::uuid[], $4::text[]) as p(id, attempt, host, name)
         ), c as (
-            select * from unnest($8::uuid[], $9::uuid[]) as c(id, limit_id)
+            select * from unnest($7::uuid[], $8::uuid[]) as c(id, limit_id)
         ), j as (
             update container_jobs c
-            set status = 'running', attempt = p.attempt, executor_host_id = p.host, estimated_cost = p.estimate,
+            set status = 'running', attempt = p.attempt, executor_host_id = p.host,
                 dispatched_at = null, published_at = null, publishes = 0, waiting_reason = null, waiting_detail = null,
                 queue_deadline_at = null, execution_id = null, started_at = null, exit_code = null,
                 failure_class = null, error_message = null
             from p where c.id = p.id returning c.id, c.tenant_id
         ), e as (
             insert into container_executions (job_id, attempt, tenant_id, executor_host_id, worker_id, external_name, launch_sent_at, limits)
-            select p.id, p.attempt, j.tenant_id, p.host, $6, p.name, case when $7 then now() end,
+            select p.id, p.attempt, j.tenant_id, p.host, $5, p.name, case when $6 then now() end,
                 array(select c.limit_id from c where c.id = p.id)
             from p join j on j.id = p.id
         ), l as (
@@ -308,7 +297,6 @@ async fn take(
         &attempts,
         &hosts,
         &names,
-        &estimates,
         request.worker.uuid(),
         request.launch_follows,
         &counted,

@@ -223,6 +223,30 @@ pub async fn identify(store: &Store, host: HostId, identity: &str) -> Result<Str
     Ok(row.engine_identity)
 }
 
+/// The executor types that have an active host for each of these tenants, and whether a live worker reaches one: (tenant
+/// or none for all, type, reached).
+pub(crate) async fn reach_within(
+    tx: &mut PgConnection,
+    tenants: &[TenantId],
+) -> Result<Vec<(Option<TenantId>, ExecutorType, bool)>> {
+    let rows = sqlx::query!(
+        r#"/* hosts::reach */
+        select h.tenant_id, h.executor_type::text as "executor_type!", bool_or(s.served) as "served!"
+        from executor_hosts h cross join lateral (select exists (
+            select 1 from worker_hosts wh join workers w on w.id = wh.worker_id
+            where wh.executor_host_id = h.id and wh.healthy and w.state = 'alive'
+              and w.last_beat_at > now() - make_interval(secs => w.lease_seconds)) as served) s
+        where h.is_active and h.state = 'active' and (h.tenant_id is null or h.tenant_id = any($1))
+        group by h.tenant_id, h.executor_type"#,
+        &tenants.iter().map(|tenant| tenant.uuid()).collect::<Vec<_>>()
+    )
+    .fetch_all(tx)
+    .await?;
+    rows.into_iter()
+        .map(|row| Ok((row.tenant_id.map(Into::into), parse("executor_type", &row.executor_type)?, row.served)))
+        .collect()
+}
+
 /// The executor types that have an active host, for each of these tenants: (tenant or none for all, type).
 pub async fn active_types(
     store: &Store,

@@ -3,10 +3,12 @@
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
+use gantry_core::routing::failover::{Decision, Routing};
 use gantry_core::spec::ResolvedSpec;
 use gantry_core::state::{self, Event, Next};
 use gantry_core::{ExecutorType, FailureClass, HostId, JobId, ProjectId, Status, TemplateId, TenantId, WaitingReason};
 use rust_decimal::Decimal;
+use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -353,17 +355,31 @@ pub async fn progress(store: &Store, scope: Scope, ids: &[JobId]) -> Result<Hash
 }).await
 }
 
-/// What a job runs; none if it does not exist or belongs to another tenant.
-pub async fn spec(store: &Store, scope: Scope, id: JobId) -> Result<Option<ResolvedSpec>> {
+/// What is stored beside a job's row.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// What it runs.
+    pub spec: ResolvedSpec,
+    /// How it got to its executor, first to last.
+    pub routing: Vec<Decision>,
+}
+
+/// What a job runs, and how it got to where it is; none if it does not exist or belongs to another tenant.
+pub async fn spec(store: &Store, scope: Scope, id: JobId) -> Result<Option<Stored>> {
     store
         .bounded("jobs::spec", async {
             let mut tx = store.begin_scoped("jobs::spec", scope).await?;
-            let row =
-                sqlx::query!("/* jobs::spec */ select spec from container_job_specs where job_id = $1", id.uuid())
-                    .fetch_optional(&mut *tx)
-                    .await?;
+            let row = sqlx::query!(
+                "/* jobs::spec */ select spec, routing from container_job_specs where job_id = $1",
+                id.uuid()
+            )
+            .fetch_optional(&mut *tx)
+            .await?;
             tx.commit().await?;
-            row.map(|row| from_json("spec", row.spec)).transpose()
+            let Some(row) = row else { return Ok(None) };
+            // A way that this version cannot read is not told.
+            let routing = Routing::deserialize(row.routing).unwrap_or_default().trace;
+            Ok(Some(Stored { spec: from_json("spec", row.spec)?, routing }))
         })
         .await
 }

@@ -1,23 +1,28 @@
 //! The recorder's transaction: reports applied, slots freed, outbox written, all or nothing.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::time::Duration;
+mod failover;
 
-use gantry_core::cost::{self, Prices};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use gantry_core::cost::{self, Prices, Ran};
 use gantry_core::lost::Abandon;
-use gantry_core::message::{Ended, EventKind, JobEvent, Report, ReportKind, Token};
+use gantry_core::message::{Ended, EventKind, JobEvent, Report, ReportKind, ReportedOutcome, Token};
+use gantry_core::routing::failover::Rerouted;
 use gantry_core::state::{self, AttemptEnded, Event, Next, Outcome, StopReason};
-use gantry_core::{ExecutorType, Failure, HostId, JobId, LimitId, Status, TenantId, retry};
+use gantry_core::{ExecutorType, Failure, FailureClass, HostId, JobId, LimitId, Status, TemplateId, TenantId, retry};
 use rust_decimal::Decimal;
 use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
 
 use crate::attempts::columns;
+use crate::costs;
 use crate::error::{Result, parse};
 use crate::events::{self, Committed, NewEvent};
 use crate::limits;
 use crate::tx::Store;
+
+pub use failover::Failover;
 
 /// What became of a batch.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,12 +33,15 @@ pub struct Applied {
     pub superseded: usize,
     /// The executor types whose hosts have free slots now.
     pub freed: Vec<ExecutorType>,
+    /// Jobs that their place refused, and that go on elsewhere.
+    pub failovers: Vec<Failover>,
 }
 
 struct Locked {
     tenant: TenantId,
     name: String,
     executor: ExecutorType,
+    template: Option<TemplateId>,
     host: HostId,
     status: Status,
     current_attempt: i32,
@@ -42,10 +50,15 @@ struct Locked {
     epoch: i32,
     over: bool,
     slot_held: bool,
+    /// Nobody has seen a container of the attempt.
+    never_ran: bool,
     limits: Vec<Uuid>,
     stop_reason: Option<StopReason>,
     abandoned_as: Option<Abandon>,
-    cost_so_far: Decimal,
+    /// Whether anything may have been launched.
+    launched: bool,
+    estimated_cost: Option<Decimal>,
+    cost_so_far: Option<Decimal>,
 }
 
 /// One decided end.
@@ -56,7 +69,11 @@ struct Decision<'a> {
     /// The failure that it counts as.
     failure: Option<Failure>,
     next: Next,
-    cost: Decimal,
+    /// Where it is tried again, if its place refused it.
+    rerouted: Option<Rerouted>,
+    ran: Ran,
+    /// None if nobody knows.
+    cost: Option<Decimal>,
 }
 
 /// Applies reports; each by itself, so their order does not matter. `jitter` gives a number in `0.0..1.0` for
@@ -71,6 +88,7 @@ async fn apply_once(store: &Store, reports: &[Report], jitter: &(dyn Fn() -> f64
     let prices = lock_hosts(&mut tx, reports).await?;
     let locked = lock_attempts(&mut tx, reports).await?;
     let policies = read_policies(&mut tx, reports).await?;
+    let ways = failover::read_ways(&mut tx, reports, &locked).await?;
 
     let mut applied = Applied::default();
     let mut decisions: Vec<Decision<'_>> = Vec::new();
@@ -90,6 +108,7 @@ async fn apply_once(store: &Store, reports: &[Report], jitter: &(dyn Fn() -> f64
                 let outcome: Outcome = ended.outcome.clone().into();
                 let failure = outcome.failure_after(row.stop_reason);
                 let policy = policies.get(&report.token.job).cloned().unwrap_or_default();
+                let rerouted = ways.next(report, ended, row);
                 let event = Event::AttemptEnded(AttemptEnded {
                     outcome,
                     stop_reason: row.stop_reason,
@@ -97,15 +116,29 @@ async fn apply_once(store: &Store, reports: &[Report], jitter: &(dyn Fn() -> f64
                     retry: match row.abandoned_as {
                         Some(Abandon::Fail) => retry::Verdict::GiveUp,
                         None if row.stop_reason == Some(StopReason::Drain) => retry::moved(),
-                        _ => retry::decide(&policy, row.used, failure.as_ref(), jitter()),
+                        _ => match &rerouted {
+                            Some(rerouted) => retry::handed_on(row.used, rerouted.at_once, jitter()),
+                            None => retry::decide(&policy, row.used, failure.as_ref(), jitter()),
+                        },
                     },
                 });
                 let Ok(next) = state::next(row.status, &event) else {
                     applied.superseded += 1;
                     continue;
                 };
-                let cost = run_cost(&prices, row, ended);
-                decisions.push(Decision { token: report.token, ended, locked: row, failure, next, cost });
+                let ran = ran(row, ended);
+                let cost = cost::actual(prices.get(&row.host).copied().unwrap_or_default(), ran);
+                let rerouted = rerouted.filter(|_| matches!(next, Next::Retry(_)));
+                decisions.push(Decision {
+                    token: report.token,
+                    ended,
+                    locked: row,
+                    failure,
+                    next,
+                    rerouted,
+                    ran,
+                    cost,
+                });
             }
             _ => applied.superseded += 1,
         }
@@ -114,21 +147,54 @@ async fn apply_once(store: &Store, reports: &[Report], jitter: &(dyn Fn() -> f64
     if !decisions.is_empty() {
         write_ends(&mut tx, &decisions).await?;
         release_limits(&mut tx, &decisions).await?;
+        let moves: Vec<_> = decisions.iter().filter_map(|d| Some((d.token.job, d.rerouted.as_ref()?))).collect();
+        failover::hand_on(&mut tx, &moves).await?;
+        applied.failovers = decisions.iter().filter_map(moved).collect();
         applied.freed = decisions.iter().filter(|d| d.locked.slot_held).map(|d| d.locked.executor).collect();
         applied.freed.sort_unstable();
         applied.freed.dedup();
     }
     applied.events = events::insert(&mut tx, &events).await?;
+    if !decisions.is_empty() {
+        costs::add(&mut tx, &decisions.iter().map(counted).collect::<Vec<_>>()).await?;
+    }
     tx.commit().await?;
     Ok(applied)
 }
 
-fn run_cost(prices: &HashMap<HostId, Prices>, row: &Locked, ended: &Ended) -> Decimal {
-    if ended.execution_id.is_none() {
-        return Decimal::ZERO;
+/// Where a job went on that its place refused.
+fn moved(decision: &Decision<'_>) -> Option<Failover> {
+    let (rerouted, failure) = (decision.rerouted.as_ref()?, decision.failure.as_ref()?);
+    Some(Failover { from: decision.locked.executor, to: rerouted.executor, class: failure.class })
+}
+
+/// For how long a container ran. One that was there, or may have been, and of which nobody told any times, has no known
+/// time; what certainly never started has none at all.
+fn ran(row: &Locked, ended: &Ended) -> Ran {
+    let may_have_run = match &ended.outcome {
+        ReportedOutcome::Exited { .. } => true,
+        ReportedOutcome::Failed(failure) => failure.class == FailureClass::Lost || failure.exit_code.is_some(),
+    };
+    match ended.run_millis {
+        Some(millis) => Ran::millis(millis),
+        None if row.launched && (!row.never_ran || ended.execution_id.is_some() || may_have_run) => Ran::Unknown,
+        None => Ran::Never,
     }
-    let prices = prices.get(&row.host).copied().unwrap_or_default();
-    cost::cost(prices, Duration::from_millis(ended.run_millis.unwrap_or(0)))
+}
+
+/// What the sums of the day get of an end.
+fn counted(decision: &Decision<'_>) -> costs::Ended {
+    let Decision { locked, next, ran, cost, .. } = decision;
+    costs::Ended {
+        tenant: locked.tenant,
+        template: locked.template,
+        host: locked.host,
+        executor: locked.executor,
+        completed: matches!(next, Next::End { status: Status::Completed, .. }),
+        ran: *ran,
+        cost: *cost,
+        estimated: locked.estimated_cost.filter(|_| matches!(next, Next::End { .. })),
+    }
 }
 
 fn started_event(token: Token, row: &Locked) -> NewEvent {
@@ -238,8 +304,10 @@ async fn lock_attempts(tx: &mut sqlx::PgConnection, reports: &[Report]) -> Resul
         r#"/* reports::lock_attempts */
         select j.id, j.tenant_id, j.name, j.executor_type::text as "executor_type!", j.status::text as "status!",
             j.attempt as current_attempt, j.cancel_requested_at is not null as "cancel_requested!",
-            j.user_retries, j.infrastructure_retries, coalesce(j.actual_cost, 0) as "cost!",
-            e.attempt, e.epoch, e.executor_host_id, e.slot_held, e.limits, e.stop_reason::text, e.abandoned_as::text, e.ended_at is not null as "over!"
+            j.user_retries, j.infrastructure_retries, j.template, j.estimated_cost, j.actual_cost,
+            e.launch_sent_at is not null as "launched!",
+            e.attempt, e.epoch, e.executor_host_id, e.slot_held, e.limits,
+            e.execution_id is null and e.started_at is null as "never_ran!", e.stop_reason::text, e.abandoned_as::text, e.ended_at is not null as "over!"
         from (select distinct * from unnest($1::uuid[], $2::int[])) as t(job_id, attempt)
         join container_executions e on e.job_id = t.job_id and e.attempt = t.attempt
         join container_jobs j on j.id = e.job_id
@@ -255,6 +323,7 @@ async fn lock_attempts(tx: &mut sqlx::PgConnection, reports: &[Report]) -> Resul
                 tenant: row.tenant_id.into(),
                 name: row.name,
                 executor: parse("executor_type", &row.executor_type)?,
+                template: row.template.map(Into::into),
                 host: row.executor_host_id.into(),
                 status: parse("status", &row.status)?,
                 current_attempt: row.current_attempt,
@@ -266,10 +335,13 @@ async fn lock_attempts(tx: &mut sqlx::PgConnection, reports: &[Report]) -> Resul
                 epoch: row.epoch,
                 over: row.over,
                 slot_held: row.slot_held,
+                never_ran: row.never_ran,
                 limits: row.limits,
                 stop_reason: row.stop_reason.as_deref().map(|reason| parse("stop_reason", reason)).transpose()?,
                 abandoned_as: row.abandoned_as.as_deref().map(|how| parse("abandoned_as", how)).transpose()?,
-                cost_so_far: row.cost,
+                launched: row.launched,
+                estimated_cost: row.estimated_cost,
+                cost_so_far: row.actual_cost,
             };
             Ok(((row.id.into(), row.attempt), locked))
         })
@@ -340,8 +412,12 @@ async fn write_ends(tx: &mut sqlx::PgConnection, decisions: &[Decision<'_>]) -> 
     let incomplete: Vec<bool> = decisions.iter().map(|d| d.ended.logs_incomplete).collect();
     let metadata: Vec<Option<Value>> =
         decisions.iter().map(|d| (!d.ended.metadata.is_null()).then(|| d.ended.metadata.clone())).collect();
-    let costs: Vec<Decimal> = decisions.iter().map(|d| d.cost).collect();
-    let totals: Vec<Decimal> = decisions.iter().map(|d| d.locked.cost_so_far + d.cost).collect();
+    let costs: Vec<Option<Decimal>> = decisions.iter().map(|d| d.cost).collect();
+    // The sum of what is known.
+    let totals: Vec<Option<Decimal>> = decisions
+        .iter()
+        .map(|d| d.cost.map(|cost| d.locked.cost_so_far.unwrap_or_default() + cost).or(d.locked.cost_so_far))
+        .collect();
     sqlx::query!(
         "/* reports::write_ends */
         with d as (
@@ -368,8 +444,8 @@ async fn write_ends(tx: &mut sqlx::PgConnection, decisions: &[Decision<'_>]) -> 
                 started_at = coalesce(j.started_at, case when d.execution_id is not null and d.run is not null then d.begun end),
                 executor_metadata = coalesce(d.metadata, j.executor_metadata), actual_cost = d.total,
                 completed_at = case when d.status = 'pending' then null else now() end,
-                waiting_reason = case when d.status = 'pending' then 'retry_backoff'::waiting_reason end,
-                parked_until = case when d.status = 'pending' then now() + make_interval(secs => d.delay) end,
+                waiting_reason = case when d.status = 'pending' and d.delay > 0 then 'retry_backoff'::waiting_reason end,
+                parked_until = case when d.status = 'pending' and d.delay > 0 then now() + make_interval(secs => d.delay) end,
                 user_retries = j.user_retries + case when d.budget = 'user' then 1 else 0 end,
                 infrastructure_retries = j.infrastructure_retries + case when d.budget = 'infrastructure' then 1 else 0 end
             from d where j.id = d.job_id
@@ -397,8 +473,8 @@ async fn write_ends(tx: &mut sqlx::PgConnection, decisions: &[Decision<'_>]) -> 
         &cpu as &[Option<f64>],
         &incomplete,
         &metadata as &[Option<Value>],
-        &costs,
-        &totals,
+        &costs as &[Option<Decimal>],
+        &totals as &[Option<Decimal>],
         &held,
         &startup as &[Option<i64>]
     )

@@ -3,8 +3,10 @@
 
 use gantry_core::limits::Kind;
 use gantry_core::retry;
+use gantry_core::routing::failover::Routing;
 use gantry_core::why::{Ahead, AttemptFacts, Backlog, COUNTED, Facts, Hosts, Job, Limit, Standing};
-use gantry_core::{ExecutorType, JobId, LimitId, Status, TenantId, WaitingReason};
+use gantry_core::{ExecutorType, JobId, LimitId, Status, TemplateId, TenantId, WaitingReason};
+use serde::Deserialize;
 
 use crate::bulk;
 use crate::error::{Result, from_json, parse};
@@ -34,20 +36,23 @@ pub async fn facts(store: &Store, scope: Scope, id: JobId) -> Result<Option<Fact
         .await
 }
 
-/// What of the row only the search for its backlog needs.
-struct Place {
-    tenant: TenantId,
-    priority: i16,
-    limit: Option<LimitId>,
+/// What of a job only the search for its backlog needs.
+pub(crate) struct Place {
+    pub(crate) tenant: TenantId,
+    pub(crate) priority: i16,
+    /// The limit for which it is parked.
+    pub(crate) limit: Option<LimitId>,
+    pub(crate) template: Option<TemplateId>,
+    pub(crate) key: Option<String>,
 }
 
 async fn job(tx: &mut sqlx::PgConnection, id: JobId) -> Result<Option<(Place, Facts)>> {
     let row = sqlx::query!(
         r#"/* why::job */
-        select now() as "now!", j.tenant_id, j.priority, j.limit_id, j.status::text as "status!", j.executor_type::text as "executor_type!",
+        select now() as "now!", j.tenant_id, j.priority, j.limit_id, j.template, j.concurrency_key, j.status::text as "status!", j.executor_type::text as "executor_type!",
             j.created_at, j.completed_at, j.cancel_requested_at, j.waiting_reason::text, j.parked_until, j.dispatched_at,
             j.failure_class::text, j.error_message, j.exit_code, j.user_retries, j.infrastructure_retries,
-            s.spec->'retry' as retry
+            s.spec->'retry' as retry, s.routing
         from container_jobs j join container_job_specs s on s.job_id = j.id where j.id = $1"#,
         id.uuid()
     )
@@ -73,8 +78,17 @@ async fn job(tx: &mut sqlx::PgConnection, id: JobId) -> Result<Option<(Place, Fa
             infrastructure: u32::try_from(row.infrastructure_retries).unwrap_or(0),
         },
     };
-    let place = Place { tenant: row.tenant_id.into(), priority: row.priority, limit: row.limit_id.map(Into::into) };
-    Ok(Some((place, Facts { now: row.now, job, attempts: Vec::new(), backlog: None, changes: Vec::new() })))
+    let place = Place {
+        tenant: row.tenant_id.into(),
+        priority: row.priority,
+        limit: row.limit_id.map(Into::into),
+        template: row.template.map(Into::into),
+        key: row.concurrency_key,
+    };
+    // A way that this version cannot read is not told.
+    let routing = Routing::deserialize(row.routing).unwrap_or_default().trace;
+    let facts = Facts { now: row.now, job, attempts: Vec::new(), backlog: None, changes: Vec::new(), routing };
+    Ok(Some((place, facts)))
 }
 
 async fn attempts(tx: &mut sqlx::PgConnection, id: JobId) -> Result<Vec<AttemptFacts>> {
@@ -129,8 +143,9 @@ async fn attempts(tx: &mut sqlx::PgConnection, id: JobId) -> Result<Vec<AttemptF
         .collect()
 }
 
-async fn backlog(tx: &mut sqlx::PgConnection, job: &Job, place: &Place) -> Result<Backlog> {
-    let limit = limit(tx, job.id).await?;
+/// What a job of this place waits among.
+pub(crate) async fn backlog(tx: &mut sqlx::PgConnection, job: &Job, place: &Place) -> Result<Backlog> {
+    let limit = limit(tx, place).await?;
     let backlog = hosts(tx, job.executor, place.tenant).await?;
     // Who is in the window, or waits for a time of its own, does not stand in line.
     let stands = job.dispatched_at.is_none()
@@ -243,17 +258,19 @@ fn counted(own: i64, others: i64) -> Ahead {
 }
 
 /// The limit for which a job is parked, or else the first of its limits that has no room.
-async fn limit(tx: &mut sqlx::PgConnection, job: JobId) -> Result<Option<(WaitingReason, Limit)>> {
+async fn limit(tx: &mut sqlx::PgConnection, place: &Place) -> Result<Option<(WaitingReason, Limit)>> {
     let row = sqlx::query!(
         r#"/* why::limit */
         select l.id, l.kind::text as "kind!", coalesce(t.name, nullif(l.name, '')) as name, l.max_running, l.running
-        from container_jobs j join limits l on l.tenant_id = j.tenant_id
-            and (l.id = j.limit_id or (j.limit_id is null and l.running >= l.max_running and (
-                (l.kind = 'tenant' and l.name = '') or (l.kind = 'template' and l.name = j.template::text)
-                or (l.kind = 'key' and l.name = j.concurrency_key))))
-        left join container_templates t on l.kind = 'template' and t.id = j.template
-        where j.id = $1 order by l.kind limit 1"#,
-        job.uuid()
+        from limits l left join container_templates t on l.kind = 'template' and t.id = $3::uuid
+        where l.tenant_id = $1 and (l.id = $2 or ($2::uuid is null and l.running >= l.max_running and (
+            (l.kind = 'tenant' and l.name = '') or (l.kind = 'template' and l.name = $3::uuid::text)
+            or (l.kind = 'key' and l.name = $4::text))))
+        order by l.kind limit 1"#,
+        place.tenant.uuid(),
+        place.limit.map(LimitId::uuid),
+        place.template.map(TemplateId::uuid),
+        place.key
     )
     .fetch_optional(&mut *tx)
     .await?;

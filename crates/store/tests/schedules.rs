@@ -104,6 +104,7 @@ impl Lab {
             executor_type: ExecutorType::Mock,
             preferred_executor: None,
             routing_reason: "the test says so".to_owned(),
+            routing: Default::default(),
             override_command: None,
             override_environment: Default::default(),
             priority: 0,

@@ -18,6 +18,7 @@ use crate::hosts;
 use crate::log::LogTail;
 use crate::metrics;
 use crate::registry::Run;
+use crate::throttle::Patience;
 use crate::watch::Watched;
 
 /// Pauses between two questions about an unknown launch, and before a launch is repeated.
@@ -43,6 +44,8 @@ struct Stand {
     prepared: bool,
     /// Why the last launch was refused.
     refused: Option<Failure>,
+    /// How long it still asks again where it is throttled.
+    patience: Patience,
     pause: Duration,
     /// What the backend said so far.
     said: String,
@@ -68,6 +71,7 @@ impl Stand {
             log,
             prepared: false,
             refused: None,
+            patience: Patience::new(),
             pause: ASK_AGAIN,
             said: String::new(),
         }
@@ -197,6 +201,7 @@ async fn launch(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step
     let outcome = match &launched {
         None => "not_sent",
         Some(Ok(_)) => "launched",
+        Some(Err(LaunchError::NotLaunched(failure))) if failure.class == FailureClass::Throttled => "throttled",
         Some(Err(LaunchError::NotLaunched(_))) => "not_launched",
         Some(Err(LaunchError::MaybeLaunched(_))) => "maybe_launched",
     };
@@ -204,18 +209,7 @@ async fn launch(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step
     match launched {
         None => Step::Done,
         Some(Ok(id)) => watch(engine, run, id, stand, Some(sent)),
-        Some(Err(LaunchError::NotLaunched(failure))) => {
-            if failure.class == FailureClass::HostUnreachable {
-                engine.hosts.suspect(run.host.id);
-            }
-            if stand.launch_sent.is_none() {
-                return end(engine, run, stand, failure).await;
-            }
-            // An earlier launch may have left a container: only its absence ends the attempt.
-            stand.said.push_str(&format!("launch: {failure}\n"));
-            stand.refused = Some(failure);
-            wait(engine, stand).await
-        }
+        Some(Err(LaunchError::NotLaunched(failure))) => refuse(engine, run, stand, failure).await,
         Some(Err(LaunchError::MaybeLaunched(cause))) => {
             tracing::warn!(%cause, "a launch was not answered");
             stand.said.push_str(&format!("launch: {cause}\n"));
@@ -247,12 +241,7 @@ async fn prepare(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Opt
                 stand.prepared = true;
                 None
             }
-            Err(failure) => {
-                if failure.class == FailureClass::HostUnreachable {
-                    engine.hosts.suspect(run.host.id);
-                }
-                Some(refuse(engine, run, stand, failure).await)
-            }
+            Err(failure) => Some(refuse(engine, run, stand, failure).await),
         },
     }
 }
@@ -283,13 +272,38 @@ async fn told_of<T>(engine: &Arc<Engine>, run: &Arc<Run>, prepare: impl Future<O
     done
 }
 
-/// What cannot be launched ends here, unless an earlier launch may have left a container.
+/// What was refused, and of which certainly nothing was launched now, ends here, unless asking again may help.
 async fn refuse(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand, failure: Failure) -> Step {
-    if stand.launch_sent.is_none() {
-        return end(engine, run, stand, failure).await;
+    if failure.class == FailureClass::HostUnreachable {
+        engine.hosts.suspect(run.host.id);
     }
-    stand.refused = Some(failure);
-    wait(engine, stand).await
+    if stand.launch_sent.is_some() {
+        // An earlier launch may have left a container: only its absence ends the attempt.
+        stand.said.push_str(&format!("refused: {failure}\n"));
+        stand.refused = Some(failure);
+        return wait(engine, stand).await;
+    }
+    refused(engine, run, stand, failure).await
+}
+
+/// Certainly nothing was launched, now or earlier: a place that is only too busy is asked again, any other refusal ends the
+/// attempt.
+async fn refused(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand, failure: Failure) -> Step {
+    if failure.class == FailureClass::Throttled {
+        let (now, lasts) = (engine.lease.now(), engine.settings.throttle_patience());
+        if let Some(pause) = stand.patience.pause(now, lasts, stand.launch_deadline, rand::random()) {
+            tracing::debug!(%failure, ?pause, "throttled, asking again");
+            return tokio::select! {
+                () = tokio::time::sleep(pause) => Step::Launch,
+                // `launch` sees why.
+                () = run.cancel.cancelled() => Step::Launch,
+                () = run.moved.cancelled() => Step::Launch,
+                () = engine.draining.cancelled() => Step::Done,
+            };
+        }
+    }
+    finish::never_ran(engine, run, failure, std::mem::take(&mut stand.said)).await;
+    Step::Done
 }
 
 /// Waits a little longer each time, and then asks what became of the launch.
@@ -339,14 +353,19 @@ async fn found_unstarted(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand
 }
 
 async fn absent(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step {
+    let may_launch_again = may_launch_again(engine, stand);
+    // Only what may be launched has been refused; and what was once refused may be asked for again.
     if let Some(failure) = stand.refused.take() {
-        return end(engine, run, stand, failure).await;
+        return match may_launch_again {
+            true => refused(engine, run, stand, failure).await,
+            false => lost(engine, run, stand, failure).await,
+        };
     }
-    if may_launch_again(engine, stand) {
+    if may_launch_again {
         return Step::Launch;
     }
     let message = format!("the container {} was launched and is nowhere to be found", run.external_name);
-    end(engine, run, stand, Failure::new(FailureClass::Lost, message)).await
+    lost(engine, run, stand, Failure::new(FailureClass::Lost, message)).await
 }
 
 /// Whether launching again can only ever give the one container of this attempt.
@@ -380,9 +399,9 @@ fn watch(engine: &Engine, run: &Arc<Run>, id: ExecutionId, stand: &mut Stand, se
     Step::Done
 }
 
-/// Ends an attempt that has no container.
-async fn end(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand, failure: Failure) -> Step {
-    finish::never_ran(engine, run, failure, std::mem::take(&mut stand.said)).await;
+/// Ends an attempt of which nothing is there, and of which something may have been.
+async fn lost(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand, failure: Failure) -> Step {
+    finish::lost(engine, run, failure, std::mem::take(&mut stand.said)).await;
     Step::Done
 }
 

@@ -43,6 +43,9 @@ pub struct Settings {
     pub host_check_seconds: u64,
     /// How long a claimed job may take to start: pull and provisioning. Default 600.
     pub launch_timeout_seconds: u64,
+    /// How long a backend that answers `throttled` is asked again within one attempt, from 1 s on in growing, jittered
+    /// pauses, before the attempt ends; 0 for not at all. Never past the launch timeout. Default 30.
+    pub throttle_patience_seconds: u64,
     /// Time between SIGTERM and SIGKILL of a container that is stopped. Default 10.
     pub stop_grace_seconds: u64,
     /// Launches in flight on one host at most. Default 16.
@@ -62,6 +65,7 @@ impl Default for Settings {
             beat_millis: 2_000,
             host_check_seconds: 10,
             launch_timeout_seconds: 600,
+            throttle_patience_seconds: 30,
             stop_grace_seconds: 10,
             launches_per_host: 16,
             prefetch: 64,
@@ -128,6 +132,10 @@ impl Settings {
 
     pub(crate) fn launch_timeout(&self) -> Duration {
         Duration::from_secs(self.launch_timeout_seconds)
+    }
+
+    pub(crate) fn throttle_patience(&self) -> Duration {
+        Duration::from_secs(self.throttle_patience_seconds)
     }
 
     pub(crate) fn stop_grace(&self) -> Duration {

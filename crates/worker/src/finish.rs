@@ -176,9 +176,16 @@ async fn store_outputs(engine: &Engine, run: &Run, kept: &Kept, said: &str) {
     }
 }
 
-/// Ends an attempt that has no container.
+/// Ends an attempt of which certainly nothing was launched: another place may take the job.
 pub(crate) async fn never_ran(engine: &Arc<Engine>, run: &Arc<Run>, failure: Failure, said: String) {
     tracing::info!(%failure, "the attempt was not launched");
+    store_outputs(engine, run, &Kept::default(), &said).await;
+    report(engine, run, None, Ended { not_launched: true, ..ended(Outcome::Failed(failure)) }).await;
+}
+
+/// Ends an attempt that has no container any more, if it ever had one.
+pub(crate) async fn lost(engine: &Arc<Engine>, run: &Arc<Run>, failure: Failure, said: String) {
+    tracing::info!(%failure, "the attempt has no container");
     store_outputs(engine, run, &Kept::default(), &said).await;
     report(engine, run, None, ended(Outcome::Failed(failure))).await;
 }

@@ -25,6 +25,7 @@ mod receive;
 mod registry;
 mod service;
 mod stop;
+mod throttle;
 mod watch;
 
 pub use config::{Config, Invalid, Settings};

@@ -1,6 +1,7 @@
 //! Bad input of every kind, at both doors: each is refused with its code and its field, and makes no job.
 
 use gantry_core::ExecutorType;
+use gantry_store::Scope;
 use gantry_store::templates::{self, NewTemplate};
 use gantry_tests::{Fleet, jobs};
 use serde_json::{Value, json};
@@ -101,16 +102,9 @@ fn cases() -> Vec<Case> {
 async fn templates(fleet: &Fleet) {
     let globex = fleet.other_tenant("globex").await;
     let of = |tenant, name, environment_text, supported_executors| NewTemplate {
-        tenant,
-        name,
-        description: "",
-        image: "i",
-        command: &[],
         environment_text,
-        environment_template: None,
-        timeout_seconds: 60,
         supported_executors,
-        created_by: "test",
+        ..NewTemplate::new(tenant, name, "i", "test")
     };
     let docker = &[ExecutorType::Docker];
     for template in [
@@ -118,7 +112,7 @@ async fn templates(fleet: &Fleet) {
         of(fleet.tenant, "docker only", "", docker),
         of(globex, "of globex", "", &[]),
     ] {
-        templates::put(&fleet.store, &template).await.expect("stored");
+        templates::put(&fleet.store, Scope::Fleet, &template).await.expect("stored");
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use gantry_broker::{Broker, Consumer, consume};
 use gantry_core::JobId;
+use gantry_store::Scope;
 use gantry_store::dead_letters::{self, Arrival};
 use gantry_store::templates::{self, NewTemplate};
 use gantry_testkit::{eventually, eventually_some};
@@ -51,19 +52,8 @@ async fn replayed(client: &Client, id: &str, times: u64) -> Value {
 }
 
 async fn template(fleet: &Fleet, name: &str) {
-    let template = NewTemplate {
-        tenant: fleet.tenant,
-        name,
-        description: "",
-        image: "simulated",
-        command: &[],
-        environment_text: "",
-        environment_template: None,
-        timeout_seconds: 60,
-        supported_executors: &[],
-        created_by: "test",
-    };
-    templates::put(&fleet.store, &template).await.expect("stored");
+    let template = NewTemplate::new(fleet.tenant, name, "simulated", "test");
+    templates::put(&fleet.store, Scope::Fleet, &template).await.expect("stored");
 }
 
 #[tokio::test]

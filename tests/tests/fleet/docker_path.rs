@@ -1,6 +1,7 @@
 //! The whole path of a job, by both doors.
 
 use gantry_core::ExecutorType;
+use gantry_store::Scope;
 use gantry_store::templates::{self, NewTemplate};
 use gantry_testkit::{TestDocker, eventually};
 use gantry_tests::{Fleet, PATIENCE, Received, jobs};
@@ -107,21 +108,19 @@ async fn what_gantry_tells_the_container() {
 async fn a_template_with_all_its_layers() {
     let (fleet, _parts) = Fleet::docker(4).await;
     let environment = "A=environment\nB=environment\nC=environment";
-    templates::put_environment(&fleet.store, fleet.tenant, "base", environment, "test").await.expect("stored");
+    templates::put_environment(&fleet.store, Scope::Fleet, fleet.tenant, "base", environment, "test")
+        .await
+        .expect("stored");
     let (docker, command) = (TestDocker::find(), ["sh", "-c", "echo template"].map(str::to_owned));
     let template = NewTemplate {
-        tenant: fleet.tenant,
-        name: "report",
-        description: "",
-        image: docker.image(),
-        command: &command,
+        command: Some(&command),
         environment_text: "# of the template\nB=template\nC=template",
         environment_template: Some("base"),
         timeout_seconds: 55,
         supported_executors: &[ExecutorType::Docker],
-        created_by: "test",
+        ..NewTemplate::new(fleet.tenant, "report", docker.image(), "test")
     };
-    templates::put(&fleet.store, &template).await.expect("stored");
+    templates::put(&fleet.store, Scope::Fleet, &template).await.expect("stored");
     let producer = fleet.producer().await;
     let plain = json!({ "template": "report" });
     let overridden = json!({

@@ -41,6 +41,7 @@ fn letter(tenant: Option<TenantId>, body: &str) -> Arrival {
 #[tokio::test]
 async fn what_was_kept_long_enough_leaves_and_nothing_else_does() {
     let fleet = Fleet::new().await;
+    fleet.forgets();
     let host = fleet.mock_host(10).await;
     let globex = fleet.other_tenant("globex").await;
     let (_api, client) = fleet.api().await;
@@ -176,6 +177,7 @@ async fn a_log_leaves_sooner_than_its_job_and_says_so() {
 #[tokio::test]
 async fn a_long_log_leaves_piece_by_piece() {
     let (fleet, parts) = Fleet::simulated(4).await;
+    fleet.forgets();
     let (_api, client) = fleet.api().await;
     let job = client.submit(&jobs::mock(&[])).await;
     fleet.all_complete(&[job]).await;
@@ -212,6 +214,7 @@ async fn a_long_log_leaves_piece_by_piece() {
 #[tokio::test]
 async fn a_batch_holds_nothing_that_a_job_waits_for() {
     let fleet = Fleet::new().await;
+    fleet.forgets();
     let host = fleet.mock_host(4).await;
     let (_api, client) = fleet.api().await;
     let parts = [fleet.dispatcher_with(often()), fleet.recorder(), fleet.mock_worker(quick())];

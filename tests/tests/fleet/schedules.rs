@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use gantry_store::Scope;
 use gantry_store::templates::{self, NewTemplate};
 use gantry_testkit::eventually;
 use gantry_tests::{Client, Fleet, PATIENCE, jobs, quick};
@@ -113,19 +114,8 @@ async fn queued_jobs_run_one_after_the_other() {
 async fn a_template_that_is_gone_is_told_and_stops_no_other() {
     let (fleet, _parts) = Fleet::simulated(5).await;
     let (_api, client) = fleet.api().await;
-    let template = NewTemplate {
-        tenant: fleet.tenant,
-        name: "t",
-        description: "",
-        image: "simulated",
-        command: &[],
-        environment_text: "",
-        environment_template: None,
-        timeout_seconds: 60,
-        supported_executors: &[],
-        created_by: "test",
-    };
-    templates::put(&fleet.store, &template).await.expect("stored");
+    let template = NewTemplate::new(fleet.tenant, "t", "simulated", "test");
+    templates::put(&fleet.store, Scope::Fleet, &template).await.expect("stored");
     let orphan = json!({ "template": "t", "preferred_executor": "mock" });
     put(&client, "orphan", json!({ "cron": "* * * * * *", "submission": orphan })).await;
     eventually(PATIENCE, async || fleet.count("completed").await >= 1).await;

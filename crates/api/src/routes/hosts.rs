@@ -17,6 +17,8 @@ use crate::service::App;
 use crate::view;
 use crate::wire::{HostCreated, HostList, NewHost, ProblemDetails};
 
+/// The highest price, so that no cost is a number that Postgres or Gantry cannot hold.
+const MAX_PRICE: u32 = 1_000_000_000;
 /// Characters of a name.
 const NAME: usize = gantry_core::spec::limits::NAME;
 /// The constraint that a taken name violates.
@@ -90,8 +92,8 @@ fn validate(host: &NewHost) -> Result<()> {
         return invalid("max_concurrent_jobs", format!("must be 0 or more, not {}", host.max_concurrent_jobs));
     }
     for (field, cost) in [("cost_per_job", host.cost_per_job), ("cost_per_hour", host.cost_per_hour)] {
-        if cost < Decimal::ZERO {
-            return invalid(field, format!("a price is not negative, unlike {cost}"));
+        if !(Decimal::ZERO..=Decimal::from(MAX_PRICE)).contains(&cost) {
+            return invalid(field, format!("a price is 0 to {MAX_PRICE}, unlike {cost}"));
         }
     }
     for (field, config) in [("connection_config", &host.connection_config), ("executor_config", &host.executor_config)]

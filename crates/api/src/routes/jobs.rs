@@ -15,7 +15,7 @@ use crate::auth::Caller;
 use crate::error::{Error, Result};
 use crate::extract::{JobPath, Parameters, no_job};
 use crate::service::App;
-use crate::wire::{CancelReply, CancelResult, Job, JobDetail, JobList, ProblemDetails};
+use crate::wire::{CancelReply, CancelResult, Job, JobDetail, JobList, ProblemDetails, RoutingDecision};
 
 /// Jobs of a page.
 const PAGE: i64 = 50;
@@ -112,17 +112,18 @@ async fn ended(app: &App, caller: &Caller, id: JobId, wait: Duration) -> Result<
 
 async fn detail(app: &App, caller: &Caller, id: JobId) -> Result<JobDetail> {
     let scope = caller.scope();
-    let (job, spec, attempts, changes) = tokio::try_join!(
+    let (job, stored, attempts, changes) = tokio::try_join!(
         jobs::get(&app.store, scope, id),
         jobs::spec(&app.store, scope, id),
         history::attempts(&app.store, scope, id),
         bulk::changes(&app.store, scope, id)
     )?;
-    let (Some(job), Some(spec)) = (job, spec) else { return Err(no_job(id)) };
+    let (Some(job), Some(jobs::Stored { spec, routing })) = (job, stored) else { return Err(no_job(id)) };
     Ok(JobDetail {
         job: job.into(),
         spec: spec.container,
         labels: spec.labels,
+        routing: routing.into_iter().map(RoutingDecision::with_others).collect(),
         attempts: attempts.into_iter().map(Into::into).collect(),
         changes,
     })

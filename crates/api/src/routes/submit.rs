@@ -88,7 +88,12 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
 }
 
 /// One submission; `key` counts as if it stood in a body that has none.
-fn read(caller: &Caller, body: &[u8], key: Option<String>, traceparent: Option<&str>) -> Result<Incoming, Problem> {
+pub(crate) fn read(
+    caller: &Caller,
+    body: &[u8],
+    key: Option<String>,
+    traceparent: Option<&str>,
+) -> Result<Incoming, Problem> {
     if body.len() > limits::SUBMISSION_BYTES {
         let message = format!("a submission has at most {} bytes, this one {}", limits::SUBMISSION_BYTES, body.len());
         return Err(Problem::new(Code::TooLarge, message));

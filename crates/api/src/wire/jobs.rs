@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{Abandoned, BulkChange, ProblemDetails, Standing, schema};
+use super::{Abandoned, BulkChange, ProblemDetails, RoutingDecision, Standing, schema};
 
 /// The answer to one submission: 201 for a new job, 200 for an existing one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -108,11 +108,13 @@ pub struct Job {
     /// The producer's own key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
-    /// What it costs at most, as estimated when it was claimed, in the currency of the host's prices.
+    /// What one run of it was expected to cost when it was accepted, in the currency of the hosts' prices: on the cheapest
+    /// active host of its executor type, for the mean time of its template's latest completed runs, else for its timeout.
+    /// Absent if there was no such host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub estimated_cost: Option<Decimal>,
-    /// What its attempts cost together, in the currency of the host's prices.
+    /// What its attempts cost together as far as that is known, in the currency of the host's prices. Absent if nothing is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub actual_cost: Option<Decimal>,
@@ -146,6 +148,11 @@ pub struct JobDetail {
     /// Its labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// How it got to its executor: the decision when it came, and one for each refusal that sent it on, with every executor
+    /// and why not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<schema::RoutingDecision>)]
+    pub routing: Vec<RoutingDecision>,
     /// Its attempts, first to last.
     pub attempts: Vec<Attempt>,
     /// What operations on many jobs did to it, first to last.
@@ -203,7 +210,8 @@ pub struct Attempt {
     /// The mean CPU use, in percent of one CPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_usage_percent: Option<f64>,
-    /// What it cost, in the currency of the host's prices.
+    /// What it cost, in the currency of the host's prices: 0 if its container never started. Absent while it is open, and if
+    /// its backend told no times.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub cost: Option<Decimal>,

@@ -33,13 +33,17 @@ stand_ins!(
     Code,
     Condition,
     ContainerSpec,
+    CostBy,
     ExecutorType,
     FailureClass,
     LetterState,
     LimitKind,
+    RoutingCandidate,
+    RoutingDecision,
     Status,
     StopReason,
     Submission,
     WaitingReason,
-    Why
+    Why,
+    WhyWaiting
 );

@@ -67,6 +67,7 @@ async fn a_bad_host_is_refused_with_its_field() {
         ("executor_config", json!({"a": ["\u{0}"]})),
         ("max_concurrent_jobs", json!(-1)),
         ("cost_per_job", json!("-1")),
+        ("cost_per_job", json!("1000000001")),
         ("cost_per_hour", json!("much")),
         ("shard", json!(true)),
     ] {

@@ -1,6 +1,7 @@
 //! The API over real HTTP, on a real Postgres as the role that row-level security holds.
 
 mod config;
+mod costs;
 mod events;
 mod hosts;
 mod idempotency;
@@ -13,6 +14,7 @@ mod problems;
 mod schedules;
 mod submit;
 mod support;
+mod templates;
 mod tenants;
 mod trace;
 mod worker;

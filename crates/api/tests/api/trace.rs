@@ -24,7 +24,7 @@ async fn a_job_belongs_to_the_trace_of_its_submission() {
     let parent = format!("00-{trace}-b7ad6b7169203331-01");
     let request = client.request(Method::POST, "/v1/jobs").header("traceparent", &parent).json(&job());
     let id = answer(request).await.body["id"].as_str().expect("an id").parse().expect("an id");
-    let spec = jobs::spec(&api.fleet, Scope::Fleet, id).await.expect("read").expect("stored");
+    let spec = jobs::spec(&api.fleet, Scope::Fleet, id).await.expect("read").expect("stored").spec;
     let stored = spec.traceparent.expect("a trace");
     assert!(stored.contains(trace), "{stored}");
     // The job follows from the API's own span, not from the client's.

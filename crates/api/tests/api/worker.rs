@@ -11,7 +11,7 @@ use gantry_store::logs::{self, Append, NewChunk, Position, Stream};
 use gantry_store::workers::{self, HostCheck, NewWorker};
 use gantry_store::{Scope, Store, reports, tenants};
 use rust_decimal::Decimal;
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// A live worker with one mock host.
 pub(crate) struct Worker {
@@ -29,6 +29,12 @@ pub(crate) struct Running {
 
 impl Worker {
     pub(crate) async fn start(store: &Store) -> Self {
+        Self::start_at(store, "0", "0").await
+    }
+
+    /// One whose host has prices: for a start, and for an hour.
+    pub(crate) async fn start_at(store: &Store, per_job: &str, per_hour: &str) -> Self {
+        let price = |text: &str| text.parse::<Decimal>().expect("a number");
         let host = NewHost {
             tenant: None,
             name: "mock",
@@ -36,8 +42,8 @@ impl Worker {
             connection_config: json!({}),
             executor_config: json!({}),
             max_concurrent_jobs: 10,
-            cost_per_job: Decimal::ZERO,
-            cost_per_hour: Decimal::ZERO,
+            cost_per_job: price(per_job),
+            cost_per_hour: price(per_hour),
         };
         let host = hosts::insert(store, Scope::Fleet, &host).await.expect("stored");
         let worker = NewWorker {
@@ -99,14 +105,12 @@ impl Worker {
     /// Records a job's end.
     pub(crate) async fn end(&self, job: &Running, exit_code: i32) {
         let ended = Ended {
-            outcome: ReportedOutcome::Exited { exit_code },
             execution_id: Some("container".into()),
             run_millis: Some(1_500),
             startup_millis: Some(20),
             max_memory_usage: Some(4_096),
             cpu_usage_percent: Some(50.0),
-            logs_incomplete: false,
-            metadata: Value::Null,
+            ..Ended::bare(ReportedOutcome::Exited { exit_code })
         };
         let report = Report { token: job.token, kind: ReportKind::Ended(ended), traceparent: None };
         let applied = reports::apply(&self.store, &[report], &|| 0.5).await.expect("applied");

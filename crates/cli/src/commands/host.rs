@@ -9,6 +9,7 @@ use gantry_api::wire::{DrainRequest, Host, HostList, HostLostRequest, HostPatch,
 use gantry_core::ExecutorType;
 use gantry_core::capacity::Condition;
 use gantry_core::clock::{Clock, SystemClock};
+use rust_decimal::Decimal;
 use serde_json::{Map, Value, json};
 
 use super::values::{object, one_of};
@@ -85,6 +86,12 @@ pub(crate) struct Add {
     /// The most jobs that it runs at once
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
     slots: i32,
+    /// What a started container costs there, in a currency of your choice
+    #[arg(long, default_value = "0", value_name = "PRICE")]
+    cost_per_job: Decimal,
+    /// What an hour of one container costs there, in the same currency
+    #[arg(long, default_value = "0", value_name = "PRICE")]
+    cost_per_hour: Decimal,
     /// Serve every tenant, not only yours
     #[arg(long)]
     shared: bool,
@@ -155,8 +162,8 @@ impl Add {
             connection_config,
             executor_config: self.executor_config.unwrap_or_default(),
             max_concurrent_jobs: self.slots,
-            cost_per_job: Default::default(),
-            cost_per_hour: Default::default(),
+            cost_per_job: self.cost_per_job,
+            cost_per_hour: self.cost_per_hour,
             shared: self.shared,
         })
     }

@@ -5,9 +5,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Phase, Standing, stop_words};
-use crate::FailureClass;
 use crate::retry::Budget;
+use crate::routing::failover::Decision;
 use crate::state::StopReason;
+use crate::{ExecutorType, FailureClass};
 
 /// What the database holds of an attempt.
 #[derive(Clone, Debug)]
@@ -110,12 +111,14 @@ impl AttemptFacts {
     }
 }
 
-pub(super) fn explain(attempts: &[AttemptFacts]) -> Vec<Attempt> {
+/// `routing` tells which of them were refused by their place, and where the job went on.
+pub(super) fn explain(attempts: &[AttemptFacts], routing: &[Decision]) -> Vec<Attempt> {
     let next = attempts.iter().skip(1).map(|attempt| Some(attempt.claimed_at)).chain([None]);
-    attempts.iter().zip(next).map(|(facts, retried_at)| tell(facts, retried_at)).collect()
+    let went_on = |attempt| routing.iter().find(|step| step.after_attempt == attempt).map(|step| step.executor);
+    attempts.iter().zip(next).map(|(facts, retried_at)| tell(facts, retried_at, went_on(facts.attempt))).collect()
 }
 
-fn tell(facts: &AttemptFacts, retried_at: Option<DateTime<Utc>>) -> Attempt {
+fn tell(facts: &AttemptFacts, retried_at: Option<DateTime<Utc>>, went_on: Option<ExecutorType>) -> Attempt {
     let prepared = facts.prepare_began_at.zip(facts.prepare_ended_at);
     #[expect(clippy::cast_precision_loss, reason = "a pull takes less than 2^52 ms")]
     let seconds = |from: DateTime<Utc>, to: DateTime<Utc>| (to - from).num_milliseconds() as f64 / 1_000.0;
@@ -134,11 +137,11 @@ fn tell(facts: &AttemptFacts, retried_at: Option<DateTime<Utc>>) -> Attempt {
         retried_at,
         abandoned_by: facts.abandoned_by.clone(),
         standing: facts.standing.clone(),
-        summary: summary(facts),
+        summary: summary(facts, went_on),
     }
 }
 
-fn summary(facts: &AttemptFacts) -> String {
+fn summary(facts: &AttemptFacts, went_on: Option<ExecutorType>) -> String {
     if facts.ended_at.is_none() {
         return match (facts.phase(None).0, facts.stop_reason) {
             (_, Some(reason)) => format!("it is being stopped: {}", stop_words(reason)),
@@ -154,11 +157,12 @@ fn summary(facts: &AttemptFacts) -> String {
         (Some(class), _, Some(message)) => format!("{class}: {message}"),
         (Some(class), _, None) => class.to_string(),
     };
-    let paid = match facts.retried_by {
-        None => "",
-        Some(Budget::User) => "; tried again by the job's retry policy",
-        Some(Budget::Infrastructure) => "; tried again, because it was not the job's fault",
-        Some(Budget::Operator) => "; tried again elsewhere, because an operator moved it",
+    let paid = match (facts.retried_by, went_on) {
+        (None, _) => "".into(),
+        (Some(Budget::User), _) => "; tried again by the job's retry policy".into(),
+        (Some(Budget::Infrastructure), Some(executor)) => format!("; never launched there, it went on to {executor}"),
+        (Some(Budget::Infrastructure), None) => "; tried again, because it was not the job's fault".into(),
+        (Some(Budget::Operator), _) => "; tried again elsewhere, because an operator moved it".into(),
     };
     format!("{end}{paid}")
 }
@@ -187,7 +191,7 @@ mod tests {
         ] {
             assert_eq!(facts.phase(asked), (phase, at(since)), "{facts:?}");
         }
-        assert_eq!(tell(&started, None).prepare_seconds, Some(8.0));
+        assert_eq!(tell(&started, None, None).prepare_seconds, Some(8.0));
     }
 
     #[test]
@@ -210,9 +214,17 @@ mod tests {
             (failed(FailureClass::BackendError, Some(Budget::Operator)), "because an operator moved it"),
             (failed(FailureClass::ImageNotFound, None), "image_not_found: gone"),
         ] {
-            assert!(summary(&facts).contains(says), "{}", summary(&facts));
+            assert!(summary(&facts, None).contains(says), "{}", summary(&facts, None));
         }
-        let told = explain(&[exited(1, 3), AttemptFacts { claimed_at: at(70), ..claimed(2) }]);
+        let told = explain(&[exited(1, 3), AttemptFacts { claimed_at: at(70), ..claimed(2) }], &[]);
         assert_eq!((told[0].retried_at, told[1].retried_at), (Some(at(70)), None));
+        let refused = failed(FailureClass::NoCapacity, Some(Budget::Infrastructure));
+        let step =
+            |after_attempt, executor| Decision { after_attempt, executor, reason: String::new(), candidates: vec![] };
+        let told = explain(&[refused], &[step(0, ExecutorType::Docker), step(1, ExecutorType::Fargate)]);
+        assert!(
+            told[0].summary.ends_with("no_capacity: gone; never launched there, it went on to fargate"),
+            "{told:?}"
+        );
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use gantry_core::bulk::{Change, Deed, Job, Skip, retry_key};
 use gantry_core::env::Environment;
+use gantry_core::routing::failover::Routing;
 use gantry_core::spec::ResolvedSpec;
 use gantry_core::{ExecutorType, Failure, JobId, Status};
 use serde::Deserialize;
@@ -144,7 +145,7 @@ async fn new_jobs(tx: &mut sqlx::PgConnection, task: &Task, ids: &[JobId]) -> Re
     let rows = sqlx::query!(
         r#"/* bulk::new_jobs */
         select j.id, j.project_id, j.name, j.template, j.executor_type::text as "executor_type!", j.preferred_executor::text,
-            j.override_command, j.override_environment, j.concurrency_key, j.priority, s.spec
+            j.override_command, j.override_environment, j.concurrency_key, j.priority, s.spec, s.routing
         from container_jobs j join container_job_specs s on s.job_id = j.id where j.id = any($1) order by j.id"#,
         &ids
     )
@@ -156,6 +157,10 @@ async fn new_jobs(tx: &mut sqlx::PgConnection, task: &Task, ids: &[JobId]) -> Re
         let (Ok(spec), Ok(environment)) = (ResolvedSpec::deserialize(row.spec), environment) else { continue };
         let id = JobId::from(row.id);
         let key = retry_key(task.id, id);
+        let executor_type = parse("executor_type", &row.executor_type)?;
+        let routing_reason = format!("as job {id}, of which it is a retry");
+        // A way that cannot be read leads nowhere: the job stays where it is sent.
+        let routing = Routing::deserialize(row.routing).unwrap_or_default().again(executor_type, &routing_reason);
         let body_hash = Sha256::digest(&key).into();
         old.push(id);
         jobs.push(NewJob {
@@ -166,13 +171,14 @@ async fn new_jobs(tx: &mut sqlx::PgConnection, task: &Task, ids: &[JobId]) -> Re
             template: row.template.map(Into::into),
             // It belongs to no request that is being traced.
             spec: ResolvedSpec { traceparent: None, ..spec },
-            executor_type: parse("executor_type", &row.executor_type)?,
+            executor_type,
             preferred_executor: row
                 .preferred_executor
                 .as_deref()
                 .map(|e| parse("preferred_executor", e))
                 .transpose()?,
-            routing_reason: format!("as job {id}, of which it is a retry"),
+            routing_reason,
+            routing,
             override_command: row.override_command,
             override_environment: environment.unwrap_or_default(),
             concurrency_key: row.concurrency_key,

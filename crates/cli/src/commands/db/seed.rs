@@ -105,29 +105,26 @@ impl Options {
     }
 
     async fn templates(&self, store: &Store, acme: TenantId) -> Result<Vec<&'static str>, gantry_store::Error> {
-        templates::put_environment(store, acme, "common", "LANG=C.UTF-8\nGREETING=hello", BY).await?;
+        templates::put_environment(store, Scope::Fleet, acme, "common", "LANG=C.UTF-8\nGREETING=hello", BY).await?;
         let words = |words: [&str; 3]| words.map(str::to_owned);
         let hello = NewTemplate {
-            tenant: acme,
-            name: HELLO,
             description: "Greets, as its environment says",
-            image: &self.image,
-            command: &words(["sh", "-c", "echo \"$GREETING, $WHO, from $(hostname)\""]),
+            command: Some(&words(["sh", "-c", "echo \"$GREETING, $WHO, from $(hostname)\""])),
             environment_text: "WHO=world",
             environment_template: Some("common"),
             timeout_seconds: 60,
             supported_executors: &[ExecutorType::Docker],
-            created_by: BY,
+            ..NewTemplate::new(acme, HELLO, &self.image, BY)
         };
         let simulated = NewTemplate {
             name: SIMULATED,
             description: "Runs nowhere: its labels say what it does",
-            command: &words(["true", "for", "nobody"]),
+            command: Some(&words(["true", "for", "nobody"])),
             supported_executors: &[ExecutorType::Mock],
             ..hello.clone()
         };
-        templates::put(store, &hello).await?;
-        templates::put(store, &simulated).await?;
+        templates::put(store, Scope::Fleet, &hello).await?;
+        templates::put(store, Scope::Fleet, &simulated).await?;
         Ok(vec![HELLO, SIMULATED])
     }
 }

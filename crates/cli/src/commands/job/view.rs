@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use gantry_api::wire::{Attempt, BulkChange, Job, JobDetail, JobList};
+use gantry_api::wire::{Attempt, BulkChange, Job, JobDetail, JobList, RoutingDecision};
 use gantry_core::lost::Condition;
+use rust_decimal::Decimal;
 
-use crate::output::{ago, fields, plain, rough, short, table};
+use crate::output::{ago, fields, money, plain, rough, short, table};
 
 const NAME: usize = 32;
 const OUTPUT: usize = 2_000;
@@ -30,7 +31,7 @@ pub(super) fn list(list: &JobList, now: DateTime<Utc>) -> String {
 
 /// A job with everything that tells why it is where it is.
 pub(super) fn detail(detail: &JobDetail, now: DateTime<Utc>) -> String {
-    let JobDetail { job, spec, labels, attempts, changes } = detail;
+    let JobDetail { job, spec, labels, routing, attempts, changes } = detail;
     let words = |words: &Option<Vec<String>>| words.as_ref().map(|words| words.join(" "));
     let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let time = |time: Option<DateTime<Utc>>| {
@@ -47,6 +48,7 @@ pub(super) fn detail(detail: &JobDetail, now: DateTime<Utc>) -> String {
         ("failure", failure),
         ("exit code", job.exit_code.map(|code| code.to_string())),
         ("executor", Some(format!("{} ({})", job.executor_type, job.routing_reason))),
+        ("was sent on", sent_on(routing)),
         ("host", job.host.clone()),
         ("image", Some(spec.image.clone())),
         ("entrypoint", words(&spec.entrypoint)),
@@ -62,7 +64,8 @@ pub(super) fn detail(detail: &JobDetail, now: DateTime<Utc>) -> String {
         ("started", time(job.started_at)),
         ("ended", time(job.completed_at)),
         ("took", took(job, now)),
-        ("cost", job.actual_cost.filter(|cost| !cost.is_zero()).map(|cost| cost.to_string())),
+        ("cost", cost(job, attempts)),
+        ("estimated cost", job.estimated_cost.filter(|cost| !cost.is_zero()).map(money)),
         ("submitted by", Some(job.created_by.clone())),
         ("changed by", told(changes)),
     ]);
@@ -70,10 +73,33 @@ pub(super) fn detail(detail: &JobDetail, now: DateTime<Utc>) -> String {
     format!("{head}{}", rest.unwrap_or_default())
 }
 
+/// What it cost so far, and how much of it for nothing. Left out where nobody pays.
+fn cost(job: &Job, attempts: &[Attempt]) -> Option<String> {
+    let over = attempts.iter().filter(|attempt| attempt.ended_at.is_some());
+    let (unknown, known): (Vec<_>, Vec<_>) = over.partition(|attempt| attempt.cost.is_none());
+    let failed = known.iter().filter(|attempt| attempt.failure_class.is_some());
+    let failed: Decimal = failed.filter_map(|attempt| attempt.cost).sum();
+    let mut told: Vec<String> = job.actual_cost.filter(|cost| !cost.is_zero()).map(money).into_iter().collect();
+    if !failed.is_zero() {
+        told.push(format!("{} of it for attempts that did not complete", money(failed)));
+    }
+    if !unknown.is_empty() {
+        told.push(format!("unknown for {}, whose backend told no times", unknown.len()));
+    }
+    Some(told.join(", ")).filter(|told| !told.is_empty())
+}
+
 /// What operations on many jobs did to it.
 pub(super) fn told(changes: &[BulkChange]) -> Option<String> {
     let told = changes.iter().map(|change| format!("{} in bulk {} {}", change.action, change.operation, change.detail));
     Some(told.collect::<Vec<_>>().join("; ")).filter(|told| !told.is_empty())
+}
+
+/// Each refusal that sent it on.
+pub(super) fn sent_on(routing: &[RoutingDecision]) -> Option<String> {
+    let told: Vec<&str> =
+        routing.iter().filter(|step| step.after_attempt > 0).map(|step| step.reason.as_str()).collect();
+    (!told.is_empty()).then(|| told.join("; "))
 }
 
 fn attempt_table(attempts: &[Attempt], now: DateTime<Utc>) -> String {
@@ -207,6 +233,23 @@ mod tests {
         job.status = gantry_core::Status::Pending;
         job.waiting_reason = Some(gantry_core::WaitingReason::HostFull);
         assert!(line(&job).contains("pending (host_full)"));
+    }
+
+    #[test]
+    fn what_was_paid_for_nothing_and_what_nobody_knows_is_told_apart() {
+        let mut detail = job();
+        assert_eq!(cost(&detail.job, &detail.attempts).as_deref(), Some("unknown for 1, whose backend told no times"));
+        let money = |text: &str| text.parse::<Decimal>().ok();
+        (detail.attempts[0].cost, detail.job.actual_cost) = (money("0.25"), money("0.750001"));
+        let completed = Attempt { failure_class: None, cost: money("0.500001"), ..detail.attempts[0].clone() };
+        detail.attempts.push(completed);
+        let told = cost(&detail.job, &detail.attempts);
+        assert_eq!(told.as_deref(), Some("0.750001, 0.25 of it for attempts that did not complete"));
+        for attempt in &mut detail.attempts {
+            attempt.cost = money("0");
+        }
+        detail.job.actual_cost = money("0");
+        assert_eq!(cost(&detail.job, &detail.attempts), None, "nobody pays for it");
     }
 
     #[test]

@@ -85,6 +85,8 @@ fn told(why: &Why, now: DateTime<Utc>) -> String {
         ("since", Some(time(why.since))),
         ("why", Some(why.summary.clone())),
         ("what helps", why.remedy.clone()),
+        ("executor", Some(why.executor.to_string())),
+        ("was sent on", super::view::sent_on(&why.routing)),
         ("hosts", hosts),
         ("limit", limit),
         ("in line", waiting.and_then(place)),
@@ -135,6 +137,11 @@ mod tests {
         let mut why = json!({
             "id": "0192f0c0-0000-7000-8000-000000000001", "status": "pending", "phase": "waiting",
             "since": "2026-01-01T00:00:00Z", "summary": "all slots are taken", "remedy": "a job must end",
+            "executor": "cloudrun",
+            "routing": [
+                { "after_attempt": 0, "executor": "docker", "reason": "the job prefers docker", "candidates": [] },
+                { "after_attempt": 1, "executor": "cloudrun", "reason": "docker refused attempt 1", "candidates": [] }
+            ],
             "attempts": [{
                 "attempt": 1, "host": "rack1", "phase": "ended", "claimed_at": "2026-01-01T00:00:00Z",
                 "summary": "it exited\nwith code 3"
@@ -158,13 +165,15 @@ mod tests {
         let now = DateTime::from_timestamp(1_767_226_000, 0).expect("a time");
         let text = told(&why(json!({})), now);
         for line in [
-            "status      pending (host_full)",
-            "since       2026-01-01T00:00:00Z (6m ago)",
-            "why         all slots are taken",
-            "what helps  a job must end",
-            "hosts       2 of its type, 2 active, 1 reached by a worker; 0 of 3 slots free",
-            "in line     4 jobs before it, 2 of them its tenant's own",
-            "may start   2026-01-01T00:07:40Z (in 60s) (4 jobs before it)",
+            "status       pending (host_full)",
+            "since        2026-01-01T00:00:00Z (6m ago)",
+            "why          all slots are taken",
+            "what helps   a job must end",
+            "executor     cloudrun",
+            "was sent on  docker refused attempt 1",
+            "hosts        2 of its type, 2 active, 1 reached by a worker; 0 of 3 slots free",
+            "in line      4 jobs before it, 2 of them its tenant's own",
+            "may start    2026-01-01T00:07:40Z (in 60s) (4 jobs before it)",
             "      1  rack1  6m ago   it exited with code 3",
         ] {
             assert!(text.contains(line), "{line}\nis not in\n{text}");
