@@ -105,6 +105,9 @@ where
     T: FromStr,
     T::Err: Display,
 {
+    if text.contains('\0') {
+        return Err(Error::field(Code::InvalidField, name, "text cannot contain NUL"));
+    }
     text.parse().map_err(|error| Error::field(Code::InvalidField, name, format!("{text:?} is not valid: {error}")))
 }
 

@@ -65,7 +65,7 @@ pub enum Verdict {
     NoWorker,
     /// It has refused the job, and each other one is asked before it is asked again.
     Refused,
-    /// It can never run the job: it refused the spec.
+    /// A host of it refused the spec in this round.
     Unfit,
     /// Neither the job nor its template names it.
     NotNamed,
@@ -80,7 +80,7 @@ impl Verdict {
             Self::NoHost => "has no active host that takes the tenant's jobs",
             Self::NoWorker => "has active hosts, and no live worker reaches one",
             Self::Refused => "refused the job, and is asked again after the others",
-            Self::Unfit => "can never run the job",
+            Self::Unfit => "cannot run the job",
             Self::NotNamed => "neither the job nor its template names it",
         }
     }

@@ -232,21 +232,34 @@ pub async fn over(store: &Store, keys: &[(JobId, i32)], grace: Duration) -> Resu
     Ok(over)
 }
 
-/// Stores that a launch is about to be sent. Returns the tokens that still held: only those may launch.
-pub async fn put_launch_sent(store: &Store, worker: WorkerId, tokens: &[Token]) -> Result<HashSet<Token>> {
-    let (jobs, attempts, epochs) = columns(tokens.iter());
+/// Whether a launch was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaunchSent {
+    /// The token.
+    pub token: Token,
+    /// It is about to be; or certainly none was, neither now nor earlier.
+    pub sent: bool,
+}
+
+/// Stores that launches are about to be sent, or that certainly none was after all. Returns the tokens that still held:
+/// only those may launch.
+pub async fn put_launch_sent(store: &Store, worker: WorkerId, launches: &[LaunchSent]) -> Result<HashSet<Token>> {
+    let (jobs, attempts, epochs) = columns(launches.iter().map(|launch| &launch.token));
+    let sent: Vec<bool> = launches.iter().map(|launch| launch.sent).collect();
     store
         .run("attempts::put_launch_sent", || async {
             let mut tx = store.begin_as("attempts::put_launch_sent", worker).await?;
             let rows = sqlx::query!(
                 "/* attempts::put_launch_sent */
-                update container_executions e set launch_sent_at = coalesce(e.launch_sent_at, now())
-                from unnest($1::uuid[], $2::int[], $3::int[]) as t(job_id, attempt, epoch)
+                update container_executions e
+                set launch_sent_at = case when t.sent then coalesce(e.launch_sent_at, now()) end
+                from unnest($1::uuid[], $2::int[], $3::int[], $4::bool[]) as t(job_id, attempt, epoch, sent)
                 where e.job_id = t.job_id and e.attempt = t.attempt and e.epoch = t.epoch and e.ended_at is null
                 returning e.job_id, e.attempt, e.epoch",
                 &jobs,
                 &attempts,
-                &epochs
+                &epochs,
+                &sent
             )
             .fetch_all(&mut *tx)
             .await?;

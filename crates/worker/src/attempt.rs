@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use gantry_core::state::{Outcome, StopReason};
 use gantry_core::{Failure, FailureClass};
-use gantry_store::attempts::{Attempt, Preparing};
+use gantry_store::attempts::{Attempt, LaunchSent, Preparing};
 use gantry_store::logs::Position;
 use tokio::task::JoinHandle;
 use tracing::Instrument;
@@ -174,7 +174,7 @@ async fn launch(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step
     }
     // Where a launch under one name is idempotent for ever, the claim has stored it already.
     if engine.executor.idempotence() != Idempotence::Forever && stand.launch_sent.is_none() {
-        match engine.writes.launch_sent.submit(run.token).await {
+        match engine.writes.launch_sent.submit(LaunchSent { token: run.token, sent: true }).await {
             Ok(true) => {}
             Ok(false) => {
                 engine.registry.forget(run.token);
@@ -209,7 +209,12 @@ async fn launch(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step
     match launched {
         None => Step::Done,
         Some(Ok(id)) => watch(engine, run, id, stand, Some(sent)),
-        Some(Err(LaunchError::NotLaunched(failure))) => refuse(engine, run, stand, failure).await,
+        Some(Err(LaunchError::NotLaunched(failure))) => {
+            if failure.class == FailureClass::Throttled && stand.launch_sent.is_none() {
+                take_back(engine, run).await;
+            }
+            refuse(engine, run, stand, failure).await
+        }
         Some(Err(LaunchError::MaybeLaunched(cause))) => {
             tracing::warn!(%cause, "a launch was not answered");
             stand.said.push_str(&format!("launch: {cause}\n"));
@@ -219,6 +224,18 @@ async fn launch(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step
             }
             wait(engine, stand).await
         }
+    }
+}
+
+/// Stores that no launch was sent after all, before the attempt waits to send one again: whoever adopts it meanwhile goes
+/// on, and does not take it for lost. If that fails nothing is wrong, but an attempt may be spent.
+async fn take_back(engine: &Engine, run: &Run) {
+    if engine.executor.idempotence() == Idempotence::Forever {
+        // An adopter may launch in any case.
+        return;
+    }
+    if let Err(trouble) = engine.writes.launch_sent.submit(LaunchSent { token: run.token, sent: false }).await {
+        tracing::debug!(%trouble, "that no launch was sent was not stored");
     }
 }
 

@@ -6,7 +6,7 @@ use gantry_broker::{Broker, Outgoing, Publisher, publish};
 use gantry_core::message::{Report, Reports, Token};
 use gantry_core::state::StopReason;
 use gantry_core::{FleetId, WorkerId};
-use gantry_store::attempts::{self, Output, Preparing, Started};
+use gantry_store::attempts::{self, LaunchSent, Output, Preparing, Started};
 use gantry_store::logs::{self, Append};
 use gantry_store::workers::{self, HostCheck};
 use gantry_store::{Error, Store};
@@ -74,7 +74,7 @@ impl Engine {
 /// The writes of single attempts, gathered into batches.
 pub(crate) struct Writes {
     /// True if the token still held: only then may the launch be sent.
-    pub(crate) launch_sent: Batcher<Token, bool>,
+    pub(crate) launch_sent: Batcher<LaunchSent, bool>,
     /// Only for what takes long enough that somebody may ask.
     pub(crate) preparing: Batcher<Preparing, ()>,
     pub(crate) started: Batcher<Started, ()>,
@@ -100,11 +100,11 @@ impl Writes {
             }
         };
         let (s, check) = (store.clone(), checked(dead));
-        let launch_sent = Batcher::spawn("store launch_sent_at", WRITES, move |tokens: Vec<Token>| {
+        let launch_sent = Batcher::spawn("store launch_sent_at", WRITES, move |launches: Vec<LaunchSent>| {
             let (s, check) = (s.clone(), check.clone());
             async move {
-                let held = attempts::put_launch_sent(&s, worker, &tokens).await.map_err(check)?;
-                Ok(tokens.iter().map(|token| held.contains(token)).collect())
+                let held = attempts::put_launch_sent(&s, worker, &launches).await.map_err(check)?;
+                Ok(launches.iter().map(|launch| held.contains(&launch.token)).collect())
             }
         });
         let (s, check) = (store.clone(), checked(dead));

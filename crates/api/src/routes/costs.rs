@@ -104,6 +104,9 @@ pub(crate) async fn costs(
 }
 
 /// The days that are asked for.
+/// The first day that may be asked about.
+const FIRST: NaiveDate = NaiveDate::from_ymd_opt(1970, 1, 1).expect("there was such a day");
+
 fn days(parameters: &mut Parameters) -> Result<Days> {
     let today = SystemClock.now().date_naive();
     let day = |name: &str, given: Option<NaiveDate>, default: NaiveDate| match given.unwrap_or(default) {
@@ -111,7 +114,8 @@ fn days(parameters: &mut Parameters) -> Result<Days> {
         day => Err(Error::field(Code::InvalidField, name, format!("there are no costs of {day}"))),
     };
     let until = day("until", parameters.one("until")?, today)?;
-    let since = day("since", parameters.one("since")?, today.min(until) - Number::new(DAYS))?;
+    let default = (today.min(until) - Number::new(DAYS)).max(FIRST);
+    let since = day("since", parameters.one("since")?, default)?;
     if since > until {
         let message = format!("the first day, {since}, is after the last, {until}");
         return Err(Error::field(Code::InvalidField, "since", message));

@@ -45,7 +45,7 @@ pub(crate) async fn put(
     body: Body,
 ) -> Result<(StatusCode, Json<Template>)> {
     let new: NewTemplate = body.json()?;
-    check_name(&name)?;
+    check_name("name", &name)?;
     check(&new)?;
     let created_by = caller.0.name();
     let stored = templates::NewTemplate {
@@ -76,6 +76,9 @@ pub(crate) async fn put(
 
 /// A template is checked as the job is that will be made of it.
 fn check(new: &NewTemplate) -> Result<(), Problem> {
+    if let Some(below) = &new.environment_template {
+        check_name("environment_template", below)?;
+    }
     if new.description.contains('\0') {
         return Err(Problem::field(Code::InvalidField, "description", "text cannot contain NUL"));
     }
@@ -114,12 +117,12 @@ fn check_values(environment: &Environment) -> Result<(), Problem> {
     }
 }
 
-fn check_name(name: &str) -> Result<(), Problem> {
+fn check_name(field: &str, name: &str) -> Result<(), Problem> {
     if (1..=limits::NAME).contains(&name.chars().count()) && !name.contains('\0') {
         return Ok(());
     }
     let message = format!("a name has 1 to {} characters and no NUL", limits::NAME);
-    Err(Problem::field(Code::InvalidField, "name", message))
+    Err(Problem::field(Code::InvalidField, field, message))
 }
 
 /// List the tenant's container templates, by name.
@@ -156,6 +159,7 @@ pub(crate) async fn list(
     params(("name" = String, Path, description = "The template's name.")),
     responses(
         (status = 200, body = Template, description = "The template."),
+        (status = 400, body = ProblemDetails, content_type = "application/problem+json", description = "No template can have that name."),
         (status = 401, body = ProblemDetails, content_type = "application/problem+json", description = "No valid API key."),
         (status = 404, body = ProblemDetails, content_type = "application/problem+json", description = "There is no such template."),
         (status = 503, body = ProblemDetails, content_type = "application/problem+json", description = "Not available now."),
@@ -170,6 +174,7 @@ pub(crate) async fn show(
 }
 
 async fn find(app: &App, caller: &Caller, name: &str) -> Result<Template> {
+    check_name("name", name)?;
     let view = templates::list(&app.store, caller.scope(), Some(name), None, 1).await?.pop();
     shown(view.ok_or_else(|| Error::new(Code::NotFound, format!("there is no template `{name}`")))?)
 }
@@ -219,7 +224,7 @@ pub(crate) async fn put_environment(
     body: Body,
 ) -> Result<(StatusCode, Json<EnvironmentTemplate>)> {
     let new: NewEnvironment = body.json()?;
-    check_name(&name)?;
+    check_name("name", &name)?;
     check_values(&new.environment)?;
     let (tenant, text, by) = (caller.0.tenant, env::text(&new.environment), caller.0.name());
     env::parse(&text).map_err(|error| Problem::field(Code::InvalidEnvironment, "environment", error.reason.clone()))?;

@@ -77,6 +77,13 @@ async fn a_template_is_checked_as_its_jobs_will_be() {
         assert!(at.is_some(), "{field}: {refused:?}");
     }
     assert_eq!(client.get("/v1/templates/report").await.problem(), (404, "not_found", None));
+    let mut body = report();
+    body["environment_template"] = json!("a\0");
+    let refused = put(&client, "/v1/templates/report", &body).await;
+    assert_eq!(refused.problem(), (400, "invalid_field", Some("environment_template")));
+    for path in ["/v1/templates/%00", "/v1/templates?after=%00", "/v1/environments?after=%00"] {
+        assert_eq!(client.get(path).await.problem().0, 400, "{path}");
+    }
     let long = "x".repeat(256);
     assert_eq!(put(&client, &format!("/v1/templates/{long}"), &report()).await.problem().0, 400);
     let bad = json!({ "environment": { "GANTRY_X": "1" } });

@@ -15,7 +15,7 @@ const MESSAGE_BYTES: usize = 200;
 pub struct Routing {
     /// Where it may ever run, in order.
     pub executors: Vec<ExecutorType>,
-    /// Who refused it: in this round, and those that can never run it.
+    /// Who refused it in this round.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub refusals: Vec<Refusal>,
     /// Every decision, first to last.
@@ -29,7 +29,7 @@ pub struct Refusal {
     pub executor: ExecutorType,
     /// The attempt that ended with it.
     pub attempt: i32,
-    /// Why. `invalid_spec`: it can never run the job.
+    /// Why.
     pub class: FailureClass,
     /// The same in words.
     pub message: String,
@@ -88,12 +88,13 @@ impl Refusal {
         hands_on(failure.class).then_some(Self { executor, attempt, class: failure.class, message })
     }
 
-    fn is_for_ever(&self) -> bool {
+    /// Whether waiting would not help. The host that said so spoke for itself: another one of its type may allow more.
+    fn is_unfit(&self) -> bool {
         self.class == FailureClass::InvalidSpec
     }
 
     fn verdict(&self) -> Verdict {
-        if self.is_for_ever() { Verdict::Unfit } else { Verdict::Refused }
+        if self.is_unfit() { Verdict::Unfit } else { Verdict::Refused }
     }
 
     fn detail(&self) -> String {
@@ -136,29 +137,31 @@ impl Routing {
         self.executors.iter().any(|executor| *executor != than)
     }
 
-    /// Where the job goes on after a refusal; none if there is no other place that may run it: then it is an ordinary
-    /// failure.
+    /// Where the job goes on after a refusal; none if there is no other place that may run it, or if each has said in this
+    /// round that it cannot: then it is an ordinary failure.
     pub fn refused(&self, refusal: Refusal, reach: &Reach) -> Option<Rerouted> {
         let present = refusal.executor;
         let mut refusals = self.refusals.clone();
         refusals.retain(|before| before.executor != present);
         refusals.push(refusal.clone());
         let by = |refusals: &[Refusal], executor| refusals.iter().find(|r| r.executor == executor).cloned();
-        let fits = |executor: &ExecutorType| !by(&refusals, *executor).is_some_and(|refusal| refusal.is_for_ever());
-        let fit: Vec<ExecutorType> = self.executors.iter().copied().filter(fits).collect();
-        if fit.iter().all(|executor| *executor == present) {
+        let fits = |executor: &ExecutorType| !by(&refusals, *executor).is_some_and(|refusal| refusal.is_unfit());
+        if !self.has_others(present) || !self.executors.iter().any(fits) {
             return None;
         }
         let fresh = |executor: &ExecutorType| by(&refusals, *executor).is_none() && reach.served.contains(executor);
         let next = after(&self.executors, present).into_iter().find(fresh);
+        // A new round: first those that only have to be waited for, then those of which another host may allow more.
+        let all = || self.executors.iter().copied();
         let executor = next
-            .or_else(|| fit.iter().copied().find(|executor| reach.served.contains(executor)))
-            .or_else(|| fit.iter().copied().find(|executor| reach.active.contains(executor)))
-            .unwrap_or(fit[0]);
+            .or_else(|| all().find(|executor| fits(executor) && reach.served.contains(executor)))
+            .or_else(|| all().find(|executor| reach.served.contains(executor)))
+            .or_else(|| all().find(|executor| reach.active.contains(executor)))
+            .or_else(|| all().find(fits))?;
         let said = format!("{present} refused attempt {} ({}: {})", refusal.attempt, refusal.class, refusal.message);
         let reason = match next {
             Some(next) => format!("{said}; {next} is the next that may run it"),
-            None => format!("{said}, and no other that may run it is left; it begins again with {executor}"),
+            None => format!("{said}, and no other is left to ask; it begins again with {executor}"),
         };
         let candidates = self.executors.iter().map(|candidate| {
             let refused = by(&refusals, *candidate);
@@ -178,7 +181,7 @@ impl Routing {
             candidates: candidates.collect(),
         };
         if next.is_none() {
-            refusals.retain(Refusal::is_for_ever);
+            refusals.clear();
         }
         let trace = self.trace.iter().cloned().chain([decision]).collect();
         let routing = Self { executors: self.executors.clone(), refusals, trace };
@@ -255,16 +258,25 @@ mod tests {
     }
 
     #[test]
-    fn who_cannot_run_it_is_not_asked_again_and_fails_nobody() {
+    fn who_cannot_run_it_is_asked_last_and_fails_nobody() {
         let (way, reach) = (begin(&[Cloudrun, Docker], &LIST), served(&LIST));
         let first = way.refused(refusal(Cloudrun, 1, NoCapacity), &reach).expect("goes on");
         let second = first.routing.refused(refusal(Docker, 2, InvalidSpec), &reach).expect("cloudrun may run it");
         assert_eq!((second.executor, second.at_once), (Cloudrun, false));
         assert_eq!(second.routing.trace[2].candidates[1].verdict, Verdict::Unfit);
-        let third = second.routing.refused(refusal(Cloudrun, 3, NoCapacity), &reach);
-        assert_eq!(third, None, "only one is left: an ordinary retry there");
-        let none = second.routing.refused(refusal(Cloudrun, 3, InvalidSpec), &reach);
+        let third = second.routing.refused(refusal(Cloudrun, 3, NoCapacity), &reach).expect("a round of its own");
+        assert_eq!((third.executor, third.at_once), (Docker, true), "another host there may allow it");
+        let both = second.routing.refused(refusal(Cloudrun, 3, InvalidSpec), &reach).expect("docker is asked again");
+        let none = both.routing.refused(refusal(Docker, 4, InvalidSpec), &reach);
         assert_eq!(none, None, "nobody can run it: an ordinary failure");
+    }
+
+    #[test]
+    fn one_host_does_not_speak_for_the_only_type_that_is_reached() {
+        let way = begin(&[Docker, Fargate], &[Docker]);
+        let again =
+            way.refused(refusal(Docker, 1, InvalidSpec), &served(&[Docker])).expect("another host may allow it");
+        assert_eq!((again.executor, again.at_once), (Docker, false));
     }
 
     #[test]
@@ -302,6 +314,7 @@ mod tests {
         ) {
             let mut way = begin(&supported, &at_first);
             let mut present = way.trace[0].executor;
+            // Of this round: who was asked, and who said that it cannot run the job.
             let (mut asked, mut unfit) = (vec![present], Vec::new());
             for (attempt, (reached, never)) in (1..).zip(steps) {
                 let class = if never { InvalidSpec } else { NoCapacity };
@@ -309,17 +322,17 @@ mod tests {
                     unfit.push(present);
                 }
                 let Some(next) = way.refused(refusal(present, attempt, class), &served(&reached)) else {
-                    prop_assert!(way.executors.iter().all(|e| *e == present || unfit.contains(e)), "somebody was left");
+                    let alone = way.executors.iter().all(|e| *e == present);
+                    prop_assert!(alone || way.executors.iter().all(|e| unfit.contains(e)), "somebody was left");
                     break;
                 };
                 prop_assert!(supported.contains(&next.executor), "the template is the law");
-                prop_assert!(!unfit.contains(&next.executor));
                 if next.at_once {
                     prop_assert!(reached.contains(&next.executor) && !asked.contains(&next.executor));
                 } else {
-                    let left = supported.iter().filter(|e| reached.contains(e) && !asked.contains(e) && !unfit.contains(e));
+                    let left = supported.iter().filter(|e| reached.contains(e) && !asked.contains(e));
                     prop_assert_eq!(left.count(), 0, "a round ends when nobody is left");
-                    asked.clear();
+                    (asked, unfit) = (Vec::new(), Vec::new());
                 }
                 asked.push(next.executor);
                 let last = next.routing.trace.last().expect("a decision");
