@@ -7,7 +7,9 @@ if [ "$(id -u)" != 0 ]; then
     echo "test: the tests start a private Docker Engine, and that needs root" >&2
     exit 1
 fi
-deploy/scripts/install.sh servers nextest
+deploy/scripts/install.sh servers nextest python
+GANTRY_PYTHON=$(realpath --no-symlinks "${GANTRY_PYTHON:-${CARGO_TARGET_DIR:-target}/python}")
+export GANTRY_PYTHON
 
 export SQLX_OFFLINE=true
 # Everything in one build, so that nothing is compiled twice with other features.

@@ -96,6 +96,30 @@ impl Subject for OnDocker {
         Ok(spec)
     }
 
+    fn denied_image(&self) -> Need {
+        Err(NotApplicable("its host pulls nothing in this suite"))
+    }
+
+    fn fails_to_start(&self) -> Result<(ResolvedSpec, FailureClass), NotApplicable> {
+        Err(NotApplicable("the engine answers a launch only once the container has started"))
+    }
+
+    fn no_room(&self) -> Need {
+        Err(NotApplicable("an engine knows no bound on its containers"))
+    }
+
+    fn throttled(&self) -> Need {
+        Err(NotApplicable("an engine takes whatever comes"))
+    }
+
+    fn hidden_at_first(&self) -> Need {
+        Err(NotApplicable("an engine knows its containers from the moment they are created"))
+    }
+
+    async fn sick_host(&self) -> Result<(Host, FailureClass), NotApplicable> {
+        Err(NotApplicable("an engine that answers can run containers"))
+    }
+
     fn refused_launch(&self) -> Result<(ResolvedSpec, FailureClass), NotApplicable> {
         Ok((words(&["/no/such/program"]), FailureClass::LaunchRejected))
     }

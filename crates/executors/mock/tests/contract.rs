@@ -100,6 +100,30 @@ impl Subject for Mock {
         Ok(labelled(&[("fail", "image_not_found".into())]))
     }
 
+    fn denied_image(&self) -> Need {
+        Ok(labelled(&[("fail", "image_pull_denied".into())]))
+    }
+
+    fn fails_to_start(&self) -> Result<(ResolvedSpec, FailureClass), NotApplicable> {
+        Err(NotApplicable("a simulated container that is taken starts"))
+    }
+
+    fn no_room(&self) -> Need {
+        Ok(labelled(&[("fail", "no_capacity".into())]))
+    }
+
+    fn throttled(&self) -> Need {
+        Ok(labelled(&[("fail", "throttled".into())]))
+    }
+
+    fn hidden_at_first(&self) -> Need {
+        Err(NotApplicable("its files are seen as soon as they are written"))
+    }
+
+    async fn sick_host(&self) -> Result<(Host, FailureClass), NotApplicable> {
+        Err(NotApplicable("a directory is there or it is not"))
+    }
+
     fn refused_launch(&self) -> Result<(ResolvedSpec, FailureClass), NotApplicable> {
         Ok((labelled(&[("fail", "no_capacity".into())]), FailureClass::NoCapacity))
     }
