@@ -8,6 +8,7 @@ set -euo pipefail
 # start are left alone), and what the tests use as clients.
 SERVERS=(
     postgresql rabbitmq-server docker.io iptables busybox-static docker-registry faketime
+    openssh-server openssh-client
     python3 python3-pika python3-venv curl ca-certificates
 )
 

@@ -14,8 +14,15 @@ export GANTRY_PYTHON
 export SQLX_OFFLINE=true
 # Everything in one build, so that nothing is compiled twice with other features.
 cargo nextest run --workspace --no-run
+GANTRY_CONTRACT_MATRIX=$(realpath --no-symlinks "${CARGO_TARGET_DIR:-target}/contract-matrix.txt")
+export GANTRY_CONTRACT_MATRIX
+rm -f "$GANTRY_CONTRACT_MATRIX"
 "${CARGO_TARGET_DIR:-target}/debug/gantry-servers" run --with postgres,rabbitmq,docker -- \
     cargo nextest run --workspace "$@"
+# Which case of the executor contract holds where; unless somebody asked for certain tests.
+if [ $# = 0 ]; then
+    deploy/scripts/matrix.py "$GANTRY_CONTRACT_MATRIX"
+fi
 cargo test --workspace --doc --quiet
 # Real processes under a short schedule of faults, on servers of their own; unless somebody asked for certain tests.
 if [ $# = 0 ]; then

@@ -105,7 +105,8 @@ impl Subject for Mock {
     }
 
     fn fails_to_start(&self) -> Result<(ResolvedSpec, FailureClass), NotApplicable> {
-        Err(NotApplicable("a simulated container that is taken starts"))
+        let spec = labelled(&[("fail", "start_failed".into()), ("start_delay", "200ms".into())]);
+        Ok((spec, FailureClass::BackendError))
     }
 
     fn no_room(&self) -> Need {
@@ -117,11 +118,12 @@ impl Subject for Mock {
     }
 
     fn hidden_at_first(&self) -> Need {
-        Err(NotApplicable("its files are seen as soon as they are written"))
+        Ok(labelled(&[("hidden_for", "2s".into()), ("duration", "2m".into())]))
     }
 
     async fn sick_host(&self) -> Result<(Host, FailureClass), NotApplicable> {
-        Err(NotApplicable("a directory is there or it is not"))
+        let sick = Host { executor_config: json!({"sick": "no_capacity"}), ..self.host.clone() };
+        Ok((sick, FailureClass::NoCapacity))
     }
 
     fn refused_launch(&self) -> Result<(ResolvedSpec, FailureClass), NotApplicable> {

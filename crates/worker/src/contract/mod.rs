@@ -19,6 +19,8 @@
 mod bench;
 pub mod cases;
 
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -31,6 +33,9 @@ use gantry_core::spec::ResolvedSpec;
 pub use bench::{Bench, Started};
 
 use crate::executor::{ExecutionId, Executor, Launch};
+
+/// Names a file that gets a line for each case that held, or cannot be had, in any process.
+const MATRIX: &str = "GANTRY_CONTRACT_MATRIX";
 
 /// Why a backend cannot have a case, in words for the matrix.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,10 +157,18 @@ pub async fn run<S: Subject>(name: &str, subject: S, case: impl AsyncFnOnce(&Ben
     let result = AssertUnwindSafe(case(&bench)).catch_unwind().await;
     bench.clean_up().await;
     let executor = subject.executor().executor_type();
-    match result {
-        Ok(Ok(())) => println!("contract {executor} {name} ok"),
-        Ok(Err(NotApplicable(reason))) => println!("contract {executor} {name} n/a {reason}"),
+    let line = match result {
+        Ok(Ok(())) => format!("contract {executor} {name} ok"),
+        Ok(Err(NotApplicable(reason))) => format!("contract {executor} {name} n/a {reason}"),
         Err(panic) => std::panic::resume_unwind(panic),
+    };
+    println!("{line}");
+    if let Some(matrix) = std::env::var_os(MATRIX) {
+        let written = OpenOptions::new().create(true).append(true).open(matrix).and_then(|mut file| {
+            // In one piece: the cases of all executors run side by side.
+            file.write_all(format!("{line}\n").as_bytes())
+        });
+        written.expect("the file of the matrix can be written");
     }
 }
 

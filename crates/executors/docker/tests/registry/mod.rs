@@ -4,18 +4,16 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use bollard::Docker;
-use bollard::query_parameters::{PushImageOptionsBuilder, RemoveImageOptionsBuilder, TagImageOptionsBuilder};
-use futures::StreamExt;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 
-use crate::common::image;
+/// Who may use a locked registry, as a line of its `htpasswd` file: `gantry`, with the password `open:sesame`.
+const HTPASSWD: &str = "gantry:$2y$04$abcdefghijklmnopqrstuu2GbQLdjwBFdH8CcOE866nGziodmvO8K\n";
 
 pub(crate) struct Registry {
     pub(crate) address: String,
-    log: PathBuf,
+    pub(crate) log: PathBuf,
     _child: Child,
     _folder: TempDir,
 }
@@ -39,6 +37,7 @@ impl Registry {
              storage: {{filesystem: {{rootdirectory: '{path}'}}}}\n{}",
             auth.replace("FOLDER", &path.to_string())
         );
+        std::fs::write(folder.path().join("htpasswd"), HTPASSWD).expect("writes the passwords");
         let config_file = folder.path().join("config.yml");
         std::fs::write(&config_file, config).expect("writes the config");
         let log = folder.path().join("log");
@@ -65,33 +64,6 @@ impl Registry {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
-
-    /// Puts the test image there as `name`, and takes it from the engine. Returns the reference.
-    pub(crate) async fn push(&self, docker: &Docker, name: &str) -> String {
-        let repository = format!("{}/{name}", self.address);
-        let tag = TagImageOptionsBuilder::new().repo(&repository).tag("1").build();
-        docker.tag_image(&image(), Some(tag)).await.expect("tags");
-        let options = PushImageOptionsBuilder::new().tag("1").build();
-        let mut push = docker.push_image(&repository, Some(options), None);
-        while let Some(step) = push.next().await {
-            step.expect("pushes");
-        }
-        let reference = format!("{repository}:1");
-        untag(docker, &reference).await;
-        reference
-    }
-
-    /// How often the manifest of a pushed image was asked for by content or by head: once or twice a pull.
-    pub(crate) fn pulls(&self, name: &str) -> usize {
-        let request = format!("/v2/{name}/manifests/1");
-        read(&self.log).lines().filter(|line| line.contains("\"GET ") && line.contains(&request)).count()
-    }
-}
-
-/// Takes a name from the engine; its image stays under its others.
-pub(crate) async fn untag(docker: &Docker, reference: &str) {
-    let keep_others = RemoveImageOptionsBuilder::new().build();
-    docker.remove_image(reference, Some(keep_others), None).await.expect("takes the tag away");
 }
 
 /// An address that nobody listens at.
