@@ -1,13 +1,16 @@
 # Each target installs what is missing, starts its own private servers and stops them again.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test bench chaos chaos-points chaos-load chaos-load-short chaos-sabotage lint sqlx
+.PHONY: help demo demo-clouds up down test bench chaos chaos-points chaos-load chaos-load-short chaos-sabotage lint sqlx
 
 help: ## Shows this list
 	@sed -n 's/^\([a-z-]*\):.* ## /  make \1\t/p' $(MAKEFILE_LIST)
 
 demo: ## Runs real jobs on a private Gantry, shows what happens and checks how each ends
 	deploy/scripts/demo.sh
+
+demo-clouds: ## Runs the same jobs on a Docker host and on the doubles of three clouds, and shows a failover
+	deploy/scripts/demo-clouds.sh
 
 up: ## Starts a private Gantry that goes on running
 	deploy/scripts/up.sh

@@ -7,10 +7,10 @@ import pika
 
 
 class Client:
-    """HTTP with `url` and AMQP with `amqp_url`, both with the tenant's `key`."""
+    """HTTP with `url` and AMQP with `amqp_url`, both with the tenant's `key`; `names` is all that Gantry tells."""
 
-    def __init__(self, url, amqp_url, key):
-        self.url, self.amqp_url, self.key = url, amqp_url, key
+    def __init__(self, url, amqp_url, key, names):
+        self.url, self.amqp_url, self.key, self.names = url, amqp_url, key, names
 
     def call(self, method, path, body=None):
         """The answer's JSON; an answer that is no success is an exception."""

@@ -52,10 +52,11 @@ def stop(number, _frame):
 
 
 @contextlib.contextmanager
-def gantry(folder):
-    """A private Gantry with its data in `folder`, for as long as the context lasts; a client of it."""
+def gantry(folder, *more):
+    """A private Gantry with its data in `folder`, for as long as the context lasts; a client of it. `more` goes to
+    `gantry dev`."""
     command = [Path(os.environ["GANTRY_BIN_DIR"], "gantry"), "dev", "--data-dir", folder, "--listen", "127.0.0.1:0"]
-    command += ["--docker-host", os.environ["GANTRY_TEST_DOCKER_HOST"], "--docker-slots", "4", "--allow-mount", INPUT]
+    command += ["--docker-host", os.environ["GANTRY_TEST_DOCKER_HOST"], "--docker-slots", "4", "--allow-mount", INPUT, *more]
     log_path, began = folder / "gantry.log", time.monotonic()
     with open(log_path, "w") as log:
         # In a session of its own, so that Ctrl-C does not reach it before this program has had its say.
@@ -68,7 +69,7 @@ def gantry(folder):
             time.sleep(0.05)
         names = dict(re.findall(r"export (\w+)='(.*)'", environment.read_text()))
         print(f"Gantry is ready after {time.monotonic() - began:.1f} s: {names['GANTRY_URL']}")
-        yield Client(names["GANTRY_URL"], names["GANTRY_AMQP_URL"], names["GANTRY_API_KEY"])
+        yield Client(names["GANTRY_URL"], names["GANTRY_AMQP_URL"], names["GANTRY_API_KEY"], names)
     finally:
         process.terminate()
         try:

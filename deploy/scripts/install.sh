@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Installs what is missing of the given tools, and does nothing when all are there.
 #
-#   install.sh [servers] [nextest] [deny]
+#   install.sh [servers] [nextest] [deny] [python]
 set -euo pipefail
 
 # What the tests and `gantry dev` start (each on ports of its own; services that the packages
 # start are left alone), and what the tests use as clients.
 SERVERS=(
     postgresql rabbitmq-server docker.io iptables busybox-static docker-registry faketime
-    python3 python3-pika curl ca-certificates
+    openssh-server openssh-client
+    python3 python3-pika python3-venv curl ca-certificates
 )
 
 say() { echo "install: $*" >&2; }
@@ -58,12 +59,28 @@ cargo_tool() {
     fi
 }
 
+# What others wrote and the clouds' executors are held to, in an environment of its own: $GANTRY_PYTHON.
+python_environment() {
+    local wanted=deploy/python/requirements.txt environment=${GANTRY_PYTHON:-${CARGO_TARGET_DIR:-target}/python}
+    if cmp --silent "$wanted" "$environment/installed.txt"; then
+        return
+    fi
+    say "installing what $wanted names into $environment"
+    debian python3-venv
+    rm -rf "$environment"
+    python3 -m venv "$environment"
+    "$environment/bin/pip" install --quiet --disable-pip-version-check --requirement "$wanted"
+    cp "$wanted" "$environment/installed.txt"
+}
+
+cd "$(dirname "$0")/../.."
 for tool in "$@"; do
     case $tool in
         servers) debian "${SERVERS[@]}" ;;
         nextest | deny) cargo_tool "$tool" ;;
+        python) python_environment ;;
         *)
-            say "unknown: $tool (known: servers, nextest, deny)"
+            say "unknown: $tool (known: servers, nextest, deny, python)"
             exit 2
             ;;
     esac

@@ -7,13 +7,22 @@ if [ "$(id -u)" != 0 ]; then
     echo "test: the tests start a private Docker Engine, and that needs root" >&2
     exit 1
 fi
-deploy/scripts/install.sh servers nextest
+deploy/scripts/install.sh servers nextest python
+GANTRY_PYTHON=$(realpath --no-symlinks "${GANTRY_PYTHON:-${CARGO_TARGET_DIR:-target}/python}")
+export GANTRY_PYTHON
 
 export SQLX_OFFLINE=true
 # Everything in one build, so that nothing is compiled twice with other features.
 cargo nextest run --workspace --no-run
+GANTRY_CONTRACT_MATRIX=$(realpath --no-symlinks "${CARGO_TARGET_DIR:-target}/contract-matrix.txt")
+export GANTRY_CONTRACT_MATRIX
+rm -f "$GANTRY_CONTRACT_MATRIX"
 "${CARGO_TARGET_DIR:-target}/debug/gantry-servers" run --with postgres,rabbitmq,docker -- \
     cargo nextest run --workspace "$@"
+# Which case of the executor contract holds where; unless somebody asked for certain tests.
+if [ $# = 0 ]; then
+    deploy/scripts/matrix.py "$GANTRY_CONTRACT_MATRIX"
+fi
 cargo test --workspace --doc --quiet
 # Real processes under a short schedule of faults, on servers of their own; unless somebody asked for certain tests.
 if [ $# = 0 ]; then

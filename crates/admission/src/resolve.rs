@@ -23,7 +23,12 @@ pub(crate) fn resolve(
     container.environment = env::merge([&container.environment, &submission.override_environment]);
     container.timeout_seconds.get_or_insert(spec::DEFAULT_TIMEOUT_SECONDS);
     container.validate(if template.is_some() { "template." } else { "spec." })?;
-    Ok(ResolvedSpec { container, labels: submission.labels.clone(), traceparent: traceparent.map(str::to_owned) })
+    Ok(ResolvedSpec {
+        container,
+        labels: submission.labels.clone(),
+        traceparent: traceparent.map(str::to_owned),
+        tenant: None,
+    })
 }
 
 fn from_template(template: &Template) -> Result<ContainerSpec, Problem> {
@@ -46,6 +51,9 @@ fn from_template(template: &Template) -> Result<ContainerSpec, Problem> {
         timeout_seconds: u32::try_from(template.timeout_seconds).ok(),
         mounts: Vec::new(),
         network: None,
+        user: None,
+        read_only_root: false,
+        gpus: None,
         retry: template.retry.clone(),
         on_lost: template.on_lost,
     })

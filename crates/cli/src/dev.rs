@@ -1,6 +1,7 @@
 //! `gantry dev`: every part in one process, over private servers in a folder. The same code as in production;
 //! only the supervision differs.
 
+mod clouds;
 mod fleet;
 mod folder;
 mod parts;
@@ -13,6 +14,7 @@ use clap::Args;
 use gantry_runtime::{Shutdown, process, telemetry};
 use gantry_servers::{Postgres, RabbitMq};
 
+use clouds::{Cloud, Clouds};
 use folder::Folder;
 
 /// Run everything on this machine: private servers, every part, no setup
@@ -37,6 +39,9 @@ pub(crate) struct Dev {
     /// Jobs that may run at once on the mock host, when it is first added
     #[arg(long, value_name = "N", default_value_t = 1000)]
     mock_slots: u16,
+    /// Clouds to imitate: each gets a double that speaks its protocol, with containers on the Docker Engine
+    #[arg(long, value_name = "CLOUD", value_enum, value_delimiter = ',')]
+    with: Vec<Cloud>,
 }
 
 impl Dev {
@@ -80,20 +85,34 @@ impl Dev {
         rabbitmq: &RabbitMq,
         shutdown: Shutdown,
     ) -> anyhow::Result<()> {
-        let fleet = fleet::prepare(self, folder, postgres).await?;
+        let clouds = Clouds::start(&self.with, folder, &self.docker_host).await?;
+        let served = self.serve_with(&clouds, folder, postgres, rabbitmq, shutdown).await;
+        let stopped = clouds.stop().await;
+        served.and(stopped)
+    }
+
+    async fn serve_with(
+        &self,
+        clouds: &Clouds,
+        folder: &Folder,
+        postgres: &Postgres,
+        rabbitmq: &RabbitMq,
+        shutdown: Shutdown,
+    ) -> anyhow::Result<()> {
+        let fleet = fleet::prepare(self, folder, postgres, clouds).await?;
         let urls = parts::Urls {
             fleet: postgres.url("gantry_fleet", fleet::DATABASE),
             api: postgres.url("gantry_api", fleet::DATABASE),
             broker: rabbitmq.amqp_url("/"),
         };
-        let (parts, address) = parts::start(&urls, self.listen, fleet.docker, &shutdown).await?;
+        let (parts, address) = parts::start(&urls, self.listen, &fleet, folder, &shutdown).await?;
         let ready = tokio::select! {
             ready = fleet.served() => ready,
             () = shutdown.requested() => Ok(()),
         };
         if ready.is_ok() && !shutdown.is_requested() {
             let owner = postgres.url("postgres", fleet::DATABASE);
-            folder.write_environment(&address, &fleet.key, &urls.broker, &owner)?;
+            folder.write_environment(&address, &fleet.key, &urls.broker, &owner, &clouds.hosts())?;
             // One line, for people and for scripts that wait for it.
             println!("gantry is ready: http://{address}");
         }

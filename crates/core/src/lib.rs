@@ -12,6 +12,7 @@ pub mod env;
 pub mod executor;
 pub mod failure;
 pub mod fairness;
+pub mod gpus;
 pub mod host;
 pub mod id;
 pub mod letter;

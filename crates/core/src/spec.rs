@@ -7,8 +7,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::env::{self, Environment};
+use crate::gpus::{self, Gpus};
 use crate::problem::{Code, Problem};
-use crate::{ExecutorType, lost, retry};
+use crate::{ExecutorType, TenantId, lost, retry};
 
 /// Limits on what one job may bring, so that every backend and the database can hold it.
 pub mod limits {
@@ -131,6 +132,17 @@ pub struct ContainerSpec {
     /// The name of the host's network to join; the host's default if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
+    /// Whom it runs as, as `docker run --user`: a name or number, with `:group` if wanted; the image's own user if
+    /// absent. Executors that cannot choose refuse it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Whether its root file system is read-only. `/tmp` is then memory, and counts towards the memory limit.
+    /// Executors that cannot do this refuse it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub read_only_root: bool,
+    /// GPUs: how many, or `"all"`; none if absent. Where the host's config allows them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<Gpus>,
     /// When to try again.
     #[serde(default)]
     pub retry: retry::Policy,
@@ -164,6 +176,10 @@ pub struct ResolvedSpec {
     /// The W3C trace context of the submission: one trace, from the producer's publish to the recorder's commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
+    /// Whose job it is, and so whose secrets it may use. Not part of what is stored: the worker that claims the job sets
+    /// it from the job's row.
+    #[serde(skip)]
+    pub tenant: Option<TenantId>,
 }
 
 impl ResolvedSpec {
@@ -268,6 +284,9 @@ impl ContainerSpec {
             timeout_seconds: None,
             mounts: Vec::new(),
             network: None,
+            user: None,
+            read_only_root: false,
+            gpus: None,
             retry: retry::Policy::default(),
             on_lost: lost::Policy::default(),
         }
@@ -318,6 +337,18 @@ impl ContainerSpec {
         if let Some(network) = &self.network {
             check_text(&name("network"), network, limits::NAME)?;
         }
+        if let Some(user) = &self.user
+            && !is_user(user)
+        {
+            let message = format!("{user:?} is not a user: it is a name or number, with `:group` if wanted");
+            return invalid("user", message);
+        }
+        match self.gpus {
+            Some(Gpus::Count(count)) if !(1..=gpus::MOST).contains(&count) => {
+                return invalid("gpus", format!("must be 1 to {}, or \"all\", not {count}", gpus::MOST));
+            }
+            _ => {}
+        }
         if !(10..=limits::ON_LOST_SECONDS).contains(&self.on_lost.after_seconds) {
             let (most, given) = (limits::ON_LOST_SECONDS, self.on_lost.after_seconds);
             return invalid("on_lost.after_seconds", format!("must be 10 to {most}, not {given}"));
@@ -361,6 +392,18 @@ fn check_text(field: &str, text: &str, max: usize) -> Result<(), Problem> {
             Err(Problem::field(Code::InvalidField, field, format!("has at most {max} characters, not {n}")))
         }
         _ => Ok(()),
+    }
+}
+
+/// `user` or `user:group`, each a name or a number.
+fn is_user(text: &str) -> bool {
+    let word = |word: &str| {
+        let rest = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+        (1..=32).contains(&word.len()) && !word.starts_with('-') && word.bytes().all(rest)
+    };
+    match text.split_once(':') {
+        Some((user, group)) => word(user) && word(group),
+        None => word(text),
     }
 }
 
@@ -447,6 +490,12 @@ mod tests {
             problem(json!({"spec": {"image": "i", "retry": {"max_attempts": 0}}})),
             at("spec.retry.max_attempts")
         );
+        for user in ["", "-x", "a b", "1:", ":1", "1:2:3"] {
+            assert_eq!(problem(json!({"spec": {"image": "i", "user": user}})), at("spec.user"), "{user:?}");
+        }
+        for gpus in [json!(0), json!(65), json!("some")] {
+            assert_eq!(problem(json!({"spec": {"image": "i", "gpus": gpus}})), at("spec.gpus"), "{gpus}");
+        }
         let on_lost = |policy: Value| problem(json!({"spec": {"image": "i", "on_lost": policy}}));
         assert_eq!(on_lost(json!({"action": "retry", "after_seconds": 9})), at("spec.on_lost.after_seconds"));
         assert_eq!(on_lost(json!({"action": "hope"})), at("spec.on_lost.action"));

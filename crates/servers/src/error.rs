@@ -50,6 +50,16 @@ pub enum Error {
     #[error("a private Docker Engine needs root: run as root, or leave it out")]
     NeedsRoot,
 
+    /// The Python environment with what others wrote is not there.
+    #[error(
+        "{variable} does not name a Python environment with ministack: make one with \
+         `deploy/scripts/install.sh python`, and set {variable} to it"
+    )]
+    NoPython {
+        /// The variable.
+        variable: &'static str,
+    },
+
     /// Another living process supervises the server in this folder.
     #[error("{} is in use by another process: stop that one first, or choose another folder", folder.display())]
     InUse {

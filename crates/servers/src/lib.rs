@@ -1,6 +1,6 @@
 //! Private servers as child processes in a folder.
 //!
-//! [`Postgres`], [`RabbitMq`] (or a [`RabbitCluster`]) and [`DockerEngine`] run the installed programs with their own
+//! [`Postgres`], [`RabbitMq`] (or a [`RabbitCluster`]), [`DockerEngine`] and [`Ministack`] run the installed programs with their own
 //! ports, their own data and nothing outside a data folder, listening on 127.0.0.1 only.
 //! `gantry dev` uses them as its embedded default, the test suite and the benchmarks as their
 //! surroundings.
@@ -38,6 +38,7 @@ mod error;
 mod folder;
 mod http;
 mod leftover;
+mod ministack;
 mod ports;
 mod postgres;
 mod process;
@@ -46,5 +47,7 @@ mod rabbitmq;
 
 pub use docker::{DockerEngine, TEST_IMAGE};
 pub use error::{Error, Result};
+pub use ministack::Ministack;
+pub use ports::kept_port;
 pub use postgres::Postgres;
 pub use rabbitmq::{RabbitCluster, RabbitMq};

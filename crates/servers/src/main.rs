@@ -7,7 +7,7 @@ use std::process::{ExitCode, ExitStatus};
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
-use gantry_servers::{DockerEngine, Postgres, RabbitMq, TEST_IMAGE};
+use gantry_servers::{DockerEngine, Ministack, Postgres, RabbitMq, TEST_IMAGE};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind};
@@ -36,6 +36,8 @@ enum Kind {
     Postgres,
     Rabbitmq,
     Docker,
+    /// Needs docker.
+    Ministack,
 }
 
 #[tokio::main]
@@ -66,6 +68,7 @@ struct Servers {
     postgres: Option<Postgres>,
     rabbitmq: Option<RabbitMq>,
     docker: Option<DockerEngine>,
+    ministack: Option<Ministack>,
 }
 
 impl Servers {
@@ -89,12 +92,24 @@ impl Servers {
         .into_iter()
         .flatten()
         .collect();
-        match failures.into_iter().next() {
+        let failure = failures.into_iter().next();
+        let failure = match &servers.docker {
+            Some(docker) if failure.is_none() && asked(Kind::Ministack) => {
+                let engine = format!("unix://{}", docker.socket_path().display());
+                let ministack = Ministack::start(folder, &engine).await;
+                ministack.map(|started| servers.ministack = Some(started)).err().map(anyhow::Error::from)
+            }
+            None if failure.is_none() && asked(Kind::Ministack) => {
+                Some(anyhow::anyhow!("ministack runs its containers on a Docker Engine: add docker to --with"))
+            }
+            _ => failure.map(anyhow::Error::from),
+        };
+        match failure {
             None => Ok(servers),
             Some(failure) => {
                 // Why one did not start is the better story than what went wrong afterwards.
                 let _ = servers.stop().await;
-                Err(failure.into())
+                Err(failure)
             }
         }
     }
@@ -113,17 +128,25 @@ impl Servers {
             variables.push(("GANTRY_TEST_DOCKER_HOST", host));
             variables.push(("GANTRY_TEST_IMAGE", TEST_IMAGE.to_owned()));
         }
+        if let Some(ministack) = &self.ministack {
+            variables.push(("GANTRY_TEST_MINISTACK_URL", ministack.url()));
+        }
         variables
     }
 
     /// Stops all, also when one fails to.
     async fn stop(self) -> gantry_servers::Result<()> {
+        // Before the engine that runs its containers.
+        let ministack = match self.ministack {
+            Some(server) => server.stop().await,
+            None => Ok(()),
+        };
         let stopped = tokio::join!(
             async { if let Some(server) = self.postgres { server.stop().await } else { Ok(()) } },
             async { if let Some(server) = self.rabbitmq { server.stop().await } else { Ok(()) } },
             async { if let Some(server) = self.docker { server.stop().await } else { Ok(()) } },
         );
-        stopped.0.and(stopped.1).and(stopped.2)
+        ministack.and(stopped.0).and(stopped.1).and(stopped.2)
     }
 }
 

@@ -12,6 +12,13 @@ use crate::{Error, Result};
 /// cannot be taken by chance between two starts of its server.
 const RANGE: Range<u16> = 20_000..32_000;
 
+/// The port stored in `file` if it is still free, else a free one, stored: a server of the caller's own keeps it over
+/// restarts.
+pub fn kept_port(file: &Path) -> Result<u16> {
+    let [port] = keep(file)?;
+    Ok(port)
+}
+
 /// The `N` ports stored in `file` if all of them are still free, else `N` free ones, stored.
 pub(crate) fn keep<const N: usize>(file: &Path) -> Result<[u16; N]> {
     if let Some(ports) = stored(file)

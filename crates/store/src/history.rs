@@ -168,7 +168,7 @@ pub(crate) fn standing(owner: Owner) -> Standing {
         };
         return Standing { condition: Condition::Unowned, since: owner.ended_at, cause };
     }
-    match owner.unhealthy_since {
+    match owner.unhealthy_since.filter(|_| owner.failures > 0) {
         Some(since) => {
             let failures = owner.failures;
             let remedy = match owner.serving {

@@ -153,7 +153,8 @@ pub async fn mark_by_policy(store: &Store, reached_for: Duration, limit: i64) ->
         "/* lost::mark_by_policy */
         with away as (
             select wh.worker_id, wh.executor_host_id as host_id, wh.unhealthy_since as since
-            from worker_hosts wh join workers w on w.id = wh.worker_id where not wh.healthy and w.state = 'alive'
+            from worker_hosts wh join workers w on w.id = wh.worker_id
+            where not wh.healthy and wh.failures > 0 and w.state = 'alive'
             union all
             select w.id, null, w.ended_at from workers w where w.state <> 'alive'
         ), due as (

@@ -112,7 +112,7 @@ pub async fn slots(store: &Store, scope: Scope, host: Option<HostId>, limit: i64
         r#"/* steering::slots */
         select h.name as host, e.job_id, j.name, e.attempt, e.claimed_at, e.started_at,
             e.stop_reason is not null or j.cancel_requested_at is not null as "stopping!", w.state = 'alive' as "alive!",
-            wh.unhealthy_since is not null as "unreachable!"
+            wh.unhealthy_since is not null and wh.failures > 0 as "unreachable!"
         from container_executions e join executor_hosts h on h.id = e.executor_host_id join container_jobs j on j.id = e.job_id
         join workers w on w.id = e.worker_id
         left join worker_hosts wh on wh.worker_id = e.worker_id and wh.executor_host_id = h.id

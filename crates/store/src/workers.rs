@@ -30,7 +30,7 @@ pub struct NewWorker<'a> {
 pub struct HostCheck {
     /// The host.
     pub host: HostId,
-    /// Whether it answered this time.
+    /// Whether it answered this time. One that answers and is not healthy has no room: nothing there is out of reach.
     pub answered: bool,
     /// Whether the worker serves it from now on.
     pub healthy: bool,
@@ -140,7 +140,9 @@ pub async fn put_checks(store: &Store, worker: WorkerId, checks: &[HostCheck]) -
                 on conflict (worker_id, executor_host_id) do update set healthy = excluded.healthy,
                     failures = case when excluded.failures = 0 then 0 else worker_hosts.failures + 1 end,
                     detail = excluded.detail, checked_at = now(),
-                    unhealthy_since = case when not excluded.healthy then coalesce(worker_hosts.unhealthy_since, now()) end",
+                    unhealthy_since = case when excluded.healthy then null
+                        when worker_hosts.failures = 0 and excluded.failures > 0 then now()
+                        else coalesce(worker_hosts.unhealthy_since, now()) end",
                 worker.uuid(),
                 &hosts,
                 &answered,

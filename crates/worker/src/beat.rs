@@ -92,7 +92,7 @@ async fn adopt(engine: &Arc<Engine>) -> Result<(), Error> {
     if engine.draining.is_cancelled() {
         return Ok(());
     }
-    let hosts = engine.hosts.healthy();
+    let hosts = engine.hosts.reached();
     for _ in 0..ADOPTION_BATCHES {
         let adopted = attempts::adopt(&engine.store, engine.id, &hosts, ADOPTIONS).await?;
         if adopted.is_empty() {

@@ -22,8 +22,15 @@ pub trait Executor: Send + Sync + 'static {
     /// For how long launching again under one name launches nothing new.
     fn idempotence(&self) -> Idempotence;
 
-    /// Whether the host answers, and which engine it is.
+    /// Whether the host answers and can take jobs, and which engine it is. `no_capacity` means that it answers and has
+    /// no room for more: it gets no jobs, and what runs there is watched on.
     async fn check(&self, host: &Host) -> Result<Health, Failure>;
+
+    /// Which engine answers, whether it can take jobs or not: [`Health::identity`].
+    #[expect(clippy::disallowed_methods, reason = "the guard stands around this very call")]
+    async fn identity(&self, host: &Host) -> Result<String, Failure> {
+        self.check(host).await.map(|health| health.identity)
+    }
 
     /// Refuses what this backend cannot do, before anything is sent (`invalid_spec`).
     fn validate(&self, host: &Host, spec: &ResolvedSpec) -> Result<(), Failure>;

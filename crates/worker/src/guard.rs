@@ -81,6 +81,10 @@ impl Guarded {
         bounded("check", READ_TIMEOUT, self.executor.check(host)).await
     }
 
+    pub(crate) async fn identity(&self, host: &Host) -> Result<String, Failure> {
+        bounded("identity", READ_TIMEOUT, self.executor.identity(host)).await
+    }
+
     pub(crate) async fn observe(
         &self,
         host: &Host,

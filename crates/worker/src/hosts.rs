@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gantry_core::HostId;
 use gantry_core::host::Host;
+use gantry_core::{FailureClass, HostId};
 use gantry_store::hosts::{self, ServedHost};
 use gantry_store::workers::HostCheck;
 use gantry_store::{Error, Store};
@@ -33,7 +33,10 @@ struct Served {
     host: Arc<Host>,
     /// What its engine calls itself.
     identity: String,
-    healthy: bool,
+    /// Whether it is reached, apart from a few failures in a row that are borne.
+    reached: bool,
+    /// Whether it can take jobs, as far as it said when it answered last.
+    has_room: bool,
     failures: u32,
     checked: Option<Duration>,
     launches: Arc<Semaphore>,
@@ -47,7 +50,16 @@ impl Hosts {
 
     /// The hosts that may be claimed for.
     pub(crate) fn healthy(&self) -> Vec<HostId> {
-        self.lock().values().filter(|served| served.healthy).map(|served| served.host.id).collect()
+        self.select(|served| served.reached && served.has_room)
+    }
+
+    /// The hosts that are reached, with or without room for more: what is there can be looked after.
+    pub(crate) fn reached(&self) -> Vec<HostId> {
+        self.select(|served| served.reached)
+    }
+
+    fn select(&self, which: impl Fn(&Served) -> bool) -> Vec<HostId> {
+        self.lock().values().filter(|served| which(served)).map(|served| served.host.id).collect()
     }
 
     /// A host that was reached at least once.
@@ -137,8 +149,8 @@ enum Failed {
 /// Whether the engine that answers for a host now is the one that it always was. Asked before a container counts as
 /// gone: an address may lead to another engine from one moment to the next, and that one has never heard of it.
 pub(crate) async fn answers_as_itself(engine: &Engine, host: &Host) -> bool {
-    let answers = match engine.executor.check(host).await {
-        Ok(health) => engine.hosts.identity(host.id).is_some_and(|known| known == health.identity),
+    let answers = match engine.executor.identity(host).await {
+        Ok(identity) => engine.hosts.identity(host.id).is_some_and(|known| known == identity),
         Err(_) => false,
     };
     if !answers {
@@ -151,22 +163,32 @@ pub(crate) async fn answers_as_itself(engine: &Engine, host: &Host) -> bool {
 struct Answer {
     detail: String,
     identity: String,
+    /// Whether it can take jobs.
+    has_room: bool,
 }
 
 /// Reaches a host: what it says of itself if it is the engine that it always was.
 async fn check(engine: &Engine, listed: &ServedHost) -> Result<Answer, Failed> {
-    let health = engine.executor.check(&listed.host).await.map_err(|failure| Failed::NoAnswer(failure.message))?;
+    let answer = match engine.executor.check(&listed.host).await {
+        Ok(health) => Answer { detail: health.detail, identity: health.identity, has_room: true },
+        Err(failure) if failure.class == FailureClass::NoCapacity => {
+            let identity = engine.executor.identity(&listed.host).await;
+            let identity = identity.map_err(|_| Failed::NoAnswer(failure.message.clone()))?;
+            Answer { detail: failure.message, identity, has_room: false }
+        }
+        Err(failure) => return Err(Failed::NoAnswer(failure.message)),
+    };
     let known = match &listed.engine_identity {
         Some(known) => known.clone(),
-        None => identify(&engine.store, listed.host.id, &health.identity).await.map_err(Failed::NoAnswer)?,
+        None => identify(&engine.store, listed.host.id, &answer.identity).await.map_err(Failed::NoAnswer)?,
     };
-    if known != health.identity {
+    if known != answer.identity {
         return Err(Failed::AnotherEngine(format!(
             "another engine answers here ({}, not {known}): this worker does not serve the host",
-            health.identity
+            answer.identity
         )));
     }
-    Ok(Answer { detail: health.detail, identity: health.identity })
+    Ok(answer)
 }
 
 async fn identify(store: &Store, host: HostId, identity: &str) -> Result<String, String> {
@@ -183,48 +205,53 @@ fn stays(healthy: bool, answered: bool, bearable: bool, failures: u32) -> bool {
 fn settle(engine: &Arc<Engine>, host: Host, checked: Result<Answer, Failed>) -> HostCheck {
     let now = engine.lease.now();
     let mut served = engine.hosts.lock();
-    let (identity, bearable, detail) = match checked {
-        Ok(answer) => (Some(answer.identity), true, answer.detail),
+    let (answer, bearable, detail) = match checked {
+        Ok(answer) => (Some((answer.identity, answer.has_room)), true, answer.detail),
         Err(Failed::NoAnswer(cause)) => (None, true, cause),
         Err(Failed::AnotherEngine(cause)) => (None, false, cause),
     };
-    let answered = identity.is_some();
-    let healthy = match served.get_mut(&host.id) {
+    let answered = answer.is_some();
+    let (reached, has_room) = match served.get_mut(&host.id) {
         Some(entry) => {
             entry.failures = if answered { 0 } else { entry.failures + 1 };
-            let healthy = stays(entry.healthy, answered, bearable, entry.failures);
-            if healthy != entry.healthy {
+            let reached = stays(entry.reached, answered, bearable, entry.failures);
+            let has_room = answer.map_or(entry.has_room, |(_, has_room)| has_room);
+            if (reached, has_room) != (entry.reached, entry.has_room) {
+                let healthy = reached && has_room;
                 tracing::warn!(host.name = %host.name, healthy, detail, "a host's health changed");
             }
-            entry.healthy = healthy;
+            (entry.reached, entry.has_room) = (reached, has_room);
             entry.checked = Some(now);
             // A new address counts once the same engine has answered there.
             if answered && *entry.host != host {
                 entry.host = Arc::new(host.clone());
             }
-            healthy
+            (reached, has_room)
         }
-        None if let Some(identity) = identity => {
+        None if let Some((identity, has_room)) = answer => {
             tracing::info!(host.name = %host.name, detail, "serving a host");
             let host = Arc::new(host.clone());
             let entry = Served {
                 watch: watch::spawn(engine.clone(), host.clone()),
                 host,
                 identity,
-                healthy: true,
+                reached: true,
+                has_room,
                 failures: 0,
                 checked: Some(now),
                 launches: Arc::new(Semaphore::new(engine.settings.launches_per_host)),
             };
             served.insert(entry.host.id, entry);
-            true
+            (true, has_room)
         }
         None => {
             tracing::debug!(host.name = %host.name, detail, "a host cannot be served");
-            false
+            (false, true)
         }
     };
-    HostCheck { host: host.id, answered, healthy, detail }
+    // While failures are borne, a host without room is not out of reach: it counts as one that answers.
+    let answered = answered || reached && !has_room;
+    HostCheck { host: host.id, answered, healthy: reached && has_room, detail }
 }
 
 #[cfg(test)]

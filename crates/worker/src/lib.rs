@@ -23,6 +23,7 @@ mod process;
 mod reap;
 mod receive;
 mod registry;
+pub mod secrets;
 mod service;
 mod stop;
 mod throttle;

@@ -25,7 +25,7 @@ pub(crate) async fn run(engine: &Arc<Engine>) {
     loop {
         tokio::time::sleep(pause).await;
         pause = PAUSE;
-        for id in engine.hosts.healthy() {
+        for id in engine.hosts.reached() {
             if let Some(host) = engine.hosts.get(id) {
                 reap(engine, &host).await;
             }

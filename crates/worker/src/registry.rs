@@ -36,7 +36,7 @@ impl Run {
             tenant: claimed.tenant,
             host,
             external_name: claimed.external_name,
-            spec: claimed.spec,
+            spec: ResolvedSpec { tenant: Some(claimed.tenant), ..claimed.spec },
             cancel: CancellationToken::new(),
             moved: CancellationToken::new(),
         })
@@ -296,7 +296,7 @@ mod tests {
             tenant: TenantId::new(),
             host: host.id,
             external_name: "g-1".into(),
-            spec: ResolvedSpec { container: spec, labels: Default::default(), traceparent: None },
+            spec: ResolvedSpec { container: spec, labels: Default::default(), traceparent: None, tenant: None },
         };
         Run::new(claimed, Arc::new(host))
     }

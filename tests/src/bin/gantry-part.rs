@@ -5,13 +5,12 @@
 use std::process::ExitCode;
 
 use gantry_executor_docker::DockerExecutor;
-use gantry_executor_mock::MockExecutor;
 
 fn main() -> ExitCode {
     match std::env::var("GANTRY_TEST_PART").as_deref() {
         Ok("dispatcher") => gantry_dispatcher::main(),
         Ok("recorder") => gantry_recorder::main(),
-        Ok("worker") => gantry_worker::main("gantry-worker-mock", MockExecutor::new),
+        Ok("worker") => gantry_executor_mock::main(),
         Ok("docker-worker") => gantry_worker::main("gantry-worker-docker", DockerExecutor::new),
         Ok("api") => gantry_api::main(),
         other => {

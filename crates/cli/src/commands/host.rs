@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::values::{object, one_of};
 use crate::client::Client;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::output::{Format, ago, plain, rough, table};
 use crate::watch::Watch;
 
@@ -74,10 +74,10 @@ pub(crate) struct Add {
     /// The kind of backend
     #[arg(long, value_parser = one_of::<ExecutorType>(), value_name = "TYPE")]
     executor: ExecutorType,
-    /// How to reach it; the shape is the executor's, such as '{"dir": "/var/lib/mock"}' for mock
-    #[arg(long, value_parser = object, value_name = "JSON", conflicts_with = "endpoint")]
+    /// How to reach it; the shape is the executor's, such as '{"dir": "/var/lib/mock"}' for mock. docs/HOSTS.md has all
+    #[arg(long, value_parser = object, value_name = "JSON", required_unless_present = "endpoint")]
     connection: Option<Map<String, Value>>,
-    /// Where a Docker Engine listens: unix:///var/run/docker.sock or tcp://host:port
+    /// The `endpoint` of the connection, such as unix:///var/run/docker.sock
     #[arg(long, value_name = "ENDPOINT")]
     endpoint: Option<String>,
     /// How to run things there; the shape is the executor's
@@ -105,7 +105,7 @@ impl Command {
                 watch.print(format, async || client.hosts().await, human).await?;
             }
             Self::Add(add) => {
-                let created = client.add_host(&add.host()?).await?;
+                let created = client.add_host(&add.host()).await?;
                 format.print(&created, |created| format!("host {} added ({})", created.name, created.id))?;
             }
             Self::Lost { name, force } => {
@@ -142,21 +142,10 @@ impl Command {
 }
 
 impl Add {
-    fn host(self) -> Result<NewHost> {
-        let connection_config = match (self.endpoint, self.connection, self.executor) {
-            (Some(endpoint), _, ExecutorType::Docker) => Map::from_iter([("endpoint".to_owned(), json!(endpoint))]),
-            (Some(_), _, other) => {
-                return Err(Error::Usage(format!(
-                    "--endpoint is for docker hosts; give --connection for a {other} host"
-                )));
-            }
-            (None, Some(connection), _) => connection,
-            (None, None, ExecutorType::Docker) => {
-                return Err(Error::Usage("a docker host needs --endpoint, such as unix:///var/run/docker.sock".into()));
-            }
-            (None, None, _) => Map::new(),
-        };
-        Ok(NewHost {
+    fn host(self) -> NewHost {
+        let mut connection_config = self.connection.unwrap_or_default();
+        connection_config.extend(self.endpoint.map(|endpoint| ("endpoint".to_owned(), json!(endpoint))));
+        NewHost {
             name: self.name,
             executor_type: self.executor,
             connection_config,
@@ -165,7 +154,7 @@ impl Add {
             cost_per_job: self.cost_per_job,
             cost_per_hour: self.cost_per_hour,
             shared: self.shared,
-        })
+        }
     }
 }
 
@@ -221,26 +210,28 @@ mod tests {
     fn add(line: &[&str]) -> Result<NewHost, String> {
         let line = Line::try_parse_from(["host", "add", "h"].iter().chain(line)).map_err(|error| error.to_string())?;
         match line.command {
-            Command::Add(add) => add.host().map_err(|error| error.to_string()),
+            Command::Add(add) => Ok(add.host()),
             _ => unreachable!("the line says add"),
         }
     }
 
     #[test]
-    fn an_endpoint_is_the_short_form_for_docker() {
+    fn an_endpoint_is_part_of_the_connection() {
         let host =
             add(&["--executor", "docker", "--endpoint", "unix:///d.sock", "--slots", "2", "--shared"]).expect("a host");
         assert_eq!(Value::Object(host.connection_config), json!({"endpoint": "unix:///d.sock"}));
         assert_eq!((host.max_concurrent_jobs, host.shared, host.name.as_str()), (2, true, "h"));
         let host = add(&["--executor", "mock", "--connection", r#"{"dir":"/m"}"#]).expect("a host");
         assert_eq!(Value::Object(host.connection_config), json!({"dir": "/m"}));
+        let both = ["--executor", "docker", "--endpoint", "tcp://h:2376", "--connection", r#"{"tls":{}}"#];
+        let host = add(&both).expect("a host");
+        assert_eq!(Value::Object(host.connection_config), json!({"endpoint": "tcp://h:2376", "tls": {}}));
     }
 
     #[test]
     fn what_makes_no_sense_is_refused_with_what_would() {
         for (line, says) in [
-            (&["--executor", "docker"][..], "--endpoint"),
-            (&["--executor", "mock", "--endpoint", "unix:///x"], "--connection"),
+            (&["--executor", "docker"][..], "--connection"),
             (&["--executor", "podman"], "docker"),
             (&["--executor", "mock", "--connection", "[]"], "JSON object"),
             (&["--executor", "mock", "--slots=-1"], "--slots"),

@@ -13,6 +13,7 @@ use gantry_worker::executor::Executor;
 use serde_json::{Value, json};
 
 use super::Dev;
+use super::clouds::Clouds;
 use super::folder::Folder;
 
 pub(super) const DATABASE: &str = "gantry";
@@ -27,12 +28,14 @@ pub(super) struct Fleet {
     store: Store,
     /// The tenant's key.
     pub(super) key: String,
-    /// Whether a Docker Engine answers.
-    pub(super) docker: bool,
+    /// The kinds of backend that have a host here.
+    pub(super) executors: Vec<ExecutorType>,
+    /// The names of those hosts.
+    hosts: Vec<String>,
 }
 
 /// Makes what is not there yet.
-pub(super) async fn prepare(dev: &Dev, folder: &Folder, postgres: &Postgres) -> anyhow::Result<Fleet> {
+pub(super) async fn prepare(dev: &Dev, folder: &Folder, postgres: &Postgres, clouds: &Clouds) -> anyhow::Result<Fleet> {
     schema::create_database(&postgres.url("postgres", "postgres"), DATABASE).await?;
     schema::migrate(&postgres.url("postgres", DATABASE)).await.context(
         "the data folder was made by another version of Gantry; choose another --data-dir, or remove this one with its jobs",
@@ -42,19 +45,29 @@ pub(super) async fn prepare(dev: &Dev, folder: &Folder, postgres: &Postgres) -> 
     let tenant = tenants::put_tenant(&store, TENANT).await?;
     tenants::put_key(&store, tenant, "gantry dev", &key, true).await?;
 
-    let docker = reach_docker(&dev.docker_host).await;
+    let mut fleet = Fleet { store: store.clone(), key, executors: Vec::new(), hosts: Vec::new() };
     let known = hosts::list(&store, Scope::Fleet).await?;
     let is_known = |name: &str| known.iter().any(|host| host.host.name == name);
-    if docker && !is_known(DOCKER_HOST) {
-        let endpoint = json!({"endpoint": dev.docker_host});
-        let options = json!({"allowed_mounts": dev.allow_mount});
-        add(&store, DOCKER_HOST, ExecutorType::Docker, endpoint, options, dev.docker_slots).await?;
+    if reach_docker(&dev.docker_host).await {
+        if !is_known(DOCKER_HOST) {
+            let endpoint = json!({"endpoint": dev.docker_host});
+            let options = json!({"allowed_mounts": dev.allow_mount});
+            add(&store, DOCKER_HOST, ExecutorType::Docker, endpoint, options, dev.docker_slots).await?;
+        }
+        fleet.has(ExecutorType::Docker, DOCKER_HOST);
     }
     if !is_known(MOCK_HOST) {
         let directory = folder.path().join("mock");
         add(&store, MOCK_HOST, ExecutorType::Mock, json!({"dir": directory}), json!({}), dev.mock_slots).await?;
     }
-    Ok(Fleet { store, key, docker })
+    fleet.has(ExecutorType::Mock, MOCK_HOST);
+    for host in clouds.hosts() {
+        if !is_known(&host.name) {
+            add(&store, &host.name, host.executor_type, host.connection, host.options, dev.docker_slots).await?;
+        }
+        fleet.has(host.executor_type, &host.name);
+    }
+    Ok(fleet)
 }
 
 async fn add(
@@ -102,13 +115,17 @@ async fn reach_docker(endpoint: &str) -> bool {
 }
 
 impl Fleet {
+    fn has(&mut self, executor: ExecutorType, host: &str) {
+        self.executors.push(executor);
+        self.hosts.push(host.to_owned());
+    }
+
     /// Waits until workers serve this machine's hosts, so that the first job finds its place.
     pub(super) async fn served(&self) -> anyhow::Result<()> {
         let all = async {
             loop {
                 let hosts = hosts::list(&self.store, Scope::Fleet).await?;
-                let expected = |name: &str| name == MOCK_HOST || name == DOCKER_HOST && self.docker;
-                if hosts.iter().filter(|host| expected(&host.host.name)).all(|host| host.workers > 0) {
+                if hosts.iter().filter(|host| self.hosts.contains(&host.host.name)).all(|host| host.workers > 0) {
                     return anyhow::Ok(());
                 }
                 tokio::time::sleep(Duration::from_millis(100)).await;

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
+use super::clouds::CloudHost;
+
 /// Owner only: the folder's secrets are the key and nothing else.
 const PRIVATE: u32 = 0o600;
 
@@ -57,12 +59,29 @@ impl Folder {
         key: &str,
         broker: &str,
         database: &str,
+        clouds: &[CloudHost],
     ) -> anyhow::Result<()> {
-        let text = format!(
+        let mut text = format!(
             "export GANTRY_URL='http://{address}'\nexport GANTRY_API_KEY='{key}'\n\
              export GANTRY_AMQP_URL='{broker}'\nexport GANTRY_DATABASE_URL='{database}'\n"
         );
+        for cloud in clouds {
+            let name = cloud.executor_type.as_str().to_uppercase();
+            text.push_str(&format!("export GANTRY_{name}_DOUBLE='{}'\n", cloud.url));
+        }
         write_private(&self.path.join("env"), &text)
+    }
+
+    /// Where the credentials that hosts name are kept, a file each.
+    pub(super) fn secrets(&self) -> PathBuf {
+        self.path.join("secrets")
+    }
+
+    /// Keeps the credentials of this name.
+    pub(super) fn write_secret(&self, name: &str, value: &str) -> anyhow::Result<()> {
+        let secrets = self.secrets();
+        fs::create_dir_all(&secrets).with_context(|| format!("cannot make the folder {}", secrets.display()))?;
+        write_private(&secrets.join(name), value)
     }
 }
 

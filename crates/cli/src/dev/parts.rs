@@ -6,13 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_broker::Broker;
+use gantry_core::ExecutorType;
+use gantry_executor_cloudrun::CloudRunExecutor;
 use gantry_executor_docker::DockerExecutor;
+use gantry_executor_fargate::FargateExecutor;
 use gantry_executor_mock::MockExecutor;
+use gantry_executor_scaleway::ScalewayExecutor;
 use gantry_runtime::Shutdown;
 use gantry_store::{Config, Store};
 use gantry_worker::executor::Executor;
+use gantry_worker::secrets::Secrets;
 use gantry_worker::{DeclaredDead, Settings};
 use tokio::task::JoinSet;
+
+use super::fleet::Fleet;
+use super::folder::Folder;
 
 /// Between the end of a worker and the start of the next one.
 const RESTART: Duration = Duration::from_secs(1);
@@ -44,7 +52,8 @@ pub(super) struct Parts {
 pub(super) async fn start(
     urls: &Urls,
     listen: SocketAddr,
-    docker: bool,
+    fleet: &Fleet,
+    folder: &Folder,
     shutdown: &Shutdown,
 ) -> anyhow::Result<(Parts, SocketAddr)> {
     let mut parts = Parts { tasks: JoinSet::new(), shutdown: shutdown.clone() };
@@ -59,15 +68,22 @@ pub(super) async fn start(
     let recorder = gantry_recorder::Service::new(urls.store("gantry-recorder")?, urls.broker("recorder").await?);
     parts.spawn("dispatcher", dispatcher.run(shutdown.clone()));
     parts.spawn("recorder", recorder.run(shutdown.clone()));
-    let mock = Pool {
-        store: urls.store("gantry-worker-mock")?,
-        broker: urls.broker("worker-mock").await?,
-        executor: MockExecutor::new,
-    };
-    parts.spawn("mock worker", mock.run(shutdown.clone()));
-    if docker {
-        let (store, broker) = (urls.store("gantry-worker-docker")?, urls.broker("worker-docker").await?);
-        parts.spawn("docker worker", Pool { store, broker, executor: DockerExecutor::new }.run(shutdown.clone()));
+    for executor in &fleet.executors {
+        // What hosts name as credentials is found in the folder.
+        let secrets = Secrets::in_folder(folder.secrets());
+        match executor {
+            ExecutorType::Docker => parts.pool(urls, *executor, DockerExecutor::new).await?,
+            ExecutorType::Mock => parts.pool(urls, *executor, MockExecutor::new).await?,
+            ExecutorType::Cloudrun => {
+                parts.pool(urls, *executor, move || CloudRunExecutor::with_secrets(secrets.clone())).await?;
+            }
+            ExecutorType::Fargate => {
+                parts.pool(urls, *executor, move || FargateExecutor::with_secrets(secrets.clone())).await?;
+            }
+            ExecutorType::Scaleway => {
+                parts.pool(urls, *executor, move || ScalewayExecutor::with_secrets(secrets.clone())).await?;
+            }
+        }
     }
     let api_shutdown = shutdown.clone();
     parts.spawn("api", async move { Ok(api.run(api_shutdown).await?) });
@@ -75,13 +91,13 @@ pub(super) async fn start(
 }
 
 /// One worker after another.
-struct Pool<E> {
+struct Pool<F> {
     store: Store,
     broker: Broker,
-    executor: fn() -> E,
+    executor: F,
 }
 
-impl<E: Executor> Pool<E> {
+impl<E: Executor, F: Fn() -> E> Pool<F> {
     async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
         loop {
             let executor = Arc::new((self.executor)());
@@ -99,6 +115,18 @@ impl<E: Executor> Pool<E> {
 }
 
 impl Parts {
+    async fn pool<E: Executor>(
+        &mut self,
+        urls: &Urls,
+        executor_type: ExecutorType,
+        executor: impl Fn() -> E + Send + 'static,
+    ) -> anyhow::Result<()> {
+        let store = urls.store(&format!("gantry-worker-{executor_type}"))?;
+        let broker = urls.broker(&format!("worker-{executor_type}")).await?;
+        self.spawn(executor_type.as_str(), Pool { store, broker, executor }.run(self.shutdown.clone()));
+        Ok(())
+    }
+
     fn spawn(&mut self, name: &'static str, part: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
         self.tasks.spawn(async move { (name, part.await) });
     }
@@ -108,7 +136,7 @@ impl Parts {
         let mut result = Ok(());
         while let Some(ended) = self.tasks.join_next().await {
             let failed = match ended {
-                Ok((name, Err(error))) => Some(error.context(format!("the {name} failed"))),
+                Ok((name, Err(error))) => Some(error.context(format!("the part {name} failed"))),
                 Ok((_, Ok(()))) => None,
                 Err(panicked) => Some(panicked.into()),
             };

@@ -179,11 +179,10 @@ fn limited(reason: WaitingReason, limit: Option<&Limit>) -> (String, Option<Stri
 }
 
 fn add_host(executor: ExecutorType) -> String {
-    let how = match executor {
-        ExecutorType::Docker => " --endpoint unix:///var/run/docker.sock",
-        _ => " --connection JSON",
-    };
-    format!("add one: `gantry host add NAME --executor {executor}{how}` (with an operator's key)")
+    format!(
+        "add one: `gantry host add NAME --executor {executor} --connection JSON` (with an operator's key; docs/HOSTS.md \
+         has an example of each kind)"
+    )
 }
 
 /// `2 cordoned, 1 draining`.

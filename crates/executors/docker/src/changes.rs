@@ -75,7 +75,7 @@ async fn listen(engine: Weak<Engine>) {
 
 async fn client(engine: &Weak<Engine>) -> Option<Result<Docker, Failure>> {
     let engine = engine.upgrade()?;
-    Some(engine.docker().await.cloned())
+    Some(engine.docker().await)
 }
 
 /// Follows one event stream to its end.

@@ -2,22 +2,28 @@
 
 use std::collections::HashMap;
 
-use bollard::models::{ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount, MountType};
+use bollard::models::{
+    ContainerCreateBody, DeviceRequest, HostConfig, HostConfigLogConfig, Mount, MountType, ResourcesUlimits,
+};
+use gantry_core::gpus::Gpus;
+use gantry_core::spec::ContainerSpec;
 use gantry_worker::executor::Launch;
 
 use crate::config::Options;
-use crate::labels;
+use crate::{image, labels};
 
 /// The container of one launch.
 pub(crate) fn body(options: &Options, launch: &Launch) -> ContainerCreateBody {
     let spec = &launch.spec.container;
     ContainerCreateBody {
-        image: Some(spec.image.clone()),
+        // With its tag, so that the engine does not take a name for the beginning of some image's id.
+        image: Some(image::with_tag(&spec.image)),
         cmd: spec.command.clone(),
         entrypoint: spec.entrypoint.clone(),
         working_dir: spec.working_dir.clone(),
         env: Some(spec.environment.iter().map(|(key, value)| format!("{key}={value}")).collect()),
-        labels: Some(labels::of(launch)),
+        user: options.user_of(spec).map(str::to_owned),
+        labels: Some(labels::of(options, launch)),
         host_config: Some(host_config(options, launch)),
         ..Default::default()
     }
@@ -38,6 +44,10 @@ fn host_config(options: &Options, launch: &Launch) -> HostConfig {
         cap_drop: Some(vec!["ALL".into()]),
         cap_add: Some(options.capabilities.clone()),
         mounts: Some(spec.mounts.iter().map(bind).collect()),
+        readonly_rootfs: Some(spec.read_only_root),
+        tmpfs: tmpfs(spec),
+        ulimits: Some(ulimits(options)),
+        device_requests: spec.gpus.map(|gpus| vec![gpu_request(gpus)]),
         network_mode: spec.network.clone().or_else(|| options.network.clone()),
         log_config: Some(log_config()),
         ..Default::default()
@@ -53,6 +63,29 @@ fn bind(mount: &gantry_core::spec::Mount) -> Mount {
         read_only: Some(!mount.writable),
         ..Default::default()
     }
+}
+
+/// Most programs need some place to write to; `/tmp` is the one that all expect.
+fn tmpfs(spec: &ContainerSpec) -> Option<HashMap<String, String>> {
+    let is_mounted = spec.mounts.iter().any(|mount| mount.target.trim_end_matches('/') == "/tmp");
+    (spec.read_only_root && !is_mounted).then(|| HashMap::from([("/tmp".into(), "mode=1777".into())]))
+}
+
+fn ulimits(options: &Options) -> Vec<ResourcesUlimits> {
+    let ulimit = |(name, limit): (&String, &crate::config::Ulimit)| {
+        let (soft, hard) = limit.values();
+        ResourcesUlimits { name: Some(name.clone()), soft: Some(soft), hard: Some(hard) }
+    };
+    options.ulimits.iter().map(ulimit).collect()
+}
+
+/// As `docker run --gpus`.
+fn gpu_request(gpus: Gpus) -> DeviceRequest {
+    let count = match gpus {
+        Gpus::Count(count) => i64::from(count),
+        Gpus::All(_) => -1,
+    };
+    DeviceRequest { count: Some(count), capabilities: Some(vec![vec!["gpu".into()]]), ..Default::default() }
 }
 
 /// The whole output in one file that is kept as it is, whatever the engine's default driver and its options:

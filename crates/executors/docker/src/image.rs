@@ -9,11 +9,14 @@ use bollard::errors::Error;
 use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures::future::{BoxFuture, Shared, WeakShared};
 use futures::{FutureExt, StreamExt};
-use gantry_core::{Failure, FailureClass};
+use gantry_core::spec::ResolvedSpec;
+use gantry_core::{Failure, FailureClass, TenantId};
 
-use crate::config::PullPolicy;
+use crate::config::{Options, PullPolicy};
+use crate::credentials::{self, Login, Registry};
 use crate::engine::Engine;
 use crate::error;
+use crate::progress::Progress;
 
 /// How long an image that was seen is taken to be there still: a launch that finds it gone says so.
 const REMEMBERED: Duration = Duration::from_secs(10);
@@ -25,68 +28,103 @@ type Ensured = BoxFuture<'static, Result<String, Failure>>;
 /// The images of one engine.
 #[derive(Default)]
 pub(crate) struct Images {
-    seen: Mutex<HashMap<String, Instant>>,
-    under_way: Mutex<HashMap<String, WeakShared<Ensured>>>,
+    seen: Mutex<HashMap<Key, Instant>>,
+    under_way: Mutex<HashMap<Key, WeakShared<Ensured>>>,
 }
 
-/// Makes sure that the host has the image. Returns what the engine said about a pull.
-pub(crate) async fn ensure(engine: &Arc<Engine>, policy: PullPolicy, image: &str) -> Result<String, Failure> {
-    if policy != PullPolicy::Always && engine.images.has_seen(image) {
+/// An image, and for whom: none where its registry makes no difference between tenants.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    image: String,
+    tenant: Option<TenantId>,
+}
+
+/// An image that a job needs.
+pub(crate) struct Wanted {
+    key: Key,
+    policy: PullPolicy,
+    registry: Option<Registry>,
+}
+
+impl Wanted {
+    pub(crate) fn of(options: &Options, spec: &ResolvedSpec) -> Self {
+        let image = spec.container.image.clone();
+        let registry = credentials::registry_of(&options.registries, &image).cloned();
+        let apart = registry.as_ref().is_some_and(|registry| registry.tenant_credentials.is_some());
+        Self { key: Key { image, tenant: spec.tenant.filter(|_| apart) }, policy: options.pull_policy, registry }
+    }
+
+    /// Whether the image is pulled although it is there. Of a registry that tells tenants apart it is: that one tenant
+    /// could pull it gives it to no other, and the registry has the say. What it has not changed is not sent again.
+    fn is_pulled_anyway(&self) -> bool {
+        self.policy == PullPolicy::Always || self.policy == PullPolicy::Missing && self.key.tenant.is_some()
+    }
+}
+
+/// Makes sure that the host has the image. Returns what is to be told of a pull.
+pub(crate) async fn ensure(engine: &Arc<Engine>, wanted: Wanted) -> Result<String, Failure> {
+    if wanted.policy != PullPolicy::Always && engine.images.has_seen(&wanted.key) {
         return Ok(String::new());
     }
-    engine.images.join(engine, policy, image).await
+    engine.images.join(engine, wanted).await
 }
 
 impl Images {
     /// The image is not there after all.
     pub(crate) fn forget(&self, image: &str) {
-        lock(&self.seen).remove(image);
+        lock(&self.seen).retain(|key, _| key.image != image);
     }
 
-    fn has_seen(&self, image: &str) -> bool {
-        lock(&self.seen).get(image).is_some_and(|at| at.elapsed() < REMEMBERED)
+    fn has_seen(&self, key: &Key) -> bool {
+        lock(&self.seen).get(key).is_some_and(|at| at.elapsed() < REMEMBERED)
     }
 
-    fn remember(&self, image: String) {
+    fn remember(&self, key: Key) {
         let mut seen = lock(&self.seen);
         seen.retain(|_, at| at.elapsed() < REMEMBERED);
-        seen.insert(image, Instant::now());
+        seen.insert(key, Instant::now());
     }
 
     /// The work that is under way for the image, or new work. It lives for as long as somebody waits for it:
     /// when the last one gives up, the pull is aborted.
-    fn join(&self, engine: &Arc<Engine>, policy: PullPolicy, image: &str) -> Shared<Ensured> {
+    fn join(&self, engine: &Arc<Engine>, wanted: Wanted) -> Shared<Ensured> {
+        let key = wanted.key.clone();
         let mut under_way = lock(&self.under_way);
-        if let Some(shared) = under_way.get(image).and_then(WeakShared::upgrade)
+        if let Some(shared) = under_way.get(&key).and_then(WeakShared::upgrade)
             && shared.peek().is_none()
         {
             return shared;
         }
         under_way.retain(|_, shared| shared.upgrade().is_some());
-        let shared = ensure_once(Arc::clone(engine), policy, image.to_owned()).boxed().shared();
+        let shared = ensure_once(Arc::clone(engine), wanted).boxed().shared();
         if let Some(weak) = shared.downgrade() {
-            under_way.insert(image.to_owned(), weak);
+            under_way.insert(key, weak);
         }
         shared
     }
 }
 
-async fn ensure_once(engine: Arc<Engine>, policy: PullPolicy, image: String) -> Result<String, Failure> {
+async fn ensure_once(engine: Arc<Engine>, wanted: Wanted) -> Result<String, Failure> {
     let docker = engine.docker().await?;
+    let image = &wanted.key.image;
     let mut said = String::new();
-    if policy == PullPolicy::Always || !is_present(docker, &image).await? {
-        if policy == PullPolicy::Never {
+    if wanted.is_pulled_anyway() || !is_present(&docker, image).await? {
+        if wanted.policy == PullPolicy::Never {
             let message = format!("the host does not have the image {image}, and is configured never to pull");
             return Err(Failure::new(FailureClass::ImageNotFound, message));
         }
-        said = pull(docker, &image).await?;
+        let login = match &wanted.registry {
+            Some(registry) => registry.login(wanted.key.tenant, &engine.secrets)?,
+            None => Login { credentials: None, shown: "without credentials".into() },
+        };
+        said = pull(&engine, docker, image, login).await?;
     }
-    engine.images.remember(image);
+    engine.images.remember(wanted.key);
     Ok(said)
 }
 
 async fn is_present(docker: &Docker, image: &str) -> Result<bool, Failure> {
-    match docker.inspect_image(image).await {
+    match docker.inspect_image(&with_tag(image)).await {
         Ok(_) => Ok(true),
         Err(error) => match error::answer(&error) {
             Some((404, _)) => Ok(false),
@@ -96,23 +134,31 @@ async fn is_present(docker: &Docker, image: &str) -> Result<bool, Failure> {
     }
 }
 
-async fn pull(docker: &Docker, image: &str) -> Result<String, Failure> {
+async fn pull(engine: &Engine, docker: Docker, image: &str, login: Login) -> Result<String, Failure> {
     let options = CreateImageOptionsBuilder::new().from_image(&with_tag(image)).build();
-    let docker = docker.clone().with_timeout(PULL_TIMEOUT);
-    let mut progress = docker.create_image(Some(options), None, None);
-    let mut said = Vec::new();
-    while let Some(step) = progress.next().await {
-        let step = step.map_err(|error| pull_failure(image, &error))?;
-        // Steps of a single layer carry its id; the rest is about the image.
-        if let (Some(status), None) = (step.status, step.id) {
-            said.push(status);
+    let docker = docker.with_timeout(PULL_TIMEOUT);
+    let mut steps = docker.create_image(Some(options), None, login.credentials);
+    let mut progress = Progress::begin();
+    while let Some(step) = steps.next().await {
+        match step {
+            Ok(step) => progress.step(step),
+            Err(error) => {
+                let mut failure = pull_failure(image, &error);
+                if let Some(full) = engine.disk.class_of(&failure.message) {
+                    failure.class = full;
+                }
+                if failure.class == FailureClass::ImagePullDenied {
+                    failure.message = format!("{} (pulled {})", failure.message, login.shown);
+                }
+                return Err(failure);
+            }
         }
     }
-    Ok(said.join("\n"))
+    Ok(progress.finish(image, &login.shown))
 }
 
 /// Without a tag the engine would pull every tag of the repository.
-fn with_tag(image: &str) -> String {
+pub(crate) fn with_tag(image: &str) -> String {
     let name = image.rsplit('/').next().unwrap_or(image);
     if name.contains(':') || image.contains('@') { image.to_owned() } else { format!("{image}:latest") }
 }

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use gantry_core::JobId;
 use gantry_worker::executor::Launch;
 
+use crate::config::Options;
+
 /// The fleet that owns the container.
 pub(crate) const FLEET: &str = "gantry.fleet";
 /// The job that it runs.
@@ -12,9 +14,10 @@ pub(crate) const JOB: &str = "gantry.job";
 /// The attempt of the job.
 pub(crate) const ATTEMPT: &str = "gantry.attempt";
 
-/// The job's labels with Gantry's own laid over them.
-pub(crate) fn of(launch: &Launch) -> HashMap<String, String> {
+/// The job's labels, the host's laid over them, and Gantry's own over both.
+pub(crate) fn of(options: &Options, launch: &Launch) -> HashMap<String, String> {
     let mut labels: HashMap<String, String> = launch.spec.labels.clone().into_iter().collect();
+    labels.extend(options.labels.clone());
     labels.extend(own(launch));
     labels
 }

@@ -24,18 +24,18 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 /// ended between the two requests.
 pub(crate) async fn launch(engine: &Engine, options: &Options, launch: &Launch) -> Result<ExecutionId, LaunchError> {
     options.validate(&launch.spec.container).map_err(LaunchError::NotLaunched)?;
-    let docker = engine.docker().await.map_err(LaunchError::NotLaunched)?;
+    let docker = &engine.docker().await.map_err(LaunchError::NotLaunched)?;
     let named = CreateContainerOptionsBuilder::new().name(&launch.name).build();
     let error = match docker.create_container(Some(named), create::body(options, launch)).await {
-        Ok(created) => return start(docker, created.id).await,
+        Ok(created) => return start(engine, docker, created.id).await,
         Err(error) => error,
     };
     match error::answer(&error) {
-        Some((409, _)) => adopt(docker, launch).await,
+        Some((409, _)) => adopt(engine, docker, launch).await,
         // The engine has failed on the way, and is done with it: what it left is what there is.
         Some((500, _)) => match docker.inspect_container(&launch.name, None).await {
-            Err(absent) if error::no_such_container(&absent) => Err(not_created(&error, failed_class(&error))),
-            _ => adopt(docker, launch).await,
+            Err(absent) if error::no_such_container(&absent) => Err(not_created(&error, failed_class(engine, &error))),
+            _ => adopt(engine, docker, launch).await,
         },
         Some((400, _)) => Err(not_created(&error, FailureClass::InvalidSpec)),
         Some((404, message)) if message.contains("No such image") => {
@@ -55,7 +55,7 @@ fn not_created(error: &Error, class: FailureClass) -> LaunchError {
 }
 
 /// The name is taken: by this very attempt, unless somebody else uses our names.
-async fn adopt(docker: &Docker, launch: &Launch) -> Result<ExecutionId, LaunchError> {
+async fn adopt(engine: &Engine, docker: &Docker, launch: &Launch) -> Result<ExecutionId, LaunchError> {
     let found = by_name(docker, &launch.name).await;
     let found = found.map_err(|error| maybe("inspect the container that has the name", &error))?;
     let own = found.config.as_ref().and_then(|config| config.labels.as_ref());
@@ -66,7 +66,7 @@ async fn adopt(docker: &Docker, launch: &Launch) -> Result<ExecutionId, LaunchEr
     let status = status(&found);
     let id = found.id.ok_or_else(|| LaunchError::MaybeLaunched("a container without an id has the name".into()))?;
     match status {
-        Some(Status::CREATED) => start(docker, id).await,
+        Some(Status::CREATED) => start(engine, docker, id).await,
         Some(Status::REMOVING) => Err(LaunchError::MaybeLaunched("the container is being removed".into())),
         _ => Ok(ExecutionId(id)),
     }
@@ -84,7 +84,7 @@ async fn by_name(docker: &Docker, name: &str) -> Result<ContainerInspectResponse
     docker.inspect_container(name, None).await
 }
 
-async fn start(docker: &Docker, id: String) -> Result<ExecutionId, LaunchError> {
+async fn start(engine: &Engine, docker: &Docker, id: String) -> Result<ExecutionId, LaunchError> {
     let Err(refused) = docker.start_container(&id, None).await else {
         return Ok(ExecutionId(id));
     };
@@ -94,7 +94,7 @@ async fn start(docker: &Docker, id: String) -> Result<ExecutionId, LaunchError> 
     // An answer is no proof that nothing runs; the container's state is.
     match docker.inspect_container(&id, None).await {
         Ok(container) if status(&container) == Some(Status::CREATED) => {
-            Err(LaunchError::NotLaunched(reject(docker, &id, &refused).await))
+            Err(LaunchError::NotLaunched(reject(engine, docker, &id, &refused).await))
         }
         Ok(_) => Ok(ExecutionId(id)),
         Err(error) => Err(maybe("inspect after a start that failed", &error)),
@@ -104,9 +104,9 @@ async fn start(docker: &Docker, id: String) -> Result<ExecutionId, LaunchError> 
 /// The container exists, the engine refuses to start it, and it never ran. It is removed, so that a repeated
 /// launch creates it anew. When the removal fails it stays as it is: nobody starts it but a launch of this same
 /// attempt, and the reaper finds it by its labels.
-async fn reject(docker: &Docker, id: &str, refused: &Error) -> Failure {
+async fn reject(engine: &Engine, docker: &Docker, id: &str, refused: &Error) -> Failure {
     let volumes_too = RemoveContainerOptionsBuilder::new().v(true).build();
-    let mut failure = Failure::new(failed_class(refused), format!("start: {}", error::text(refused)));
+    let mut failure = Failure::new(failed_class(engine, refused), format!("start: {}", error::text(refused)));
     if let Err(kept) = docker.remove_container(id, Some(volumes_too)).await
         && !error::no_such_container(&kept)
     {
@@ -116,7 +116,7 @@ async fn reject(docker: &Docker, id: &str, refused: &Error) -> Failure {
 }
 
 /// Whose fault it is that the engine fails with a container: the job's, if what it names cannot be run.
-fn failed_class(refused: &Error) -> FailureClass {
+fn failed_class(engine: &Engine, refused: &Error) -> FailureClass {
     const JOBS_OWN: [&str; 7] = [
         "executable file not found",
         "no such file or directory",
@@ -129,6 +129,7 @@ fn failed_class(refused: &Error) -> FailureClass {
     match error::answer(refused) {
         Some((400 | 403 | 404, _)) => FailureClass::LaunchRejected,
         Some((429, _)) => FailureClass::Throttled,
+        Some((_, message)) if let Some(full) = engine.disk.class_of(message) => full,
         Some((_, message)) if JOBS_OWN.iter().any(|own| message.contains(own)) => FailureClass::LaunchRejected,
         _ => FailureClass::BackendError,
     }

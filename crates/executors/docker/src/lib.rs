@@ -1,12 +1,18 @@
 //! Runs jobs as containers of a Docker Engine, by its HTTP API (1.41, Docker 20.10, or later).
 //!
 //! # A host's configuration
-//! `connection_config` ([`Connection`]) says where the engine listens:
+//! `connection_config` ([`Connection`]) says where the engine listens, and how it is reached:
 //! ```json
 //! { "endpoint": "unix:///var/run/docker.sock" }
+//! { "endpoint": "tcp://10.0.0.5:2376", "tls": { "ca": "build-ca", "certificate": "build-cert", "key": "build-key" } }
+//! { "endpoint": "ssh://gantry@10.0.0.6:22", "ssh": { "key": "ssh-key", "known_hosts": "ssh-known-hosts" } }
 //! ```
-//! or `tcp://host:port`. There is no TLS: who reaches the port is root on that machine, so it belongs on a
-//! private network or behind a tunnel.
+//! The words in `tls` and `ssh` are names of secrets ([`gantry_worker::secrets`]), which the worker looks up when it
+//! connects. With `tls` both sides show a certificate, as with `dockerd --tlsverify`; `tcp` without it is for loopback
+//! and tunnels: who reaches the port is root on that machine. With `ssh` the machine's own `ssh` (openssh-client) holds
+//! one connection to the host and forwards the engine's socket, which needs `AllowStreamLocalForwarding` (the default)
+//! and a user who may open it; a path in the endpoint names another socket than `/var/run/docker.sock`. Without `ssh`
+//! keys and known hosts are those of the worker's own user.
 //!
 //! `executor_config` ([`Options`]) says what containers may have there. Every key is optional:
 //! ```json
@@ -17,16 +23,51 @@
 //!   "writable_mounts": ["/srv/results"],
 //!   "network": "jobs",
 //!   "allowed_networks": ["database"],
-//!   "pull_policy": "missing"
+//!   "user": "1000:1000",
+//!   "allow_root": false,
+//!   "ulimits": { "nofile": 65536, "core": { "soft": 0, "hard": 0 } },
+//!   "labels": { "site": "north" },
+//!   "gpus": "all",
+//!   "pull_policy": "missing",
+//!   "registries": [
+//!     { "server": "ghcr.io", "credentials": "ghcr" },
+//!     { "server": "registry.example.com:5000", "credentials": "shared", "tenant_credentials": "registry" }
+//!   ],
+//!   "min_free_disk_mb": 1024
 //! }
 //! ```
-//! Unknown keys are refused, and a mistake in either object shows in the host's health check.
+//! Unknown keys are refused, and a mistake in either object shows in the host's health check, as do a `network` that the
+//! engine does not have and a secret that the worker does not have.
+//!
+//! # Images
+//! - `pull_policy` is `missing`, `always` or `never`. Jobs that need one image at once share one pull; what came, layer by
+//!   layer, is in the attempt's `docker_log`.
+//! - Credentials belong to a registry of the host's configuration; a job cannot send them anywhere else. The value of
+//!   each is `user:password`. `credentials` is the host's, for all tenants; `tenant_credentials` is looked up among the
+//!   secrets of the job's own tenant, and a tenant that has none is served with the host's.
+//! - Where a registry has `tenant_credentials`, that an image is on the host already gives it to nobody: with `missing` the
+//!   registry is asked on each tenant's behalf, at most every ten seconds, and sends only what the host does not have.
+//!   With `never` whatever is there is everybody's. An image cannot be named by its id on such a host.
+//! - A registry that refuses is `image_pull_denied` and says which credentials it was shown; one that does not have the
+//!   image is `image_not_found`; one that asks to slow down is `throttled`.
+//!
+//! # Room
+//! A host has no room (`no_capacity`) while less than `min_free_disk_mb` is free where its engine keeps its data, and gets
+//! no jobs until there is more; what runs there runs on. That can be seen where the engine is reached by a socket and its
+//! folder (`/var/lib/docker`) is on the same machine, mounted into the worker's container if it runs in one. No engine
+//! tells it over its API. So of every other engine only this is known: one that says itself that its disk is full gets no
+//! jobs for the next two minutes.
 //!
 //! # What a container gets
 //! - Never privileged, `no-new-privileges`, no capability that the host does not grant, a limit of processes.
 //!   Without capabilities root in a container may not change a file's owner or read what only others may:
 //!   images that begin as root and give up their rights need `SETUID`, `SETGID` and `CHOWN` granted.
 //! - Exactly the CPUs and memory that the job names. Swap does not come on top of the memory.
+//! - The user that the job names, else the host's, else the image's own; nothing as root where `allow_root` is false.
+//! - With `read_only_root` a root file system that it cannot change, and `/tmp` in memory.
+//! - GPUs only as the host allows them. The engine hands out the first so many and counts nothing: jobs that must not share
+//!   a GPU belong on hosts with one slot.
+//! - The job's labels, the host's, and Gantry's own; of one name the later wins.
 //! - Its words as they are, without an init process: a program that runs as the first process of a container
 //!   ends on SIGTERM only if it handles it, as everywhere in Docker.
 //! - Bind mounts and networks only as the host allows them. The `host` network and other containers' are not
@@ -49,9 +90,14 @@
 //! - A log's bytes are exact, but for one: the newline of a last line longer than 16 KiB is left out.
 //! - Removing takes the container's anonymous volumes along. Images are never removed.
 
+mod allow;
 mod changes;
+mod check;
 mod config;
+mod connection;
 mod create;
+mod credentials;
+mod disk;
 mod end;
 mod engine;
 mod error;
@@ -62,35 +108,50 @@ mod launch;
 mod lines;
 mod logs;
 mod observe;
+mod progress;
+mod ssh;
 mod stop;
 mod time;
+mod tls;
 mod usage;
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bollard::models::SystemInfo;
 use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveContainerOptionsBuilder};
-pub use config::{Connection, Options, PullPolicy};
+pub use config::{Options, PullPolicy, Ulimit};
+pub use connection::{Connection, Ssh, Tls};
+pub use credentials::Registry;
 use engine::Engines;
 use gantry_core::host::Host;
 use gantry_core::spec::ResolvedSpec;
-use gantry_core::{ExecutorType, Failure, FailureClass, FleetId};
+use gantry_core::{ExecutorType, Failure, FleetId};
 use gantry_worker::executor::{
     ExecutionId, Executor, Found, Health, Idempotence, Launch, LaunchError, LogCursor, LogPage, Observed, Owned,
 };
+use gantry_worker::secrets::Secrets;
 
 /// The executor of type `docker`. One serves any number of hosts, and keeps one client for each.
-#[derive(Default)]
 pub struct DockerExecutor {
     engines: Engines,
 }
 
+impl Default for DockerExecutor {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl DockerExecutor {
-    /// An executor that has not connected to anything yet.
+    /// An executor that has not connected to anything yet, and finds its secrets where its environment says.
     pub fn new() -> Self {
-        Self::default()
+        Self::with_secrets(Secrets::from_environment())
+    }
+
+    /// The same with secrets from elsewhere.
+    pub fn with_secrets(secrets: Secrets) -> Self {
+        Self { engines: Engines::new(secrets) }
     }
 }
 
@@ -105,10 +166,12 @@ impl Executor for DockerExecutor {
     }
 
     async fn check(&self, host: &Host) -> Result<Health, Failure> {
-        Options::of(host)?;
-        let engine = self.engines.of(host)?;
-        let info = engine.docker().await?.info().await.map_err(|error| error::failure("info", &error))?;
-        health(&info)
+        let options = Options::of(host)?;
+        check::check(self.engines.of(host)?.as_ref(), &options).await
+    }
+
+    async fn identity(&self, host: &Host) -> Result<String, Failure> {
+        check::identity(self.engines.of(host)?.as_ref()).await
     }
 
     fn validate(&self, host: &Host, spec: &ResolvedSpec) -> Result<(), Failure> {
@@ -116,8 +179,8 @@ impl Executor for DockerExecutor {
     }
 
     async fn prepare(&self, host: &Host, spec: &ResolvedSpec) -> Result<String, Failure> {
-        let policy = Options::of(host)?.pull_policy;
-        image::ensure(&self.engines.of(host)?, policy, &spec.container.image).await
+        let wanted = image::Wanted::of(&Options::of(host)?, spec);
+        image::ensure(&self.engines.of(host)?, wanted).await
     }
 
     async fn launch(&self, host: &Host, launch: &Launch) -> Result<ExecutionId, LaunchError> {
@@ -195,21 +258,6 @@ impl Executor for DockerExecutor {
             Err(_) => tokio::time::sleep(at_most).await,
         }
     }
-}
-
-/// The engine's id alone would not do: it lies in a file that is copied along with a machine's image, and that
-/// two engines on one machine share.
-fn health(info: &SystemInfo) -> Result<Health, Failure> {
-    let (Some(id), Some(name), Some(root)) = (&info.id, &info.name, &info.docker_root_dir) else {
-        return Err(Failure::new(FailureClass::BackendError, "info: the engine does not say which one it is"));
-    };
-    let version = info.server_version.as_deref().unwrap_or("of unknown version");
-    let cpus = info.ncpu.unwrap_or_default();
-    let memory = info.mem_total.unwrap_or_default() >> 20;
-    Ok(Health {
-        identity: format!("{id}/{name}{root}"),
-        detail: format!("Docker {version} on {name}: {cpus} CPUs, {memory} MiB of memory"),
-    })
 }
 
 fn owned(container: bollard::models::ContainerSummary) -> Option<Owned> {

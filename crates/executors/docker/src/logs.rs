@@ -97,7 +97,7 @@ pub(crate) async fn page(
     cursor: Option<&LogCursor>,
     max_bytes: usize,
 ) -> Result<LogPage, Failure> {
-    let docker = engine.docker().await?;
+    let docker = &engine.docker().await?;
     let at = Position::of(cursor)?;
     let failed = |error| error::failure("read the log", &error);
     let mut reader = match engine.readers.take(&id.0, at) {

@@ -23,7 +23,7 @@ pub(crate) async fn observe(
     engine: &Arc<Engine>,
     ids: &[ExecutionId],
 ) -> Result<Vec<(ExecutionId, Observed)>, Failure> {
-    let docker = engine.docker().await?;
+    let docker = &engine.docker().await?;
     let mut alive = if ids.len() > FEW { list_alive(docker).await? } else { HashMap::new() };
     let mut states = Vec::with_capacity(ids.len());
     let mut rest = Vec::new();

@@ -65,7 +65,7 @@ impl Stops {
 /// SIGTERM (or the image's own stop signal), `grace`, SIGKILL: done by the engine, also when this process is
 /// gone before.
 pub(crate) async fn stop(engine: &Arc<Engine>, id: &str, grace: Duration) -> Result<(), Failure> {
-    let docker = engine.docker().await?.clone().with_timeout(grace + KILL);
+    let docker = engine.docker().await?.with_timeout(grace + KILL);
     if !engine.stops.begin(id, grace) {
         return Ok(());
     }

@@ -2,14 +2,16 @@
 
 mod common;
 mod lossy;
+mod registry;
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bollard::models::ContainerCreateBody;
 use bollard::query_parameters::CreateContainerOptionsBuilder;
 use bollard::{API_DEFAULT_VERSION, Docker};
-use common::{endpoint, host_at, sh, words};
+use common::{endpoint, host_to, sh, words};
 use gantry_core::FailureClass;
 use gantry_core::host::Host;
 use gantry_core::spec::{Mount, ResolvedSpec};
@@ -17,19 +19,32 @@ use gantry_executor_docker::DockerExecutor;
 use gantry_worker::contract::{Need, NotApplicable, Subject};
 use gantry_worker::executor::{ExecutionId, Executor, Launch};
 use lossy::{LOSE_ANSWER, Lossy};
+use registry::Registry;
 use serde_json::json;
 
 struct OnDocker {
     executor: DockerExecutor,
     host: Host,
     _way: Lossy,
+    /// Those that a case has asked for; most ask for none.
+    registries: Mutex<Vec<Registry>>,
+}
+
+impl OnDocker {
+    /// An image that a registry of the case's own does not give.
+    fn image_of(&self, registry: impl Future<Output = Registry>) -> ResolvedSpec {
+        let registry = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(registry));
+        let mut spec = words(&["true"]);
+        spec.container.image = format!("{}/gantry/no-such-image:1", registry.address);
+        self.registries.lock().expect("no case panics with it").push(registry);
+        spec
+    }
 }
 
 async fn subject() -> OnDocker {
     let way = Lossy::to(&endpoint());
-    // Never pulled: that an image is missing must not depend on a registry far away.
-    let host = host_at(&way.endpoint, json!({ "pull_policy": "never" }));
-    OnDocker { executor: DockerExecutor::new(), host, _way: way }
+    let host = host_to(json!({ "endpoint": way.endpoint }), json!({}));
+    OnDocker { executor: DockerExecutor::new(), host, _way: way, registries: Mutex::default() }
 }
 
 #[async_trait]
@@ -47,7 +62,7 @@ impl Subject for OnDocker {
     }
 
     fn unreachable_host(&self) -> Host {
-        host_at("unix:///nowhere/docker.sock", json!({}))
+        host_to(json!({ "endpoint": "unix:///nowhere/docker.sock" }), json!({}))
     }
 
     fn unknown_id(&self) -> ExecutionId {
@@ -91,9 +106,32 @@ impl Subject for OnDocker {
     }
 
     fn missing_image(&self) -> Need {
-        let mut spec = words(&["true"]);
-        spec.container.image = "gantry/no-such-image:1".into();
-        Ok(spec)
+        Ok(self.image_of(Registry::start()))
+    }
+
+    fn denied_image(&self) -> Need {
+        Ok(self.image_of(Registry::locked()))
+    }
+
+    fn fails_to_start(&self) -> Result<(ResolvedSpec, FailureClass), NotApplicable> {
+        Err(NotApplicable("the engine answers a launch only once the container has started"))
+    }
+
+    fn no_room(&self) -> Need {
+        Err(NotApplicable("an engine knows no bound on its containers"))
+    }
+
+    fn throttled(&self) -> Need {
+        Err(NotApplicable("an engine takes whatever comes; a registry's limit is met before the launch"))
+    }
+
+    fn hidden_at_first(&self) -> Need {
+        Err(NotApplicable("an engine knows its containers from the moment they are created"))
+    }
+
+    async fn sick_host(&self) -> Result<(Host, FailureClass), NotApplicable> {
+        let full = host_to(json!({ "endpoint": endpoint() }), json!({ "min_free_disk_mb": u64::MAX }));
+        Ok((full, FailureClass::NoCapacity))
     }
 
     fn refused_launch(&self) -> Result<(ResolvedSpec, FailureClass), NotApplicable> {

@@ -11,24 +11,29 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use gantry_core::{Failure, FailureClass, FleetId};
-use gantry_worker::executor::{ExecutionId, Found, Launch, LaunchError, LogCursor, LogPage, Observed, Owned};
+use gantry_worker::executor::{
+    ExecutionId, Found, Idempotence, Launch, LaunchError, LogCursor, LogPage, Observed, Owned,
+};
 use tokio::sync::Notify;
 
-use crate::behaviour::{Behaviour, Fault};
+use crate::behaviour::Behaviour;
 use crate::clock::{now_ns, ns};
 use crate::container::{Container, Stop, is_name};
+use crate::faults::Fault;
 use crate::folder::Folder;
 use crate::ledger::Line;
 use crate::memory::Memory;
 
-/// How long the stop of a removed container stays. A process that polls at all does so far more often.
-const STOPS_STAY: Duration = Duration::from_secs(3600);
+/// How long the stop of a removed container stays, and the mark of a refused launch. A process that polls at all does
+/// so far more often, and one that repeats a launch does it sooner.
+const MARKS_STAY: Duration = Duration::from_secs(3600);
 
 /// An engine.
 #[derive(Debug)]
 pub(crate) struct Engine {
     folder: Folder,
     identity: String,
+    idempotence: Idempotence,
     memory: Mutex<Memory>,
     /// Told when a wake was set before all others.
     sooner: Notify,
@@ -44,14 +49,18 @@ impl Seen {
     fn observed(&self) -> Observed {
         self.container.observed(self.stop, now_ns())
     }
+
+    fn is_hidden(&self) -> bool {
+        self.container.is_hidden(now_ns())
+    }
 }
 
 impl Engine {
-    /// Opens the engine of a directory.
-    pub(crate) fn open(dir: &Path) -> io::Result<Self> {
+    /// Opens the engine of a directory, where launches under one name are idempotent for so long.
+    pub(crate) fn open(dir: &Path, idempotence: Idempotence) -> io::Result<Self> {
         let folder = Folder::open(dir)?;
         let identity = folder.identity()?;
-        Ok(Self { folder, identity, memory: Mutex::default(), sooner: Notify::new() })
+        Ok(Self { folder, identity, idempotence, memory: Mutex::default(), sooner: Notify::new() })
     }
 
     /// The identity that it was opened with.
@@ -64,16 +73,19 @@ impl Engine {
         self.folder.identity().is_ok_and(|identity| identity == self.identity)
     }
 
-    pub(crate) fn launch(&self, launch: &Launch, behaviour: Behaviour) -> Result<ExecutionId, LaunchError> {
-        if let Some(class) = behaviour.fail.at_launch() {
+    pub(crate) fn launch(&self, launch: &Launch, mut behaviour: Behaviour) -> Result<ExecutionId, LaunchError> {
+        let fault = behaviour.settle(launch.job, launch.attempt);
+        if let Some(class) = fault.and_then(Fault::at_launch) {
             return Err(LaunchError::NotLaunched(simulated(class)));
         }
         if !is_name(&launch.name) {
             let failure = Failure::new(FailureClass::InvalidSpec, format!("{:?} is not an external name", launch.name));
             return Err(LaunchError::NotLaunched(failure));
         }
-        let fault = behaviour.fail;
-        let container = Container::new(launch, behaviour, now_ns());
+        if fault == Some(Fault::Unavailable) && self.refuses_once(&launch.name)? {
+            return Err(LaunchError::MaybeLaunched("simulated: 503, the service is unavailable".into()));
+        }
+        let container = Container::new(launch, behaviour, fault, now_ns());
         // Until the file is in its place nothing was launched.
         let is_new =
             self.folder.put_container(&container).map_err(|error| LaunchError::NotLaunched(unreachable(&error)))?;
@@ -87,11 +99,17 @@ impl Engine {
         }
         written.map_err(|error| LaunchError::MaybeLaunched(format!("the ledger cannot be written: {error}")))?;
         match fault {
-            Fault::LostResponse => {
+            Some(Fault::LostResponse) => {
                 Err(LaunchError::MaybeLaunched("simulated: the answer to the launch was lost".into()))
             }
             _ => Ok(id),
         }
+    }
+
+    /// Whether this is the first launch under a name, which somebody refuses then, and nobody the next.
+    fn refuses_once(&self, name: &str) -> Result<bool, LaunchError> {
+        let first = || Ok(!self.folder.has_container(name)? && self.folder.put_refused(name)?);
+        first().map_err(|error| LaunchError::NotLaunched(unreachable(&error)))
     }
 
     /// The container that has the name already. One that is lost keeps it: what cannot be found may yet run.
@@ -105,21 +123,45 @@ impl Engine {
             let message = format!("the name {} is taken by job {}", launch.name, there.run.job);
             return Err(LaunchError::NotLaunched(Failure::new(FailureClass::LaunchRejected, message)));
         }
+        let now = now_ns();
+        let idempotent = match self.idempotence {
+            Idempotence::Forever => true,
+            Idempotence::For(time) => now.saturating_sub(there.launched_ns()) < ns(time),
+            Idempotence::Never => false,
+        };
+        if !idempotent {
+            return Err(self.doubled(&there, now));
+        }
         let id = there.execution_id();
         self.memory().remember(Arc::new(there));
         Ok(id)
     }
 
+    /// A launch that would have made a second container, by a caller that was told that it would: the ledger has it,
+    /// so that nobody gets away with it.
+    fn doubled(&self, there: &Container, now: u64) -> LaunchError {
+        if let Err(error) = self.folder.append(&Line::Launched(there.second(now))) {
+            return LaunchError::MaybeLaunched(format!("the ledger cannot be written: {error}"));
+        }
+        let message = format!("{} was launched before, and launching again is another container here", there.run.name);
+        LaunchError::NotLaunched(Failure::new(FailureClass::LaunchRejected, message))
+    }
+
+    /// States; what nobody sees yet is left out.
     pub(crate) fn observe(&self, ids: &[ExecutionId]) -> Result<Vec<(ExecutionId, Observed)>, Failure> {
         self.read_stops()?;
         ids.iter()
-            .map(|id| {
-                let Some(seen) = self.seen(id)? else { return Ok((id.clone(), Observed::Gone)) };
-                let state = seen.observed();
-                if !matches!(state, Observed::Starting | Observed::Running) {
-                    self.memory().settle(&seen.container.run.name);
+            .filter_map(|id| match self.seen(id) {
+                Err(failure) => Some(Err(failure)),
+                Ok(None) => Some(Ok((id.clone(), Observed::Gone))),
+                Ok(Some(seen)) if seen.is_hidden() => None,
+                Ok(Some(seen)) => {
+                    let state = seen.observed();
+                    if !matches!(state, Observed::Starting | Observed::Running) {
+                        self.memory().settle(&seen.container.run.name);
+                    }
+                    Some(Ok((id.clone(), state)))
                 }
-                Ok((id.clone(), state))
             })
             .collect()
     }
@@ -131,6 +173,7 @@ impl Engine {
         match self.folder.container(name) {
             Err(error) => Found::Unknown(error.to_string()),
             Ok(None) => Found::Absent,
+            Ok(Some(container)) if container.is_hidden(now_ns()) => Found::Unknown(hidden(name).message),
             Ok(Some(container)) => match self.folder.stop(&container.run.id) {
                 Err(error) => Found::Unknown(error.to_string()),
                 Ok(stop) if container.observed(stop, now_ns()) == Observed::Gone => Found::Absent,
@@ -146,7 +189,7 @@ impl Engine {
         max_bytes: usize,
     ) -> Result<LogPage, Failure> {
         self.read_stop(id)?;
-        let seen = self.seen(id)?.filter(|seen| seen.observed() != Observed::Gone);
+        let seen = self.visible(id)?.filter(|seen| seen.observed() != Observed::Gone);
         let Some(Seen { container, stop }) = seen else {
             return Err(Failure::new(FailureClass::Lost, format!("there is no container {id}")));
         };
@@ -160,7 +203,7 @@ impl Engine {
 
     pub(crate) fn stop(&self, id: &ExecutionId, grace: Duration) -> Result<(), Failure> {
         self.read_stop(id)?;
-        let Some(Seen { container, stop: before }) = self.seen(id)? else { return Ok(()) };
+        let Some(Seen { container, stop: before }) = self.visible(id)? else { return Ok(()) };
         let Some(stop) = container.stopped(before, now_ns(), grace) else { return Ok(()) };
         let stopped = Line::Stopped { id: id.0.clone(), name: container.run.name.clone(), stopped_ns: stop.at_ns };
         self.folder.put_stop(&id.0, stop, before.is_some()).map_err(|error| unreachable(&error))?;
@@ -182,6 +225,9 @@ impl Engine {
         };
         let stop = self.memory().stop(&id.0);
         let now = now_ns();
+        if container.is_hidden(now) {
+            return Err(hidden(name));
+        }
         if container.observed(stop, now) == Observed::Running {
             return Err(Failure::new(FailureClass::BackendError, format!("container {id} is running")));
         }
@@ -199,6 +245,9 @@ impl Engine {
         let mut owned = Vec::new();
         for name in &names {
             let Some(container) = self.listed(name)?.filter(|container| container.fleet == fleet) else { continue };
+            if container.is_hidden(now_ns()) {
+                continue;
+            }
             let state = container.observed(self.memory().stop(&container.run.id), now_ns());
             if state != Observed::Gone {
                 owned.push(Owned {
@@ -212,13 +261,14 @@ impl Engine {
         }
         self.memory().retain(&names);
         self.sweep_stops(&names).map_err(|error| unreachable(&error))?;
+        self.folder.sweep_refused(MARKS_STAY).map_err(|error| unreachable(&error))?;
         Ok(owned)
     }
 
     /// Removes the stops of containers that were removed, once every process has had the time to see them.
     fn sweep_stops(&self, names: &[String]) -> io::Result<()> {
         let names: HashSet<&str> = names.iter().map(String::as_str).collect();
-        let before = now_ns().saturating_sub(ns(STOPS_STAY));
+        let before = now_ns().saturating_sub(ns(MARKS_STAY));
         let old = self.memory().stops_before(before);
         old.iter()
             .filter(|id| Container::name_in(id).is_none_or(|name| !names.contains(name)))
@@ -287,6 +337,14 @@ impl Engine {
         Ok((container.run.id == id.0).then_some(Seen { container, stop }))
     }
 
+    /// The container with this id, if it is there; a failure while nobody sees it.
+    fn visible(&self, id: &ExecutionId) -> Result<Option<Seen>, Failure> {
+        match self.seen(id)? {
+            Some(seen) if seen.is_hidden() => Err(hidden(&seen.container.run.name)),
+            seen => Ok(seen),
+        }
+    }
+
     /// Reads the stops, if there was one since the last time.
     fn read_stops(&self) -> Result<(), Failure> {
         let read = || -> io::Result<()> {
@@ -318,6 +376,11 @@ impl Engine {
 /// The failure of a fault that somebody asked for.
 pub(crate) fn simulated(class: FailureClass) -> Failure {
     Failure::new(class, format!("simulated: {class}"))
+}
+
+/// What is asked of a container that nobody sees yet.
+fn hidden(name: &str) -> Failure {
+    Failure::new(FailureClass::BackendError, format!("simulated: {name} is not visible yet"))
 }
 
 /// Whatever goes wrong with the directory, it is the host that cannot be reached.

@@ -1,6 +1,6 @@
 //! The `Executor`: from a host to the engine of its directory.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,19 +8,54 @@ use std::time::Duration;
 use async_trait::async_trait;
 use gantry_core::host::Host;
 use gantry_core::spec::ResolvedSpec;
-use gantry_core::{ExecutorType, Failure, FailureClass, FleetId};
+use gantry_core::{ExecutorType, Failure, FailureClass, FleetId, JobId};
 use gantry_worker::executor::{
     ExecutionId, Executor, Found, Health, Idempotence, Launch, LaunchError, LogCursor, LogPage, Observed, Owned,
 };
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::behaviour::Behaviour;
 use crate::engine::{Engine, simulated, unreachable};
+use crate::faults::Fault;
 
 /// Runs simulated containers, see the crate's own words.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct MockExecutor {
+    idempotence: Idempotence,
     engines: Mutex<HashMap<PathBuf, Arc<Engine>>>,
+}
+
+/// The environment variable of [`MockExecutor::from_env`].
+const IDEMPOTENCE: &str = "GANTRY_MOCK_IDEMPOTENCE";
+
+/// A setting of the process that makes no sense.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{IDEMPOTENCE} must be forever, never, or a time such as 24h, not {text:?}")]
+pub struct Misconfigured {
+    text: String,
+}
+
+fn idempotence(text: &str) -> Result<Idempotence, Misconfigured> {
+    match text {
+        "forever" => Ok(Idempotence::Forever),
+        "never" => Ok(Idempotence::Never),
+        time => {
+            humantime::parse_duration(time).map(Idempotence::For).map_err(|_| Misconfigured { text: text.to_owned() })
+        }
+    }
+}
+
+/// The fault that an attempt meets on a host with this `executor_config`, with these labels; for producers' tests that
+/// want to know beforehand. A job whose label `mock.key` is set meets the same whatever its id. `invalid_spec` if a key
+/// or a value makes no sense.
+pub fn fault(
+    executor_config: &Value,
+    labels: &BTreeMap<String, String>,
+    job: JobId,
+    attempt: i32,
+) -> Result<Option<Fault>, Failure> {
+    Ok(Behaviour::of(executor_config, labels)?.settle(job, attempt))
 }
 
 /// The `connection_config` of a host.
@@ -32,10 +67,29 @@ struct Connection<'a> {
     dir: &'a Path,
 }
 
+impl Default for MockExecutor {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl MockExecutor {
-    /// An executor that has looked at nothing yet.
+    /// An executor that has looked at nothing yet. A launch under one name is idempotent for ever.
     pub fn new() -> Self {
-        Self::default()
+        Self { idempotence: Idempotence::Forever, engines: Mutex::default() }
+    }
+
+    /// The same, with launches that are idempotent for another time, as they are in a cloud.
+    #[must_use]
+    pub fn with_idempotence(self, idempotence: Idempotence) -> Self {
+        Self { idempotence, ..self }
+    }
+
+    /// The executor of a process: `GANTRY_MOCK_IDEMPOTENCE` is `forever` (if it is not set), `never`, or a time such
+    /// as `24h`. A setting of the process, because it is a trait of the backend and not of a host.
+    pub fn from_env() -> Result<Self, Misconfigured> {
+        let Some(text) = std::env::var_os(IDEMPOTENCE) else { return Ok(Self::new()) };
+        Ok(Self::new().with_idempotence(idempotence(&text.to_string_lossy())?))
     }
 
     fn engine(&self, host: &Host) -> Result<Arc<Engine>, Failure> {
@@ -48,7 +102,7 @@ impl MockExecutor {
         if let Some(engine) = engines.get(dir) {
             return Ok(Arc::clone(engine));
         }
-        let engine = Arc::new(Engine::open(dir).map_err(|error| unreachable(&error))?);
+        let engine = Arc::new(Engine::open(dir, self.idempotence).map_err(|error| unreachable(&error))?);
         engines.insert(dir.to_owned(), Arc::clone(&engine));
         Ok(engine)
     }
@@ -67,7 +121,7 @@ impl Executor for MockExecutor {
     }
 
     fn idempotence(&self) -> Idempotence {
-        Idempotence::Forever
+        self.idempotence
     }
 
     async fn check(&self, host: &Host) -> Result<Health, Failure> {
@@ -75,6 +129,10 @@ impl Executor for MockExecutor {
         if !engine.is_there() {
             self.forget(&engine);
             engine = self.engine(host)?;
+        }
+        let behaviour = Behaviour::of(&host.executor_config, &BTreeMap::new())?;
+        if let Some(class) = behaviour.sick {
+            return Err(simulated(class));
         }
         let detail = format!("gantry mock {}", env!("CARGO_PKG_VERSION"));
         Ok(Health { identity: engine.identity().to_owned(), detail })
@@ -90,7 +148,7 @@ impl Executor for MockExecutor {
         if !behaviour.prepare_delay.is_zero() {
             tokio::time::sleep(behaviour.prepare_delay).await;
         }
-        match behaviour.fail.at_prepare() {
+        match behaviour.fail.certain().and_then(Fault::at_prepare) {
             Some(class) => Err(simulated(class)),
             None => Ok(String::new()),
         }
@@ -142,5 +200,19 @@ impl Executor for MockExecutor {
             Ok(engine) => engine.changed(at_most).await,
             Err(_) => tokio::time::sleep(at_most).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idempotence_is_read_or_refused() {
+        assert_eq!(idempotence("forever"), Ok(Idempotence::Forever));
+        assert_eq!(idempotence("never"), Ok(Idempotence::Never));
+        assert_eq!(idempotence("24h"), Ok(Idempotence::For(Duration::from_secs(24 * 3600))));
+        let message = idempotence("sometimes").expect_err("no time").to_string();
+        assert!(message.starts_with("GANTRY_MOCK_IDEMPOTENCE must be forever, never,"), "{message}");
     }
 }

@@ -4,6 +4,7 @@
 //! identity          the engine's identity, made once
 //! containers/NAME   one per container, made at its launch, immutable
 //! stops/ID          a stop, if there was one
+//! refused/NAME      a launch that was answered with a 503, once
 //! ledger.jsonl      what ran, see `ledger`
 //! scratch/          files being written
 //! ```
@@ -15,7 +16,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::de::DeserializeOwned;
@@ -29,6 +30,7 @@ pub(crate) const STOPS: &str = "stops";
 pub(crate) const LEDGER: &str = "ledger.jsonl";
 const IDENTITY: &str = "identity";
 const SCRATCH: &str = "scratch";
+const REFUSED: &str = "refused";
 
 /// An open directory.
 #[derive(Debug)]
@@ -36,6 +38,7 @@ pub(crate) struct Folder {
     identity: PathBuf,
     containers: PathBuf,
     stops: PathBuf,
+    refused: PathBuf,
     scratch: PathBuf,
     /// Unique to this process and folder: the beginning of its scratch files' names.
     writer: Uuid,
@@ -51,11 +54,12 @@ impl Folder {
             let path = root.join(name);
             make(&path).map(|()| path)
         };
-        let (containers, stops, scratch) = (folder(CONTAINERS)?, folder(STOPS)?, folder(SCRATCH)?);
+        let (containers, stops) = (folder(CONTAINERS)?, folder(STOPS)?);
+        let (refused, scratch) = (folder(REFUSED)?, folder(SCRATCH)?);
         let ledger = OpenOptions::new().append(true).create(true).open(root.join(LEDGER))?;
         let identity = root.join(IDENTITY);
-        let folder =
-            Self { identity, containers, stops, scratch, writer: Uuid::now_v7(), written: AtomicU64::new(0), ledger };
+        let (writer, written) = (Uuid::now_v7(), AtomicU64::new(0));
+        let folder = Self { identity, containers, stops, refused, scratch, writer, written, ledger };
         // Whoever comes second keeps what the first made.
         folder.put(&folder.identity, Uuid::now_v7().to_string().as_bytes())?;
         Ok(folder)
@@ -119,6 +123,29 @@ impl Folder {
     /// When the set of stops was last changed, by the clock of the file system.
     pub(crate) fn stops_changed(&self) -> io::Result<SystemTime> {
         fs::metadata(&self.stops)?.modified()
+    }
+
+    /// Notes that the launch under this name was refused; false if it was before.
+    pub(crate) fn put_refused(&self, name: &str) -> io::Result<bool> {
+        self.put(&self.refused.join(name), b"")
+    }
+
+    /// Forgets the refusals that are older than `age`.
+    pub(crate) fn sweep_refused(&self, age: Duration) -> io::Result<()> {
+        for entry in fs::read_dir(&self.refused)? {
+            let path = entry?.path();
+            let refused = match fs::metadata(&path) {
+                Ok(metadata) => metadata.modified()?,
+                Err(error) => {
+                    absent(&path, error)?;
+                    continue;
+                }
+            };
+            if refused.elapsed().is_ok_and(|passed| passed > age) {
+                remove(&path)?;
+            }
+        }
+        Ok(())
     }
 
     /// Adds a line to the ledger, in one write to a file opened for appending, so that lines of many processes

@@ -29,7 +29,7 @@ pub struct Run {
     pub attempt: i32,
     /// When it starts.
     pub started_ns: u64,
-    /// When it ends, if nobody stops it.
+    /// When it ends, if nobody stops it. Before its start, if that fails: it never ran.
     pub planned_end_ns: u64,
 }
 

@@ -2,8 +2,6 @@
 
 use std::process::ExitCode;
 
-use gantry_executor_mock::MockExecutor;
-
 fn main() -> ExitCode {
-    gantry_worker::main("gantry-worker-mock", MockExecutor::new)
+    gantry_executor_mock::main()
 }

@@ -62,7 +62,7 @@ impl Memory {
     pub(crate) fn remember(&mut self, container: Arc<Container>) -> bool {
         let name = container.run.name.clone();
         self.forget(&name);
-        let at_ns = container.end_ns(self.stop(&container.run.id));
+        let at_ns = container.end_seen_ns(self.stop(&container.run.id));
         self.known.insert(name.clone(), Known { container, wake: None });
         self.set_wake(&name, at_ns, 0);
         self.next_wake() == Some(at_ns)
@@ -71,7 +71,7 @@ impl Memory {
     /// Keeps a stop and moves the wake of its container. True if that is the next of all.
     pub(crate) fn remember_stop(&mut self, container: &Container, stop: Stop) -> bool {
         self.stops.insert(container.run.id.clone(), stop);
-        let at_ns = container.end_ns(Some(stop));
+        let at_ns = container.end_seen_ns(Some(stop));
         self.set_wake(&container.run.name, at_ns, 0);
         self.next_wake() == Some(at_ns)
     }
@@ -181,7 +181,7 @@ mod tests {
     fn container(name: &str, now: u64, duration: Duration) -> Arc<Container> {
         let spec = serde_json::from_value(serde_json::json!({"image": "any"})).expect("a spec");
         let launch = Launch { name: name.into(), fleet: FleetId::new(), job: JobId::new(), attempt: 1, spec };
-        Arc::new(Container::new(&launch, Behaviour { duration, ..Behaviour::default() }, now))
+        Arc::new(Container::new(&launch, Behaviour { duration, ..Behaviour::default() }, None, now))
     }
 
     #[test]

@@ -100,6 +100,32 @@ impl Subject for Mock {
         Ok(labelled(&[("fail", "image_not_found".into())]))
     }
 
+    fn denied_image(&self) -> Need {
+        Ok(labelled(&[("fail", "image_pull_denied".into())]))
+    }
+
+    fn fails_to_start(&self) -> Result<(ResolvedSpec, FailureClass), NotApplicable> {
+        let spec = labelled(&[("fail", "start_failed".into()), ("start_delay", "200ms".into())]);
+        Ok((spec, FailureClass::BackendError))
+    }
+
+    fn no_room(&self) -> Need {
+        Ok(labelled(&[("fail", "no_capacity".into())]))
+    }
+
+    fn throttled(&self) -> Need {
+        Ok(labelled(&[("fail", "throttled".into())]))
+    }
+
+    fn hidden_at_first(&self) -> Need {
+        Ok(labelled(&[("hidden_for", "2s".into()), ("duration", "2m".into())]))
+    }
+
+    async fn sick_host(&self) -> Result<(Host, FailureClass), NotApplicable> {
+        let sick = Host { executor_config: json!({"sick": "no_capacity"}), ..self.host.clone() };
+        Ok((sick, FailureClass::NoCapacity))
+    }
+
     fn refused_launch(&self) -> Result<(ResolvedSpec, FailureClass), NotApplicable> {
         Ok((labelled(&[("fail", "no_capacity".into())]), FailureClass::NoCapacity))
     }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use gantry_core::host::Host;
 use gantry_core::naming::external_name;
 use gantry_core::{ExecutorType, FailureClass, FleetId, HostId, JobId};
-use gantry_executor_mock::{MockExecutor, ledger};
-use gantry_worker::executor::{ExecutionId, Executor, Found, Launch, LaunchError, Observed};
+use gantry_executor_mock::{Fault, MockExecutor, fault, ledger};
+use gantry_worker::executor::{ExecutionId, Executor, Found, Idempotence, Launch, LaunchError, LogCursor, Observed};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -156,6 +156,121 @@ async fn a_lost_container_runs_and_is_nowhere_to_be_found() {
     assert_eq!(fixture.executor.list_owned(&fixture.host, fixture.fleet).await.expect("reachable"), []);
     let failure = fixture.executor.logs(&fixture.host, &id, None, 100).await.expect_err("nothing to read");
     assert_eq!(failure.class, FailureClass::Lost);
+}
+
+#[tokio::test]
+async fn an_unavailable_service_has_done_nothing_and_does_it_the_second_time() {
+    let fixture = fixture();
+    let launch = fixture.launch(json!({"mock.fail": "unavailable", "mock.duration": "1h"}));
+    let error = fixture.executor.launch(&fixture.host, &launch).await.expect_err("503");
+    assert!(matches!(error, LaunchError::MaybeLaunched(_)), "{error}");
+    assert_eq!(fixture.executor.find(&fixture.host, &launch.name).await, Found::Absent);
+    assert_eq!(ledger::read(fixture.dir.path()).expect("readable").runs().count(), 0);
+
+    // Whoever tries again: what the first one met is known to all.
+    let another = MockExecutor::new();
+    let id = another.launch(&fixture.host, &launch).await.expect("launches");
+    assert_eq!(fixture.executor.launch(&fixture.host, &launch).await.expect("adopts"), id);
+    assert_eq!(ledger::read(fixture.dir.path()).expect("readable").starts()[&(launch.job, 1)], 1);
+}
+
+#[tokio::test]
+async fn what_is_hidden_is_unknown_and_never_absent() {
+    let fixture = fixture();
+    let (launch, id) = fixture.start(json!({"mock.hidden_for": "1500ms"})).await;
+    let (executor, host) = (&fixture.executor, &fixture.host);
+    assert_eq!(executor.observe(host, std::slice::from_ref(&id)).await.expect("reachable"), []);
+    assert!(matches!(executor.find(host, &launch.name).await, Found::Unknown(_)));
+    assert_eq!(executor.list_owned(host, fixture.fleet).await.expect("reachable"), []);
+    assert!(executor.logs(host, &id, None, 100).await.is_err());
+    assert!(executor.stop(host, &id, Duration::ZERO).await.is_err());
+    assert!(executor.remove(host, &id).await.is_err());
+    assert_eq!(executor.launch(host, &launch).await.expect("adopts"), id, "the name is taken for all that");
+
+    // Its end is announced once it can be seen.
+    let began = Instant::now();
+    while executor.observe(host, std::slice::from_ref(&id)).await.expect("reachable").is_empty() {
+        executor.changed(host, LONG).await;
+    }
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(matches!(fixture.state(executor, &id).await, Observed::Ended(_)));
+    executor.remove(host, &id).await.expect("removes");
+}
+
+#[tokio::test]
+async fn any_worker_draws_the_same_faults() {
+    let fixture = fixture();
+    let faults = json!({"fail": {"throttled": 0.3, "no_exit_code": 0.3}, "seed": 11});
+    let host = host(json!({ "dir": fixture.dir.path() }), faults);
+    let mut met = std::collections::BTreeMap::new();
+    for _ in 0..100 {
+        let launch = fixture.launch(json!({}));
+        let expected = fault(&host.executor_config, &launch.spec.labels, launch.job, 1).expect("valid");
+        *met.entry(expected).or_insert(0) += 1;
+        match MockExecutor::new().launch(&host, &launch).await {
+            Err(LaunchError::NotLaunched(failure)) => {
+                assert_eq!((expected, failure.class), (Some(Fault::Throttled), FailureClass::Throttled));
+            }
+            Ok(id) => {
+                let Observed::Ended(end) = fixture.state(&fixture.executor, &id).await else { panic!("0 s are over") };
+                assert_eq!(end.outcome.failure().is_some(), expected == Some(Fault::NoExitCode), "{end:?}");
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(met.len() == 3 && met.values().all(|count| *count > 10), "{met:?}");
+}
+
+#[tokio::test]
+async fn a_flood_is_read_in_pages_and_never_stored() {
+    let fixture = fixture();
+    let labels =
+        json!({"mock.lines": "100000", "mock.line_bytes": "100", "mock.print_time": "0s", "mock.duration": "1h"});
+    let (_, id) = fixture.start(labels).await;
+    let (mut bytes, mut cursor): (usize, Option<LogCursor>) = (0, None);
+    loop {
+        let page = fixture.executor.logs(&fixture.host, &id, cursor.as_ref(), 1 << 20).await.expect("readable");
+        bytes += page.chunks.iter().map(|(_, chunk)| chunk.len()).sum::<usize>();
+        cursor = page.cursor;
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!(bytes, 10_000_000);
+    let file = std::fs::read_dir(fixture.path("containers")).expect("a folder").next().expect("one").expect("readable");
+    assert!(file.metadata().expect("a file").len() < 1000);
+}
+
+#[tokio::test]
+async fn a_launch_repeated_where_it_must_not_be_is_in_the_ledger() {
+    let fixture = fixture();
+    let never = MockExecutor::new().with_idempotence(Idempotence::Never);
+    let launch = fixture.launch(json!({"mock.duration": "1h"}));
+    never.launch(&fixture.host, &launch).await.expect("launches");
+    let starts = || ledger::read(fixture.dir.path()).expect("readable").starts()[&(launch.job, 1)];
+    assert_eq!(starts(), 1);
+    let error = never.launch(&fixture.host, &launch).await.expect_err("a second container");
+    assert!(matches!(error, LaunchError::NotLaunched(failure) if failure.class == FailureClass::LaunchRejected));
+    assert_eq!(starts(), 2, "it is counted");
+
+    let launch = fixture.launch(json!({"mock.duration": "1h"}));
+    let starts = || ledger::read(fixture.dir.path()).expect("readable").starts()[&(launch.job, 1)];
+    let hour = MockExecutor::new().with_idempotence(Idempotence::For(Duration::from_secs(3600)));
+    let id = hour.launch(&fixture.host, &launch).await.expect("launches");
+    assert_eq!(hour.launch(&fixture.host, &launch).await.expect("adopts"), id);
+    assert_eq!(starts(), 1);
+    let none = MockExecutor::new().with_idempotence(Idempotence::For(Duration::ZERO));
+    assert!(none.launch(&fixture.host, &launch).await.is_err(), "its time is over");
+    assert_eq!(starts(), 2);
+}
+
+#[tokio::test]
+async fn a_host_with_a_bad_configuration_fails_its_check() {
+    let fixture = fixture();
+    let typo = host(json!({ "dir": fixture.dir.path() }), json!({"durration": "1s"}));
+    let failure = fixture.executor.check(&typo).await.expect_err("no job is sent there to fail");
+    assert_eq!(failure.class, FailureClass::InvalidSpec);
+    assert!(failure.message.starts_with("executor_config.durration: "), "{failure}");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod common;
 mod docker;
+mod ministack;
 mod postgres;
 mod rabbitmq;
 mod run;

@@ -8,7 +8,7 @@ use gantry_core::{FleetId, JobId};
 use tokio::time::Instant;
 
 use super::Subject;
-use crate::executor::{End, ExecutionId, Executor, Launch, LogCursor, LogPage, Observed, Owned, Stream};
+use crate::executor::{End, ExecutionId, Executor, Found, Launch, LogCursor, LogPage, Observed, Owned, Stream};
 
 /// Between two looks at a state that is waited for.
 const POLL: Duration = Duration::from_millis(20);
@@ -87,6 +87,19 @@ impl<'a> Bench<'a> {
             Observed::Starting | Observed::Running => None,
         })
         .await
+    }
+
+    /// Waits until the executor is certain that nothing was launched under a name. At once where the backend knows;
+    /// later where it may be slow to show what it launched. It is never found.
+    pub async fn until_absent(&self, name: &str) {
+        self.until("nothing is known under the name", async || {
+            match self.executor().find(self.subject.host(), name).await {
+                Found::Absent => Some(()),
+                Found::Unknown(_) => None,
+                found @ Found::Found(_) => panic!("nothing was launched as {name}, and it is {found:?}"),
+            }
+        })
+        .await;
     }
 
     /// Waits until it runs.

@@ -19,6 +19,8 @@
 mod bench;
 pub mod cases;
 
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -32,6 +34,9 @@ pub use bench::{Bench, Started};
 
 use crate::executor::{ExecutionId, Executor, Launch};
 
+/// Names a file that gets a line for each case that held, or cannot be had, in any process.
+const MATRIX: &str = "GANTRY_CONTRACT_MATRIX";
+
 /// Why a backend cannot have a case, in words for the matrix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotApplicable(pub &'static str);
@@ -41,6 +46,17 @@ pub type Verdict = Result<(), NotApplicable>;
 
 /// A spec that the subject makes, or why its backend has no such thing.
 pub type Need = Result<ResolvedSpec, NotApplicable>;
+
+/// How exactly a backend keeps what a container prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogKind {
+    /// Byte for byte, the streams apart.
+    Bytes,
+    /// Line by line, the streams apart: whether the last line had an end is not known.
+    Lines,
+    /// Line by line, both streams as one, which is read as standard output.
+    MixedLines,
+}
 
 /// A backend under test.
 ///
@@ -88,8 +104,33 @@ pub trait Subject: Send + Sync {
     /// Is killed at its memory limit.
     fn oom(&self) -> Need;
 
+    /// How exactly the backend keeps what a container prints.
+    fn log_kind(&self) -> LogKind {
+        LogKind::Bytes
+    }
+
     /// Names an image that does not exist.
     fn missing_image(&self) -> Need;
+
+    /// Names an image that the registry refuses to give.
+    fn denied_image(&self) -> Need;
+
+    /// Is launched, and then fails to start: there never is a container. With the class of its end.
+    fn fails_to_start(&self) -> Result<(ResolvedSpec, FailureClass), NotApplicable>;
+
+    /// Finds no room at the place.
+    fn no_room(&self) -> Need;
+
+    /// Is not launched, because the backend asks to slow down.
+    fn throttled(&self) -> Need;
+
+    /// Is launched and runs for a minute or more, and for some seconds the backend knows nothing of it, neither by
+    /// its id nor in a list.
+    fn hidden_at_first(&self) -> Need;
+
+    /// A host that answers and can run nothing: closed, full, or with credentials that are refused. With the class of
+    /// its failed check.
+    async fn sick_host(&self) -> Result<(Host, FailureClass), NotApplicable>;
 
     /// Passes `validate` and `prepare`, and is refused at launch with this class.
     fn refused_launch(&self) -> Result<(ResolvedSpec, FailureClass), NotApplicable>;
@@ -116,10 +157,18 @@ pub async fn run<S: Subject>(name: &str, subject: S, case: impl AsyncFnOnce(&Ben
     let result = AssertUnwindSafe(case(&bench)).catch_unwind().await;
     bench.clean_up().await;
     let executor = subject.executor().executor_type();
-    match result {
-        Ok(Ok(())) => println!("contract {executor} {name} ok"),
-        Ok(Err(NotApplicable(reason))) => println!("contract {executor} {name} n/a {reason}"),
+    let line = match result {
+        Ok(Ok(())) => format!("contract {executor} {name} ok"),
+        Ok(Err(NotApplicable(reason))) => format!("contract {executor} {name} n/a {reason}"),
         Err(panic) => std::panic::resume_unwind(panic),
+    };
+    println!("{line}");
+    if let Some(matrix) = std::env::var_os(MATRIX) {
+        let written = OpenOptions::new().create(true).append(true).open(matrix).and_then(|mut file| {
+            // In one piece: the cases of all executors run side by side.
+            file.write_all(format!("{line}\n").as_bytes())
+        });
+        written.expect("the file of the matrix can be written");
     }
 }
 
@@ -131,6 +180,7 @@ macro_rules! contract_tests {
         $crate::contract_tests! { $subject:
             host::identity_is_stable,
             host::an_unreachable_host_fails_its_check,
+            host::a_sick_host_fails_its_check,
             host::what_cannot_run_is_refused_before_anything_is_sent,
             launch::a_launch_runs_once_to_its_end,
             launch::a_launch_again_is_the_same_container,
@@ -141,6 +191,10 @@ macro_rules! contract_tests {
             launch::a_launch_to_nowhere_is_no_container,
             launch::a_refused_launch_leaves_nothing_running,
             launch::a_missing_image_is_named,
+            launch::a_denied_pull_is_told_apart,
+            launch::a_start_that_fails_without_a_container_is_an_end,
+            launch::a_place_without_room_says_so,
+            launch::a_throttled_launch_is_no_container,
             launch::a_created_container_is_adopted_and_started,
             end::exit_codes_are_kept,
             end::a_signal_is_128_and_its_number,
@@ -148,6 +202,7 @@ macro_rules! contract_tests {
             observe::many_are_observed_at_once,
             observe::none_are_observed_as_none,
             observe::a_poll_error_is_no_state,
+            observe::what_is_not_visible_yet_is_not_gone,
             observe::another_worker_sees_the_same,
             observe::waiting_for_a_change_ends_in_time,
             logs::logs_begin_with_the_first_byte,

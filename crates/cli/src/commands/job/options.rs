@@ -1,6 +1,7 @@
 //! What a job is, on the command line.
 
 use clap::Args;
+use gantry_core::gpus::Gpus;
 use gantry_core::spec::{ContainerSpec, Mount, Submission, SubmissionVersion};
 use gantry_core::{ExecutorType, lost};
 
@@ -34,6 +35,15 @@ pub(in crate::commands) struct Options {
     /// A directory of the host to see in the container, read-only, where the host allows it; may be given more than once
     #[arg(long, value_parser = mount, value_name = "SOURCE:TARGET")]
     mount: Vec<Mount>,
+    /// Whom it runs as: a name or number, with :GROUP if wanted
+    #[arg(long, value_name = "USER[:GROUP]")]
+    user: Option<String>,
+    /// Let it change nothing but /tmp, which is memory then
+    #[arg(long)]
+    read_only_root: bool,
+    /// GPUs, where the host allows them: a number, or all
+    #[arg(long, value_parser = gpus, value_name = "N")]
+    gpus: Option<Gpus>,
     /// What to do when its host does not come back: wait, retry or fail, with the seconds to wait before, such as
     /// retry:600
     #[arg(long, value_parser = on_lost, value_name = "ACTION[:SECONDS]")]
@@ -81,6 +91,9 @@ impl Options {
                     timeout_seconds: self.timeout,
                     mounts: self.mount,
                     network: None,
+                    user: self.user,
+                    read_only_root: self.read_only_root,
+                    gpus: self.gpus,
                     retry: Default::default(),
                     on_lost: self.on_lost.unwrap_or_default(),
                 };
@@ -126,6 +139,13 @@ fn on_lost(text: &str) -> Result<lost::Policy, String> {
         policy.after_seconds = after.parse().map_err(|_| format!("{after:?} is not a number of seconds"))?;
     }
     Ok(policy)
+}
+
+fn gpus(text: &str) -> Result<Gpus, String> {
+    match text {
+        "all" => Ok(Gpus::ALL),
+        number => number.parse().map(Gpus::Count).map_err(|_| "it is a number, or all".to_owned()),
+    }
 }
 
 fn mount(text: &str) -> Result<Mount, String> {
@@ -174,6 +194,11 @@ mod tests {
             "0.5",
             "--mount",
             "/usr/share:/data",
+            "--user",
+            "1000:1000",
+            "--read-only-root",
+            "--gpus",
+            "2",
             "--name",
             "n",
             "--label",
@@ -197,6 +222,10 @@ mod tests {
         );
         assert_eq!((spec.timeout_seconds, spec.memory_limit_mb, spec.cpu_limit), (Some(2), Some(64), Some(0.5)));
         assert_eq!(spec.mounts, [Mount { source: "/usr/share".into(), target: "/data".into(), writable: false }]);
+        assert_eq!(
+            (spec.user.as_deref(), spec.read_only_root, spec.gpus),
+            (Some("1000:1000"), true, Some(Gpus::Count(2)))
+        );
         assert_eq!(
             (job.name.as_deref(), job.priority, job.preferred_executor),
             (Some("n"), -5, Some(ExecutorType::Docker))

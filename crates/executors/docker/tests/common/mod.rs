@@ -19,13 +19,13 @@ fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: `make test` starts the servers and sets it"))
 }
 
-/// A host on an engine.
-pub(crate) fn host_at(endpoint: &str, executor_config: Value) -> Host {
+/// A host, reached in any way.
+pub(crate) fn host_to(connection_config: Value, executor_config: Value) -> Host {
     Host {
         id: HostId::new(),
         name: "test".into(),
         executor_type: ExecutorType::Docker,
-        connection_config: json!({ "endpoint": endpoint }),
+        connection_config,
         executor_config,
     }
 }

@@ -7,9 +7,10 @@ use gantry_core::state::Outcome;
 use gantry_worker::executor::Executor;
 use serde_json::json;
 
-use crate::common::words;
+use crate::common::{sh, words};
+use crate::images::{pulls, push, push_changed, untag};
 use crate::lab::Lab;
-use crate::registry::{Registry, free_address, untag};
+use crate::registry::{Registry, free_address};
 
 fn of_image(image: &str) -> ResolvedSpec {
     let mut spec = words(&["true"]);
@@ -21,14 +22,15 @@ fn of_image(image: &str) -> ResolvedSpec {
 async fn fifty_jobs_pull_an_image_once() {
     let (lab, registry) = (Lab::new(), Registry::start().await);
     let docker = lab.docker().await;
-    let image = registry.push(&docker, "shared").await;
+    let image = push(&registry, &docker, "shared").await;
     let spec = of_image(&image);
-    let before = registry.pulls("shared");
+    let before = pulls(&registry, "shared");
     let said = join_all((0..50).map(|_| lab.executor.prepare(&lab.host, &spec))).await;
     for said in said {
-        assert!(said.expect("pulls").contains("Downloaded newer image"), "what the engine said is passed on");
+        let said = said.expect("pulls");
+        assert!(said.contains("Downloaded newer image"), "what the engine said is passed on");
     }
-    let pulls = registry.pulls("shared") - before;
+    let pulls = pulls(&registry, "shared") - before;
     assert!(pulls <= 1, "asked for {pulls} times");
     assert_eq!(lab.run(spec.clone()).await.1.outcome, Outcome::Exited(0));
     assert_eq!(lab.executor.prepare(&lab.host, &spec).await, Ok(String::new()), "nothing is pulled that is there");
@@ -43,10 +45,25 @@ async fn fifty_jobs_pull_an_image_once() {
 }
 
 #[tokio::test]
+async fn what_came_is_told_layer_by_layer() {
+    let (lab, registry) = (Lab::new(), Registry::start().await);
+    let docker = lab.docker().await;
+    // A layer that no engine has seen, on top of the test image's.
+    let (changed, _) = lab.run(sh("head -c 3000000 /dev/urandom > /new")).await;
+    let image = push_changed(&registry, &docker, "layers", &changed.0).await;
+    let said = lab.executor.prepare(&lab.host, &of_image(&image)).await.expect("pulls");
+    assert!(said.contains("new layers: 1 with 3.0 MB in "), "{said}");
+    let layers: Vec<&str> = said.lines().filter(|line| line.starts_with("layer ")).collect();
+    assert!(layers.iter().any(|line| line.ends_with(": was there")), "{said}");
+    assert!(layers.iter().any(|line| line.contains(": 3.0 MB, there after ")), "{said}");
+    untag(&docker, &image).await;
+}
+
+#[tokio::test]
 async fn always_means_every_time() {
     let (lab, registry) = (Lab::with(json!({ "pull_policy": "always" })), Registry::start().await);
     let docker = lab.docker().await;
-    let image = registry.push(&docker, "moving").await;
+    let image = push(&registry, &docker, "moving").await;
     for _ in 0..2 {
         assert_ne!(lab.executor.prepare(&lab.host, &of_image(&image)).await, Ok(String::new()));
     }
@@ -57,7 +74,7 @@ async fn always_means_every_time() {
 async fn an_aborted_pull_is_taken_up_again() {
     let (lab, registry) = (Lab::new(), Registry::start().await);
     let docker = lab.docker().await;
-    let image = registry.push(&docker, "again").await;
+    let image = push(&registry, &docker, "again").await;
     let spec = of_image(&image);
     {
         let prepare = lab.executor.prepare(&lab.host, &spec);

@@ -12,9 +12,10 @@ use gantry_core::spec::ResolvedSpec;
 use gantry_core::{FleetId, JobId};
 use gantry_executor_docker::DockerExecutor;
 use gantry_worker::executor::{End, ExecutionId, Executor, Launch, LogCursor, Observed, Stream};
+use gantry_worker::secrets::Secrets;
 use serde_json::{Value, json};
 
-use crate::common::{endpoint, host_at};
+use crate::common::{endpoint, host_to};
 
 /// The longest that anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -23,6 +24,8 @@ pub(crate) struct Lab {
     pub(crate) executor: DockerExecutor,
     pub(crate) host: Host,
     pub(crate) fleet: FleetId,
+    /// The engine's own socket, by which the test looks at it.
+    socket: String,
 }
 
 impl Lab {
@@ -35,12 +38,20 @@ impl Lab {
     }
 
     pub(crate) fn at(endpoint: &str, executor_config: Value) -> Self {
-        Self { executor: DockerExecutor::new(), host: host_at(endpoint, executor_config), fleet: FleetId::new() }
+        Self::to(json!({ "endpoint": endpoint }), executor_config, Secrets::default())
+    }
+
+    /// A host that is reached in any way; if not by a socket, it is the test engine.
+    pub(crate) fn to(connection_config: Value, executor_config: Value, secrets: Secrets) -> Self {
+        let named = connection_config["endpoint"].as_str().filter(|named| named.starts_with("unix://"));
+        let socket = named.map_or_else(endpoint, str::to_owned);
+        let host = host_to(connection_config, executor_config);
+        Self { executor: DockerExecutor::with_secrets(secrets), host, fleet: FleetId::new(), socket }
     }
 
     /// A client that is not the executor's own.
     pub(crate) async fn docker(&self) -> Docker {
-        client(&self.host).await
+        client(&self.socket).await
     }
 
     pub(crate) fn launch_of(&self, spec: ResolvedSpec) -> Launch {
@@ -109,11 +120,11 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        let (host, fleet) = (self.host.clone(), self.fleet);
+        let (socket, fleet) = (self.socket.clone(), self.fleet);
         // A thread with a runtime of its own, because the test's cannot be waited for from here.
         let sweep = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(sweep(&host, fleet));
+            runtime.block_on(sweep(&socket, fleet));
         });
         if sweep.join().is_err() {
             eprintln!("containers of {fleet} may be left");
@@ -121,14 +132,13 @@ impl Drop for Lab {
     }
 }
 
-async fn client(host: &Host) -> Docker {
-    let endpoint = host.connection_config["endpoint"].as_str().expect("a test's endpoint is a string");
-    let docker = Docker::connect_with_unix(endpoint, 10, API_DEFAULT_VERSION).expect("the socket is there");
+async fn client(socket: &str) -> Docker {
+    let docker = Docker::connect_with_unix(socket, 10, API_DEFAULT_VERSION).expect("the socket is there");
     docker.negotiate_version().await.expect("the engine answers")
 }
 
-async fn sweep(host: &Host, fleet: FleetId) {
-    let docker = client(host).await;
+async fn sweep(socket: &str, fleet: FleetId) {
+    let docker = client(socket).await;
     let filters = HashMap::from([("label", vec![format!("gantry.fleet={fleet}")])]);
     let all = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
     for container in docker.list_containers(Some(all)).await.expect("lists") {

@@ -3,6 +3,7 @@
 use bollard::models::{ContainerCreateBody, MountType};
 use bollard::query_parameters::CreateContainerOptionsBuilder;
 use gantry_core::FailureClass;
+use gantry_core::gpus::Gpus;
 use gantry_core::spec::Mount;
 use gantry_core::state::Outcome;
 use gantry_worker::executor::{Executor, Found, LaunchError, Observed};
@@ -58,6 +59,86 @@ async fn what_the_host_grants_is_given() {
     let container = lab.docker().await.inspect_container(&id.0, None).await.expect("it is there");
     assert_eq!(container.host_config.expect("inspect gives the host config").pids_limit, Some(64));
     assert_eq!(lab.until_ended(&id).await.outcome, Outcome::Exited(0));
+}
+
+#[tokio::test]
+async fn what_the_host_says_is_on_every_container() {
+    let lab = Lab::with(json!({
+        "labels": { "site": "north", "team": "host" },
+        "ulimits": { "nofile": 1234, "core": { "soft": 0, "hard": 0 } },
+        "user": "1000:1001"
+    }));
+    let mut spec = sh("ulimit -n; id -u; id -g");
+    spec.labels = [("team".into(), "job".into()), ("own".into(), "kept".into())].into();
+    let (id, end) = lab.run(spec).await;
+    assert_eq!(end.outcome, Outcome::Exited(0));
+    assert_eq!(lab.read(&id, None, 4096).await.0, b"1234\n1000\n1001\n");
+    let container = lab.docker().await.inspect_container(&id.0, None).await.expect("it is there");
+    let labels = container.config.and_then(|config| config.labels).expect("it has labels");
+    assert_eq!([&labels["site"], &labels["team"], &labels["own"]], ["north", "host", "kept"]);
+}
+
+#[tokio::test]
+async fn a_job_names_its_user_where_the_host_does_not_mind() {
+    let lab = Lab::with(json!({ "user": "1000" }));
+    let mut spec = sh("id -u");
+    spec.container.user = Some("nobody".into());
+    let (id, _) = lab.run(spec.clone()).await;
+    assert_ne!(lab.read(&id, None, 4096).await.0, b"1000\n");
+    spec.container.user = Some("nosuchuser".into());
+    match lab.executor.launch(&lab.host, &lab.launch_of(spec.clone())).await {
+        Err(LaunchError::NotLaunched(failure)) => assert_eq!(failure.class, FailureClass::LaunchRejected, "{failure}"),
+        other => panic!("there is no such user: {other:?}"),
+    }
+    let strict = Lab::with(json!({ "allow_root": false }));
+    let failure = strict.executor.validate(&strict.host, &spec).expect_err("it may be root");
+    assert_eq!(failure.class, FailureClass::InvalidSpec, "{failure}");
+    spec.container.user = Some("1000".into());
+    let (id, _) = strict.run(spec).await;
+    assert_eq!(strict.read(&id, None, 4096).await.0, b"1000\n");
+}
+
+#[tokio::test]
+async fn a_read_only_root_leaves_tmp_to_write_to() {
+    let lab = Lab::new();
+    let mut spec = sh("! touch /etc/x 2>/dev/null && ! touch /x 2>/dev/null && echo here > /tmp/x && cat /tmp/x");
+    spec.container.read_only_root = true;
+    spec.container.user = Some("1000".into());
+    let (id, end) = lab.run(spec).await;
+    assert_eq!((end.outcome, lab.read(&id, None, 4096).await.0), (Outcome::Exited(0), b"here\n".to_vec()));
+}
+
+/// There are none here, and the engine says so: the place cannot do what its configuration promises.
+#[tokio::test]
+async fn gpus_are_asked_of_the_engine() {
+    let lab = Lab::with(json!({ "gpus": "all" }));
+    let mut spec = words(&["true"]);
+    for gpus in [Gpus::Count(1), Gpus::ALL] {
+        spec.container.gpus = Some(gpus);
+        let launch = lab.launch_of(spec.clone());
+        match lab.executor.launch(&lab.host, &launch).await {
+            Err(LaunchError::NotLaunched(failure)) => {
+                assert_eq!(failure.class, FailureClass::BackendError, "{failure}");
+                assert!(failure.message.contains("[[gpu]]"), "{failure}");
+            }
+            other => panic!("there is no driver for them: {other:?}"),
+        }
+        assert_eq!(lab.executor.find(&lab.host, &launch.name).await, Found::Absent);
+    }
+    let none = Lab::new();
+    let failure = none.executor.validate(&none.host, &spec).expect_err("not allowed by default");
+    assert!(failure.message.starts_with("gpus: "), "{failure}");
+}
+
+#[tokio::test]
+async fn a_host_without_its_network_is_not_well() {
+    let lab = Lab::with(json!({ "network": "no-such-network" }));
+    let failure = lab.executor.check(&lab.host).await.expect_err("there is no such network");
+    assert!(failure.message.contains("docker network create no-such-network"), "{failure}");
+    for network in ["none", "default"] {
+        let there = Lab::with(json!({ "network": network }));
+        there.executor.check(&there.host).await.expect("every engine has it");
+    }
 }
 
 #[tokio::test]

@@ -26,11 +26,12 @@ pub async fn a_container_is_found_in_every_state(bench: &Bench<'_>) -> Verdict {
 /// A name that nothing was launched under is absent, even if it is the beginning of another's.
 pub async fn what_never_was_is_absent(bench: &Bench<'_>) -> Verdict {
     let mut launch = bench.launch_of(bench.subject.exit(0)?);
-    assert_eq!(bench.executor().find(bench.subject.host(), &launch.name).await, Found::Absent);
+    bench.until_absent(&launch.name).await;
     let name = launch.name.clone();
     launch.name.push('2');
     bench.start_launch(launch).await;
-    assert_eq!(bench.executor().find(bench.subject.host(), &name).await, Found::Absent, "only a longer name is taken");
+    // Only a longer name is taken.
+    bench.until_absent(&name).await;
     Ok(())
 }
 

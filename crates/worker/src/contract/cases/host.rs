@@ -24,6 +24,16 @@ pub async fn an_unreachable_host_fails_its_check(bench: &Bench<'_>) -> Verdict {
     Ok(())
 }
 
+/// A host that answers and can run nothing fails its check, with the class that tells why: jobs are not sent there.
+pub async fn a_sick_host_fails_its_check(bench: &Bench<'_>) -> Verdict {
+    let (host, class) = bench.subject.sick_host().await?;
+    let failure = bench.executor().check(&host).await.expect_err("it can run nothing");
+    assert_eq!(failure.class, class, "{failure}");
+    assert!(!failure.message.is_empty(), "an operator would like to know what to do");
+    bench.executor().check(bench.subject.host()).await.expect("the other host is well");
+    Ok(())
+}
+
 /// `validate` refuses what the backend cannot do, as `invalid_spec` and in words.
 pub async fn what_cannot_run_is_refused_before_anything_is_sent(bench: &Bench<'_>) -> Verdict {
     let spec = bench.subject.invalid()?;

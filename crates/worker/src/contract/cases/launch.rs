@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use gantry_core::FailureClass;
 use gantry_core::state::Outcome;
+use gantry_core::{Failure, FailureClass};
 
 use crate::contract::{Bench, NotApplicable, Verdict};
 use crate::executor::{Found, Idempotence, Launch, LaunchError, Observed};
@@ -144,19 +144,71 @@ pub async fn a_refused_launch_leaves_nothing_running(bench: &Bench<'_>) -> Verdi
     Ok(())
 }
 
-/// An image that does not exist has its own class, from `prepare` or, where that cannot know, from the launch.
+/// An image that does not exist has its own class, from `prepare`, from the launch or, where the backend pulls only
+/// after it has taken the launch, as the end.
 pub async fn a_missing_image_is_named(bench: &Bench<'_>) -> Verdict {
-    let (host, launch) = (bench.subject.host(), bench.launch_of(bench.subject.missing_image()?));
+    let failure = failure_of(bench, &bench.launch_of(bench.subject.missing_image()?)).await;
+    assert_eq!(failure.class, FailureClass::ImageNotFound, "{failure}");
+    Ok(())
+}
+
+/// An image that the registry does not give is not one that does not exist.
+pub async fn a_denied_pull_is_told_apart(bench: &Bench<'_>) -> Verdict {
+    let failure = failure_of(bench, &bench.launch_of(bench.subject.denied_image()?)).await;
+    assert_eq!(failure.class, FailureClass::ImagePullDenied, "{failure}");
+    Ok(())
+}
+
+/// Taken by the backend, and never a container: that is an end, and not a start that is waited for for ever.
+pub async fn a_start_that_fails_without_a_container_is_an_end(bench: &Bench<'_>) -> Verdict {
+    let (spec, class) = bench.subject.fails_to_start()?;
+    let started = bench.start(spec).await;
+    let end = bench.until_ended(&started.id).await;
+    let Outcome::Failed(failure) = &end.outcome else { panic!("there never was a container, and it is {end:?}") };
+    assert_eq!((failure.class, failure.exit_code), (class, None), "{failure}");
+    assert_eq!(end.run, None, "what never started ran for no time: {end:?}");
+    let page = bench.page(&started.id, None, 4096).await;
+    assert_eq!((page.chunks.len(), page.more), (0, false), "what never started printed nothing: {page:?}");
+    bench.executor().stop(bench.subject.host(), &started.id, Duration::ZERO).await.expect("it is over");
+    Ok(())
+}
+
+/// A place without room says so, and runs it neither now nor later.
+pub async fn a_place_without_room_says_so(bench: &Bench<'_>) -> Verdict {
+    let failure = failure_of(bench, &bench.launch_of(bench.subject.no_room()?)).await;
+    assert_eq!(failure.class, FailureClass::NoCapacity, "{failure}");
+    Ok(())
+}
+
+/// A backend that asks to slow down has launched nothing, and says for certain that it has not.
+pub async fn a_throttled_launch_is_no_container(bench: &Bench<'_>) -> Verdict {
+    let launch = bench.launch_of(bench.subject.throttled()?);
+    match bench.executor().launch(bench.subject.host(), &launch).await {
+        Err(LaunchError::NotLaunched(failure)) => assert_eq!(failure.class, FailureClass::Throttled, "{failure}"),
+        other => panic!("asked to slow down, the launch gave {other:?}"),
+    }
+    bench.until_absent(&launch.name).await;
+    Ok(())
+}
+
+/// How a launch that must fail fails, at whatever step. Nothing of it may run.
+async fn failure_of(bench: &Bench<'_>, launch: &Launch) -> Failure {
+    let host = bench.subject.host();
+    bench.executor().validate(host, &launch.spec).expect("only the place can tell");
     let failure = match bench.executor().prepare(host, &launch.spec).await {
         Err(failure) => failure,
-        Ok(_) => match bench.executor().launch(host, &launch).await {
+        Ok(_) => match bench.executor().launch(host, launch).await {
             Err(LaunchError::NotLaunched(failure)) => failure,
-            other => panic!("there is no such image, and the launch gave {other:?}"),
+            Err(error @ LaunchError::MaybeLaunched(_)) => panic!("refused, and the launch gave {error}"),
+            Ok(id) => match bench.until_ended(&id).await.outcome {
+                Outcome::Failed(failure) => failure,
+                outcome @ Outcome::Exited(_) => panic!("it cannot have run, and ended with {outcome:?}"),
+            },
         },
     };
-    assert_eq!(failure.class, FailureClass::ImageNotFound, "{failure}");
-    assert_eq!(bench.owned().await, [], "nothing was launched");
-    Ok(())
+    assert_eq!(failure.exit_code, None, "nothing ran, so nothing exited: {failure}");
+    assert!(bench.owned().await.iter().all(|owned| !owned.running), "what failed runs");
+    failure
 }
 
 /// What a worker created and did not live to start is this attempt's: launching starts it.

@@ -7,7 +7,7 @@ use futures::future::join_all;
 use gantry_core::state::Outcome;
 
 use crate::contract::{Bench, Verdict};
-use crate::executor::{ExecutionId, Observed};
+use crate::executor::{ExecutionId, Found, Observed};
 
 /// Twenty at once, with one among them that never was: each has its own state, and that one is gone.
 pub async fn many_are_observed_at_once(bench: &Bench<'_>) -> Verdict {
@@ -58,6 +58,26 @@ pub async fn a_poll_error_is_no_state(bench: &Bench<'_>) -> Verdict {
     let answer = bench.executor().observe(&bench.subject.unreachable_host(), &ids).await;
     assert!(answer.is_err(), "nobody answered, and yet there are states: {answer:?}");
     bench.until_running(&started.id).await;
+    Ok(())
+}
+
+/// A backend that shows late what it launched is asked again: it is neither gone nor absent, for any worker.
+pub async fn what_is_not_visible_yet_is_not_gone(bench: &Bench<'_>) -> Verdict {
+    let (host, another) = (bench.subject.host(), bench.subject.another());
+    let started = bench.start(bench.subject.hidden_at_first()?).await;
+    bench
+        .until("it is seen to run", async || {
+            for executor in [bench.executor(), another.as_ref()] {
+                let seen = bench.look(executor, &started.id).await;
+                assert!(matches!(seen, None | Some(Observed::Starting | Observed::Running)), "it runs, seen: {seen:?}");
+                let found = executor.find(host, &started.launch.name).await;
+                assert_ne!(found, Found::Absent, "it was launched, and may not be called absent");
+            }
+            let found = another.find(host, &started.launch.name).await == Found::Found(started.id.clone());
+            let runs = bench.look(another.as_ref(), &started.id).await == Some(Observed::Running);
+            (found && runs).then_some(())
+        })
+        .await;
     Ok(())
 }
 

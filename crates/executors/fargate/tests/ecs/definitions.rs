@@ -1,0 +1,66 @@
+//! Task definitions: found by what they say, and registered within the account's limit.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use gantry_core::FailureClass;
+use gantry_double::{Fault, Rule};
+use gantry_worker::executor::Executor;
+use serde_json::json;
+
+use crate::common::Lab;
+use crate::{new_definition, of};
+
+/// 24 definitions at once, asked for by two executors: each is registered once, 20 at once and then one a second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn registrations_stay_under_the_limit() {
+    let lab = Lab::new().await;
+    let (one, other, host) = (lab.executor(), lab.executor(), lab.host());
+    let specs: Vec<_> = (0..24).map(|_| new_definition()).collect();
+    let began = Instant::now();
+    // Each twice at once by the one, and then by the other, which remembers nothing.
+    let prepared = join_all(specs.iter().chain(&specs).map(|spec| one.prepare(&host, spec))).await;
+    assert!(prepared.iter().all(Result::is_ok), "{prepared:?}");
+    let took = began.elapsed();
+    for spec in &specs {
+        other.prepare(&host, spec).await.expect("they exist");
+    }
+    let exchanges = lab.double.exchanges();
+    let registered = of(&exchanges, "RegisterTaskDefinition");
+    let families: HashSet<_> = registered.iter().map(|exchange| exchange.request["family"].to_string()).collect();
+    assert_eq!((registered.len(), families.len()), (24, 24), "the same content is registered once");
+    let first = registered.iter().map(|exchange| exchange.at).min().expect("there are some");
+    let in_the_burst = registered.iter().filter(|e| e.at < first + Duration::from_millis(900)).count();
+    assert!(in_the_burst <= 20, "{in_the_burst} at once");
+    assert!(took >= Duration::from_secs(3), "24 registrations took {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registration_too_many_waits_and_is_done() {
+    let lab = Lab::new().await;
+    let body = json!({ "__type": "ClientException", "message": "Too many concurrent attempts to create a new revision of the specified family." });
+    let spec = new_definition();
+    let dir = spec.container.working_dir.clone().expect("it has one");
+    lab.double.faults().add(Rule::new(Fault::Status { status: 400, body }).containing(dir).times(1));
+    lab.executor().prepare(&lab.host(), &spec).await.expect("it waits, and is registered");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_ecs_cannot_do_is_refused_by_name() {
+    let lab = Lab::new().await;
+    let (executor, host) = (lab.executor(), lab.host());
+    for (field, value) in [
+        ("mounts", json!([{ "source": "/a", "target": "/b" }])),
+        ("network", json!("jobs")),
+        ("gpus", json!(1)),
+        ("read_only_root", json!(true)),
+        ("cpu_limit", json!(17)),
+        ("command", json!(["x".repeat(9_000)])),
+    ] {
+        let spec = serde_json::from_value(json!({ "image": "i", field: value })).expect("a spec");
+        let failure = executor.validate(&host, &spec).expect_err("ECS has no such thing");
+        assert_eq!(failure.class, FailureClass::InvalidSpec);
+        assert!(failure.message.contains(field), "{field}: {failure}");
+    }
+}

@@ -1,0 +1,90 @@
+//! One start request for one attempt, whatever comes of it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use gantry_core::FleetId;
+use gantry_double::{Fault, Faults, Rule};
+use gantry_worker::executor::{Executor as _, Found, LaunchError};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+use crate::common::{double, executor, host_at, sh};
+use crate::{arrived, launch_of, until};
+
+/// The answer is lost, or an error of the server's.
+#[tokio::test]
+async fn a_start_is_never_repeated() {
+    let unavailable = Fault::Status { status: 503, body: json!({}) };
+    for (fault, runs) in [(Fault::LostResponse, 1), (unavailable, 0)] {
+        let faults = Faults::new(1);
+        faults.add(Rule::new(fault.clone()).to("POST", "/start"));
+        let double = double(faults).await;
+        let (executor, host) = (executor(), host_at(&double.url(), "main"));
+        let launch = launch_of(FleetId::new(), sh("exit 0"));
+        executor.prepare(&host, &launch.spec).await.expect("can be prepared");
+        let error = executor.launch(&host, &launch).await.expect_err("no answer");
+        assert!(matches!(error, LaunchError::MaybeLaunched(_)), "{fault:?}: {error}");
+        assert_eq!(arrived(&double, "/start"), 1, "{fault:?}");
+        let found = until("it is known what became of it", async || {
+            let found = executor.find(&host, &launch.name).await;
+            (!matches!(found, Found::Unknown(_))).then_some(found)
+        })
+        .await;
+        assert_eq!(matches!(found, Found::Found(_)), runs == 1, "{fault:?}: {found:?}");
+        assert_eq!(arrived(&double, "/start"), 1, "looking is not launching");
+        double.end().await.expect("ends");
+    }
+}
+
+/// The connection is closed in the middle of the request, after it, or in the middle of the answer; and a new one would
+/// be taken at once.
+#[tokio::test]
+async fn a_start_over_a_connection_that_breaks_is_never_repeated() {
+    for half_an_answer in
+        ["", "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{", "HTTP/1.1 307 Moved\r\nlocation: /\r\n\r\n"]
+    {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("it listens"));
+        let starts = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&starts);
+        let service = tokio::spawn(async move {
+            loop {
+                let (mut connection, _) = listener.accept().await.expect("connections");
+                let counted = Arc::clone(&counted);
+                tokio::spawn(async move {
+                    let mut bytes = vec![0; 64 << 10];
+                    while let Ok(count @ 1..) = connection.read(&mut bytes).await {
+                        let request = String::from_utf8_lossy(&bytes[..count]).into_owned();
+                        let Some(answer) = answer(&request) else {
+                            counted.fetch_add(1, Ordering::Relaxed);
+                            let _ = connection.write_all(half_an_answer.as_bytes()).await;
+                            return;
+                        };
+                        let _ = connection.write_all(answer.as_bytes()).await;
+                    }
+                });
+            }
+        });
+        let (executor, host) = (executor(), host_at(&url, "main"));
+        let launch = launch_of(FleetId::new(), sh("exit 0"));
+        executor.prepare(&host, &launch.spec).await.expect("can be prepared");
+        let error = executor.launch(&host, &launch).await.expect_err("no answer");
+        assert!(matches!(error, LaunchError::MaybeLaunched(_)), "{half_an_answer:?}: {error}");
+        assert_eq!(starts.load(Ordering::Relaxed), 1, "{half_an_answer:?}");
+        service.abort();
+    }
+}
+
+/// Anything but a start is answered well.
+fn answer(request: &str) -> Option<String> {
+    let body: Value = match request.lines().next()?.split(' ').nth(1)? {
+        path if path.ends_with("/start") => return None,
+        path if path.ends_with("/job-resources") => json!({ "resources": [] }),
+        _ if request.starts_with("POST") => json!({ "id": "d", "name": "n" }),
+        _ => json!({ "job_definitions": [], "total_count": 0 }),
+    };
+    let body = body.to_string();
+    Some(format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len()))
+}
