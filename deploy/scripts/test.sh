@@ -17,7 +17,7 @@ cargo nextest run --workspace --no-run
 GANTRY_CONTRACT_MATRIX=$(realpath --no-symlinks "${CARGO_TARGET_DIR:-target}/contract-matrix.txt")
 export GANTRY_CONTRACT_MATRIX
 rm -f "$GANTRY_CONTRACT_MATRIX"
-"${CARGO_TARGET_DIR:-target}/debug/gantry-servers" run --with postgres,rabbitmq,docker -- \
+"${CARGO_TARGET_DIR:-target}/debug/gantry-servers" run --with postgres,rabbitmq,docker,ministack -- \
     cargo nextest run --workspace "$@"
 # Which case of the executor contract holds where; unless somebody asked for certain tests.
 if [ $# = 0 ]; then

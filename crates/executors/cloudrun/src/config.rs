@@ -13,8 +13,8 @@ pub struct Connection {
     pub project: String,
     /// The region, such as `europe-west1`.
     pub region: String,
-    /// The name of a service account's key: the worker's variable `GANTRY_GOOGLE_CREDENTIALS_<NAME>` (upper case,
-    /// `-` and `.` as `_`) names the file. Default: the application default credentials, which on Google's own
+    /// The worker's secret that is a service account's key, in JSON.
+    /// Default: the application default credentials, which on Google's own
     /// machines are the machine's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<String>,

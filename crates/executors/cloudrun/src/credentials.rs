@@ -1,22 +1,21 @@
-//! As whom the service is asked. A host's config has the name of a key at most; the key lies in a file of the worker.
+//! As whom the service is asked. A host's config has the name of a key at most; the key is a secret of the worker.
 
 use gantry_core::{Failure, FailureClass};
+use gantry_worker::secrets::{ExposeSecret, SecretString, Secrets};
 use google_cloud_auth::credentials::{Builder, Credentials, anonymous, service_account};
 
 use crate::config::Connection;
 
-/// What the variables that name keys begin with.
-const VARIABLE: &str = "GANTRY_GOOGLE_CREDENTIALS_";
 /// Cloud Run and Cloud Logging; what the identity may do there is decided by its roles.
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
 
 /// The credentials of a host. Must be called within a runtime: tokens are renewed in the background.
-pub(crate) fn of(connection: &Connection) -> Result<Credentials, Failure> {
+pub(crate) fn of(connection: &Connection, secrets: &Secrets) -> Result<Credentials, Failure> {
     if connection.anonymous {
         return Ok(anonymous::Builder::new().build());
     }
     match &connection.credentials {
-        Some(name) => from_file(&variable(name)),
+        Some(name) => from_key(name, &secrets.resolve(name)?),
         None => Builder::default()
             .with_scopes([SCOPE])
             .build()
@@ -24,28 +23,15 @@ pub(crate) fn of(connection: &Connection) -> Result<Credentials, Failure> {
     }
 }
 
-/// The variable that names the file with this key.
-fn variable(name: &str) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
-    format!("{VARIABLE}{}", name.chars().map(plain).collect::<String>())
-}
-
-fn from_file(variable: &str) -> Result<Credentials, Failure> {
-    let path = std::env::var(variable)
-        .map_err(|_| failure(format!("set {variable} on this worker to the path of the service account's key")))?;
-    from_path(variable, &path)
-}
-
-fn from_path(variable: &str, path: &str) -> Result<Credentials, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|error| failure(format!("{variable}: {path}: {error}")))?;
+fn from_key(name: &str, key: &SecretString) -> Result<Credentials, Failure> {
     // What is wrong with a key may quote it: only where is told.
-    let key = serde_json::from_str(&text).map_err(|error| {
-        failure(format!("{variable}: {path} is not JSON, line {} column {}", error.line(), error.column()))
+    let key = serde_json::from_str(key.expose_secret()).map_err(|error| {
+        failure(format!("the secret {name:?} is not JSON, line {} column {}", error.line(), error.column()))
     })?;
     service_account::Builder::new(key)
         .with_access_specifier(service_account::AccessSpecifier::from_scopes([SCOPE]))
         .build()
-        .map_err(|_| failure(format!("{variable}: {path} is not the key of a service account")))
+        .map_err(|_| failure(format!("the secret {name:?} is not the key of a service account")))
 }
 
 fn failure(message: String) -> Failure {
@@ -63,11 +49,6 @@ mod tests {
         serde_json::from_value(json).expect("a connection")
     }
 
-    #[test]
-    fn a_name_is_a_variable() {
-        assert_eq!(variable("team-a.prod"), "GANTRY_GOOGLE_CREDENTIALS_TEAM_A_PROD");
-    }
-
     /// A key that was made for this test.
     fn private_key() -> String {
         let home = std::env::var("GANTRY_PYTHON").expect("GANTRY_PYTHON: `deploy/scripts/install.sh python` makes it");
@@ -81,16 +62,15 @@ print(key.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption())
 
     /// A service account's key signs with this process's own cryptography (ring); no server is asked for a token.
     #[tokio::test]
-    async fn a_key_from_a_file_is_an_identity() {
+    async fn a_key_is_an_identity() {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let file = tempfile::NamedTempFile::new().expect("a file");
+        let folder = tempfile::tempdir().expect("a folder");
         let key = serde_json::json!({
             "type": "service_account", "project_id": "p", "client_email": "jobs@p.iam.gserviceaccount.com",
             "private_key_id": "1", "private_key": private_key(),
         });
-        std::fs::write(file.path(), key.to_string()).expect("writes");
-        let path = file.path().to_str().expect("a path of plain characters");
-        let credentials = from_path("VARIABLE", path).expect("a key");
+        std::fs::write(folder.path().join("team-a"), key.to_string()).expect("writes");
+        let credentials = of(&named("team-a"), &Secrets::in_folder(folder.path())).expect("a key");
         let headers = credentials.headers(Default::default()).await.expect("a signed token");
         let CacheableResource::New { data, .. } = headers else { panic!("there was none before") };
         let token = data.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -99,22 +79,19 @@ print(key.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption())
 
     #[test]
     fn what_is_wrong_with_a_key_is_told_without_it() {
-        let file = tempfile::NamedTempFile::new().expect("a file");
         for (text, told) in
             [("{\"private_key\": \"secret", "not JSON"), ("{\"private_key\": \"secret\"}", "not the key")]
         {
-            std::fs::write(file.path(), text).expect("writes");
-            let failure = from_path("VARIABLE", file.path().to_str().expect("a path")).expect_err("no key");
-            assert!(failure.message.contains(told) && !failure.message.contains("secret"), "{failure}");
+            let failure = from_key("team-a", &SecretString::from(text)).expect_err("no key");
+            assert!(failure.message.contains(told) && !failure.message.contains("private"), "{failure}");
+            assert!(failure.message.contains("team-a"), "{failure}");
         }
-        let failure = from_path("VARIABLE", "/no/such/file").expect_err("no file");
-        assert!(failure.message.contains("VARIABLE: /no/such/file"), "{failure}");
     }
 
     #[tokio::test]
     async fn what_is_missing_is_named() {
-        let failure = of(&named("nobody-set-this")).expect_err("it is not set");
+        let failure = of(&named("nobody-set-this"), &Secrets::from_environment()).expect_err("it is not set");
         assert_eq!(failure.class, FailureClass::BackendError);
-        assert!(failure.message.contains("GANTRY_GOOGLE_CREDENTIALS_NOBODY_SET_THIS"), "{failure}");
+        assert!(failure.message.contains("GANTRY_SECRET_NOBODY_SET_THIS"), "{failure}");
     }
 }

@@ -5,8 +5,8 @@
 //! ```json
 //! { "project": "my-project", "region": "europe-west1", "credentials": "team-a" }
 //! ```
-//! `credentials` names a key, and never is one: the worker's variable `GANTRY_GOOGLE_CREDENTIALS_TEAM_A` holds the
-//! path of a service account's key file. Without it the application default credentials are used. The identity needs
+//! `credentials` names a key, and never is one: the worker's secret of that name is a service account's key, in JSON
+//! (`gantry_worker::secrets`). Without it the application default credentials are used. The identity needs
 //! `roles/run.developer` and `roles/logging.viewer` in the project and `roles/iam.serviceAccountUser` on the account
 //! that containers run as.
 //!
@@ -103,10 +103,10 @@ use gantry_core::{ExecutorType, Failure, FleetId};
 use gantry_worker::executor::{
     ExecutionId, Executor, Found, Health, Idempotence, Launch, LaunchError, LogCursor, LogPage, Observed, Owned,
 };
+use gantry_worker::secrets::Secrets;
 use region::Regions;
 
 /// The executor of type `cloudrun`. One serves any number of hosts, and keeps one set of clients for each.
-#[derive(Default)]
 pub struct CloudRunExecutor {
     regions: Regions,
 }
@@ -114,9 +114,20 @@ pub struct CloudRunExecutor {
 impl CloudRunExecutor {
     /// An executor that has not connected to anything yet.
     pub fn new() -> Self {
+        Self::with_secrets(Secrets::from_environment())
+    }
+
+    /// The same with these secrets.
+    pub fn with_secrets(secrets: Secrets) -> Self {
         // Google's clients take the process's own; it is there already in Gantry's programs.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        Self::default()
+        Self { regions: Regions::with(secrets) }
+    }
+}
+
+impl Default for CloudRunExecutor {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use gantry_core::host::Host;
 use gantry_core::{Failure, FailureClass, HostId};
+use gantry_worker::secrets::Secrets;
 use google_cloud_auth::credentials::Credentials;
 use google_cloud_gax::client_builder::{self, ClientBuilder};
 use google_cloud_gax::retry_policy::NeverRetry;
@@ -23,6 +24,7 @@ const GOOGLE: &str = "https://run.googleapis.com";
 /// One region of one project.
 pub(crate) struct Region {
     pub(crate) connection: Connection,
+    secrets: Secrets,
     clients: OnceCell<Clients>,
     pub(crate) names: Sightings,
     pub(crate) log_reads: Pace,
@@ -37,13 +39,13 @@ pub(crate) struct Clients {
 }
 
 impl Region {
-    fn new(connection: Connection) -> Self {
-        Self { connection, clients: OnceCell::new(), names: Sightings::default(), log_reads: Pace::new() }
+    fn new(connection: Connection, secrets: Secrets) -> Self {
+        Self { connection, secrets, clients: OnceCell::new(), names: Sightings::default(), log_reads: Pace::new() }
     }
 
     /// The clients. Nothing is sent yet: this fails only on what the worker itself lacks, such as a key.
     pub(crate) async fn clients(&self) -> Result<&Clients, Failure> {
-        self.clients.get_or_try_init(async || Clients::of(&self.connection).await).await
+        self.clients.get_or_try_init(async || Clients::of(&self.connection, &self.secrets).await).await
     }
 
     /// The region and where it is asked for: a double has the name of a region that exists.
@@ -54,8 +56,8 @@ impl Region {
 }
 
 impl Clients {
-    async fn of(connection: &Connection) -> Result<Self, Failure> {
-        let credentials = credentials::of(connection)?;
+    async fn of(connection: &Connection, secrets: &Secrets) -> Result<Self, Failure> {
+        let credentials = credentials::of(connection, secrets)?;
         let run = connection.endpoint.as_deref();
         let logging = connection.logging_endpoint.as_deref().or(run.filter(|_| connection.anonymous));
         let build = async || -> client_builder::Result<Self> {
@@ -86,19 +88,26 @@ fn configured<F>(
 
 /// The regions of all hosts asked about so far.
 #[derive(Default)]
-pub(crate) struct Regions(Mutex<HashMap<HostId, Arc<Region>>>);
+pub(crate) struct Regions {
+    secrets: Secrets,
+    all: Mutex<HashMap<HostId, Arc<Region>>>,
+}
 
 impl Regions {
+    pub(crate) fn with(secrets: Secrets) -> Self {
+        Self { secrets, all: Mutex::default() }
+    }
+
     /// The host's region; a new one when the host's connection config has changed.
     pub(crate) fn of(&self, host: &Host) -> Result<Arc<Region>, Failure> {
         let connection = Connection::of(host)?;
-        let mut regions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut regions = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(region) = regions.get(&host.id)
             && region.connection == connection
         {
             return Ok(Arc::clone(region));
         }
-        let region = Arc::new(Region::new(connection));
+        let region = Arc::new(Region::new(connection, self.secrets.clone()));
         regions.insert(host.id, Arc::clone(&region));
         Ok(region)
     }
