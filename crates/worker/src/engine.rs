@@ -51,6 +51,8 @@ pub(crate) struct Engine {
     pub(crate) log_pages: Arc<Semaphore>,
     /// Asks for a read of what the database says at once, not at the next beat.
     pub(crate) look: Notify,
+    /// A write said that the worker was declared dead.
+    pub(crate) dead: CancellationToken,
     /// No new work: the worker is about to hand over.
     pub(crate) draining: CancellationToken,
     /// The worker has ended: whatever its tasks wait for, they wait no longer.

@@ -207,6 +207,11 @@ fn from_end(end: End, id: &ExecutionId) -> Ended {
 
 /// Reports an end until RabbitMQ has it. From then on the beat sees to it that it is recorded.
 pub(crate) async fn report(engine: &Arc<Engine>, run: &Arc<Run>, container: Option<ExecutionId>, ended: Ended) {
+    // Its token holds until somebody adopts the attempt, and the report would be taken, without the log and the outputs that
+    // could not be stored any more. Whoever adopts it stores them, and reports the end.
+    if engine.dead.is_cancelled() {
+        return;
+    }
     let traceparent = run.spec.traceparent.clone();
     let report = Report { token: run.token, traceparent, kind: ReportKind::Ended(ended) };
     if let Err(trouble) = engine.writes.report.submit(report.clone()).await {

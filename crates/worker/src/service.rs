@@ -111,6 +111,7 @@ impl Service {
             hosts: Hosts::default(),
             log_pages: engine::log_pages(),
             look: Notify::new(),
+            dead: dead.clone(),
             draining: CancellationToken::new(),
             ended: CancellationToken::new(),
             requests: TaskTracker::new(),

@@ -53,6 +53,34 @@ async fn a_worker_that_was_declared_dead_ends() {
 }
 
 #[tokio::test]
+async fn a_worker_that_was_declared_dead_reports_no_end_without_its_log() {
+    let fleet = Fleet::new().await;
+    let host = fleet.mock_host(40).await;
+    let _parts = [fleet.dispatcher(), fleet.recorder()];
+    // A slow beat: it learns of its death by a write of a log, and not before.
+    let first = fleet.mock_worker(Settings { lease_seconds: 60, beat_millis: 15_000, ..quick() });
+    fleet.served(host, 1).await;
+    let producer = fleet.producer().await;
+    let mut ids = Vec::new();
+    for _ in 0..40 {
+        ids.push(producer.submit(&jobs::mock(&[("lines", "5"), ("duration", "3s")])).await);
+    }
+    let running = "select count(*) from container_executions where started_at is not null";
+    eventually(PATIENCE, async || fleet.scalar::<i64>(running).await == 40).await;
+    fleet.execute("update workers set state = 'dead', ended_at = now()").await;
+    eventually(PATIENCE, async || first.has_ended()).await;
+    first.crash();
+    let _second = fleet.mock_worker(quick());
+    fleet.all_complete(&ids).await;
+    let lines: String = (1..=5).map(|n| format!("line {n}\n")).collect();
+    for id in ids {
+        let attempts = fleet.attempts(id).await;
+        assert_eq!((attempts.len(), &attempts[0]["logs_incomplete"]), (1, &json!(false)), "{attempts:?}");
+        assert_eq!(String::from_utf8_lossy(&fleet.log(id, 1, "stdout").await), lines);
+    }
+}
+
+#[tokio::test]
 async fn what_a_killed_worker_left_is_reaped_by_the_next() {
     let fleet = Fleet::new().await;
     let host = fleet.mock_host(1).await;
