@@ -15,6 +15,8 @@ use crate::producer::Producer;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a connection is tried for, at all addresses.
 const CONNECT_WITHIN: Duration = Duration::from_secs(60);
+/// How long one attempt to connect may take.
+const CONNECT: Duration = Duration::from_secs(5);
 
 /// How a job must end.
 #[derive(Clone, Debug)]
@@ -81,7 +83,9 @@ impl Client {
         let began = Instant::now();
         loop {
             for address in &self.addresses {
-                match Producer::connect(address).await {
+                // A node that is on its way up may take a connection and say nothing on it.
+                let connected = tokio::time::timeout(CONNECT, Producer::connect(address)).await;
+                match connected.unwrap_or_else(|_| bail!("{address} does not answer")) {
                     Ok(producer) => {
                         self.producers.push(producer);
                         return Ok(());

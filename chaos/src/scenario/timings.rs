@@ -34,6 +34,8 @@ const FOR_EVER: &str = "trap 'exit 0' TERM; while :; do sleep 0.2; done";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks where the time is measured.
 const SHARP: Duration = Duration::from_millis(20);
+/// How long one attempt to connect may take.
+const CONNECT: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(binaries: &Path, folder: &Path) -> anyhow::Result<Row> {
     let mut row = Row::default();
@@ -136,7 +138,9 @@ async fn adopted(lab: &mut Lab, owned: &[Running], since: Instant) -> anyhow::Re
 /// Waits until RabbitMQ takes a connection, hands a job in, and tells how long it then took until that was over.
 async fn flowing(url: &str, lab: &mut Lab, client: &mut Client) -> anyhow::Result<Option<Duration>> {
     let began = Instant::now();
-    while Connection::connect(url, ConnectionProperties::default()).await.is_err() {
+    // A node that is on its way up may take a connection and say nothing on it.
+    let connect = || tokio::time::timeout(CONNECT, Connection::connect(url, ConnectionProperties::default()));
+    while !matches!(connect().await, Ok(Ok(_))) {
         ensure!(began.elapsed() < PATIENCE, "RabbitMQ does not come back");
         tokio::time::sleep(SHARP).await;
     }
