@@ -82,7 +82,8 @@ impl Guarded {
     }
 
     pub(crate) async fn identity(&self, host: &Host) -> Result<String, Failure> {
-        bounded("identity", READ_TIMEOUT, self.executor.identity(host)).await
+        // The same question as `check`, and the same point.
+        bounded("check", READ_TIMEOUT, self.executor.identity(host)).await
     }
 
     pub(crate) async fn observe(

@@ -322,7 +322,7 @@ mod tests {
                 pending(Backlog::default()),
                 0,
                 "no host of type docker",
-                "gantry host add NAME --executor docker --endpoint",
+                "gantry host add NAME --executor docker --connection",
             ),
             (parked(NoHost, Backlog::default()), 0, "no host of type docker", "gantry host add"),
             (pending(blocked.clone()), 0, "2 cordoned, 1 lost", "gantry host activate rack1"),
