@@ -72,7 +72,7 @@ impl Verdict {
         self.wrong_result += other.wrong_result;
     }
 
-    fn excuse(&mut self, note: String) {
+    pub(crate) fn excuse(&mut self, note: String) {
         self.excused.push(note);
     }
 

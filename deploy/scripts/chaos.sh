@@ -8,15 +8,19 @@ if [ "$(id -u)" != 0 ]; then
     echo "chaos: this starts a private Docker Engine, and that needs root" >&2
     exit 1
 fi
-deploy/scripts/install.sh servers
+deploy/scripts/install.sh servers python
+GANTRY_PYTHON=$(realpath --no-symlinks "${GANTRY_PYTHON:-${CARGO_TARGET_DIR:-target}/python}")
+export GANTRY_PYTHON
 
 export SQLX_OFFLINE=true
 cargo build -p gantry-servers -p gantry-dispatcher -p gantry-recorder -p gantry-api \
-    -p gantry-executor-mock -p gantry-executor-docker -p gantry-chaos
+    -p gantry-executor-mock -p gantry-executor-docker -p gantry-executor-cloudrun -p gantry-executor-fargate \
+    -p gantry-executor-scaleway -p gantry-chaos
 # A copy, so that a build in the meantime changes nothing halfway.
 bin=$(mktemp -d)
 trap 'rm -rf "$bin"' EXIT
-cp "${CARGO_TARGET_DIR:-target}"/debug/gantry-{servers,dispatcher,recorder,api,worker-mock,worker-docker,chaos} "$bin"
+cp "${CARGO_TARGET_DIR:-target}"/debug/gantry-{servers,dispatcher,recorder,api,chaos} \
+    "${CARGO_TARGET_DIR:-target}"/debug/gantry-worker-{mock,docker,cloudrun,fargate,scaleway} "$bin"
 
 if [ "${1:-}" = run ]; then
     shift

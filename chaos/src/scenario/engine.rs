@@ -1,28 +1,39 @@
 //! Docker Engine asked by its own program, so that what ran is told by the engine and not by Gantry.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use gantry_core::JobId;
 use gantry_servers::DockerEngine;
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
 
 /// An engine and the file with its events.
 #[derive(Clone, Debug)]
 pub(crate) struct Engine {
     socket: PathBuf,
     events: PathBuf,
+    /// Whose containers are that bear no labels of Gantry's, by their environment.
+    owners: Arc<Mutex<BTreeMap<String, (JobId, i32)>>>,
 }
 
 /// Writes an engine's events down for as long as it lives.
 #[derive(Debug)]
 pub(crate) struct Recorder {
     _events: Child,
+}
+
+/// Looks into the containers of an engine for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Inspector {
+    _looks: JoinSet<()>,
 }
 
 /// A container of Gantry's, as the engine told of it. Times are nanoseconds since the epoch, by the engine's clock.
@@ -40,7 +51,8 @@ impl Engine {
     /// Begins to write the engine's events to a file in `folder`.
     pub(crate) async fn record(engine: &DockerEngine, folder: &Path) -> anyhow::Result<(Self, Recorder)> {
         std::fs::create_dir_all(folder)?;
-        let this = Self { socket: engine.socket_path().to_owned(), events: folder.join("events.jsonl") };
+        let (socket, events) = (engine.socket_path().to_owned(), folder.join("events.jsonl"));
+        let this = Self { socket, events, owners: Arc::default() };
         let file = File::create(&this.events)?;
         let mut command =
             this.docker(&["events", "--filter", "type=container", "--format", "{{json .}}", "--since", "0"]);
@@ -55,6 +67,45 @@ impl Engine {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         anyhow::bail!("the engine tells no events")
+    }
+
+    /// Begins to look whose each new container is: the variables that Gantry gives it say so. For containers of clouds,
+    /// which have no labels of Gantry's, and which their cloud may remove as soon as they are over.
+    pub(crate) fn inspect(&self) -> anyhow::Result<Inspector> {
+        let mut command = self.docker(&[
+            "events",
+            "--filter",
+            "type=container",
+            "--filter",
+            "event=create",
+            "--format",
+            "{{.Actor.ID}}",
+        ]);
+        // Whatever was made before the first line is told too.
+        let mut child = command.args(["--since", "0"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let mut ids = BufReader::new(child.stdout.take().context("it is piped")?).lines();
+        let (this, mut looks) = (self.clone(), JoinSet::new());
+        looks.spawn(async move {
+            let _events = child;
+            let mut looks = JoinSet::new();
+            while let Ok(Some(id)) = ids.next_line().await {
+                let this = this.clone();
+                looks.spawn(async move { this.look(&id).await });
+                while looks.try_join_next().is_some() {}
+            }
+        });
+        Ok(Inspector { _looks: looks })
+    }
+
+    /// Notes whose a container is. One that is gone already stays nobody's, which the judge tells.
+    async fn look(&self, id: &str) {
+        let Ok(told) = self.run(&["inspect", "--format", "{{json .Config.Env}}", id]).await else { return };
+        let variables: Vec<String> = serde_json::from_str(&told).unwrap_or_default();
+        let value = |name| variables.iter().find_map(|one| one.strip_prefix(name)?.strip_prefix('='));
+        let owner = || Some((value("GANTRY_JOB_ID")?.parse().ok()?, value("GANTRY_ATTEMPT")?.parse().ok()?));
+        if let Some(owner) = owner() {
+            self.owners.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), owner);
+        }
     }
 
     /// As a host's connection config names it.
@@ -81,25 +132,55 @@ impl Engine {
         Ok(listed.lines().map(str::to_owned).collect())
     }
 
+    /// How many of these containers are there, whatever their state.
+    pub(crate) async fn left_of(&self, ran: &BTreeMap<String, Ran>) -> anyhow::Result<usize> {
+        let listed = self.run(&["ps", "--all", "--quiet", "--no-trunc"]).await?;
+        Ok(listed.lines().filter(|id| ran.contains_key(*id)).count())
+    }
+
     /// Every container of a fleet that the engine has told of, by id.
     pub(crate) fn ran(&self, fleet: &str) -> anyhow::Result<BTreeMap<String, Ran>> {
+        let number = |told: &Value| told.as_str().and_then(|text| text.parse::<i32>().ok());
+        self.told(|_, attributes| {
+            let job = attributes["gantry.job"].as_str().and_then(|id| id.parse().ok());
+            let attempt = number(&attributes["gantry.attempt"]).unwrap_or_default();
+            (attributes["gantry.fleet"] == fleet).then_some((job, attempt))
+        })
+    }
+
+    /// Every container of these jobs that was inspected, by id, and those that ran and are nobody's.
+    pub(crate) fn ran_of(&self, jobs: &BTreeSet<JobId>) -> anyhow::Result<BTreeMap<String, Ran>> {
+        let owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut ran = self.told(|id, _| match owners.get(id) {
+            Some((job, attempt)) => jobs.contains(job).then_some((Some(*job), *attempt)),
+            None => Some((None, 0)),
+        })?;
+        ran.retain(|_, ran| ran.job.is_some() || !ran.started.is_empty());
+        Ok(ran)
+    }
+
+    /// The containers that the engine has told of and that are `ours`, which says whose they are.
+    fn told(
+        &self,
+        ours: impl Fn(&str, &Value) -> Option<(Option<JobId>, i32)>,
+    ) -> anyhow::Result<BTreeMap<String, Ran>> {
         let mut ran: BTreeMap<String, Ran> = BTreeMap::new();
         let text = std::fs::read_to_string(&self.events)?;
         // What follows the last line's end is being written just now.
         for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
             let event: Value = serde_json::from_str(line)?;
             let attributes = &event["Actor"]["Attributes"];
-            if attributes["gantry.fleet"] != fleet {
-                continue;
-            }
-            let number = |name: &str| attributes[name].as_str().and_then(|text| text.parse::<i32>().ok());
+            let id = event["id"].as_str().unwrap_or_default();
+            let Some((job, attempt)) = ours(id, attributes) else { continue };
             let at = event["timeNano"].as_u64().context("an event without a time")?;
-            let container = ran.entry(event["id"].as_str().unwrap_or_default().to_owned()).or_default();
-            container.job = attributes["gantry.job"].as_str().and_then(|id| id.parse().ok());
-            container.attempt = number("gantry.attempt").unwrap_or_default();
+            let container = ran.entry(id.to_owned()).or_default();
+            (container.job, container.attempt) = (job, attempt);
             match event["Action"].as_str() {
                 Some("start") => container.started.push(at),
-                Some("die") => (container.ended, container.exit_code) = (Some(at), number("exitCode")),
+                Some("die") => {
+                    let code = attributes["exitCode"].as_str().and_then(|text| text.parse().ok());
+                    (container.ended, container.exit_code) = (Some(at), code);
+                }
                 _ => {}
             }
         }

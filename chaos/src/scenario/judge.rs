@@ -9,6 +9,7 @@ use gantry_core::JobId;
 use gantry_executor_mock::ledger;
 use serde_json::{Value, json};
 
+use super::cloud::Place;
 use super::engine::{self, Ran};
 use super::jobs::{Client, Job};
 use super::lab::{Backend, Lab};
@@ -27,6 +28,7 @@ pub(crate) async fn judge(lab: &mut Lab, client: &Client) -> anyhow::Result<Verd
     lab.until(TOLD_WITHIN, async |lab| Ok(untold(lab, client).await? == 0)).await?;
     verdict.orphans = left(lab).await?;
     let ran = containers(&mut verdict, lab).await?;
+    launched_again(&mut verdict, lab).await?;
     let rows = rows(lab).await?;
     let mut known = BTreeSet::new();
     for (index, job) in client.jobs.iter().enumerate() {
@@ -141,6 +143,7 @@ async fn left(lab: &Lab) -> anyhow::Result<usize> {
     match &lab.backend {
         Backend::Mock(folder) => Ok(simulated(folder)),
         Backend::Docker(engine) => Ok(engine.containers(&fleet(lab).await?).await?.len()),
+        Backend::Cloud(place) => place.engine.left_of(&cloud_ran(lab, place).await?).await,
     }
 }
 
@@ -160,6 +163,13 @@ async fn containers(verdict: &mut Verdict, lab: &Lab) -> anyhow::Result<BTreeSet
             let ran = engine.ran(&fleet(lab).await?)?;
             (starts(ran.values()), alive_twice(ran.values()), engine::most_at_once(ran.values()))
         }
+        Backend::Cloud(place) => {
+            let mut ran = cloud_ran(lab, place).await?;
+            for (id, _) in ran.extract_if(.., |_, ran| ran.job.is_none()) {
+                duplicate(verdict, format!("container {id} is nobody's"));
+            }
+            (starts(ran.values()), alive_twice(ran.values()), engine::most_at_once(ran.values()))
+        }
     };
     for ((job, attempt), count) in starts.iter().filter(|(_, count)| **count > 1) {
         duplicate(verdict, format!("attempt {attempt} of {job} had {count} containers"));
@@ -169,6 +179,37 @@ async fn containers(verdict: &mut Verdict, lab: &Lab) -> anyhow::Result<BTreeSet
     }
     verdict.over_limit = most.saturating_sub(lab.slots);
     Ok(starts.into_keys().map(|(job, _)| job).collect())
+}
+
+/// What ran at a cloud for the jobs of this fleet.
+async fn cloud_ran(lab: &Lab, place: &Place) -> anyhow::Result<BTreeMap<String, Ran>> {
+    let jobs: Vec<uuid::Uuid> = sqlx::query_scalar("select id from container_jobs").fetch_all(&lab.sql).await?;
+    place.engine.ran_of(&jobs.into_iter().map(JobId::from).collect())
+}
+
+/// Attempts at a cloud that failed for its reasons: there should be none, because nothing breaks there. Only where a
+/// launch is never repeated may one be lost, if its worker died after it wrote down that it launches and before the
+/// launch arrived; of such a one nothing ever ran, since what runs is found by its name.
+async fn launched_again(verdict: &mut Verdict, lab: &Lab) -> anyhow::Result<()> {
+    let Backend::Cloud(place) = &lab.backend else { return Ok(()) };
+    let failed: Vec<(uuid::Uuid, i32, String, bool, bool)> = sqlx::query_as(
+        "select job_id, attempt, coalesce(failure_class::text, 'none'), launch_sent_at is not null,
+                started_at is not null
+         from container_executions where retried_by = 'infrastructure' order by job_id, attempt",
+    )
+    .fetch_all(&lab.sql)
+    .await?;
+    let ran = starts(cloud_ran(lab, place).await?.values());
+    for (job, attempt, class, sent, started) in failed {
+        let ran = started || ran.contains_key(&(job.into(), attempt));
+        let what = format!("attempt {attempt} of {job} ended as {class}, sent: {sent}, ran: {ran}");
+        if place.cloud.loses_launches() && class == "lost" && sent && !ran {
+            verdict.excuse(what);
+        } else {
+            verdict.wrong(what);
+        }
+    }
+    Ok(())
 }
 
 fn starts<'a>(ran: impl Iterator<Item = &'a Ran>) -> BTreeMap<(JobId, i32), usize> {

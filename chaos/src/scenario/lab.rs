@@ -16,6 +16,7 @@ use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use tokio::process::Command;
 
+use super::cloud::Place;
 use super::engine::Engine;
 use crate::fleet::KEY;
 use crate::part::Process;
@@ -30,6 +31,8 @@ pub(crate) enum Backend {
     Mock(PathBuf),
     /// Real ones.
     Docker(Engine),
+    /// Real ones, of a cloud's double.
+    Cloud(Place),
 }
 
 /// A fleet whose parts the scenario starts, by name.
@@ -87,6 +90,9 @@ impl Lab {
             Backend::Docker(engine) => {
                 (ExecutorType::Docker, json!({ "endpoint": engine.endpoint() }), json!({ "pull_policy": "never" }))
             }
+            Backend::Cloud(place) => {
+                (place.cloud.executor_type(), place.connection_config.clone(), place.executor_config.clone())
+            }
         };
         let host = NewHost {
             tenant: None,
@@ -127,6 +133,7 @@ impl Lab {
             (Some("recorder"), _) => "gantry-recorder",
             (_, Backend::Mock(_)) => "gantry-worker-mock",
             (_, Backend::Docker(_)) => "gantry-worker-docker",
+            (_, Backend::Cloud(place)) => place.cloud.worker(),
         };
         let log = File::options().create(true).append(true).open(self.log(name))?;
         let mut command = Command::new(self.binaries.join(binary));
@@ -147,6 +154,9 @@ impl Lab {
                 .env("GANTRY_WORKER__BEAT_MILLIS", "500")
                 .env("GANTRY_WORKER__HOST_CHECK_SECONDS", "1")
                 .env("GANTRY_WORKER__STOP_GRACE_SECONDS", "1");
+        }
+        if let Backend::Cloud(place) = &self.backend {
+            command.env("GANTRY_SECRETS_DIR", &place.secrets);
         }
         command.envs(more.iter().map(|(name, value)| (name, value)));
         self.parts.retain(|(other, _)| other != name);
@@ -212,10 +222,16 @@ impl Lab {
                     labels.iter().map(|(name, value)| (format!("mock.{name}"), json!(value))).collect();
                 json!({ "preferred_executor": "mock", "spec": { "image": "simulated" }, "labels": labels })
             }
-            (Work::Script(script), _) => json!({
-                "preferred_executor": "docker",
-                "spec": { "image": TEST_IMAGE, "command": ["sh", "-c", script] },
-            }),
+            (Work::Script(script), backend) => {
+                let executor = match backend {
+                    Backend::Cloud(place) => place.cloud.executor_type(),
+                    Backend::Mock(_) | Backend::Docker(_) => ExecutorType::Docker,
+                };
+                json!({
+                    "preferred_executor": executor.as_str(),
+                    "spec": { "image": TEST_IMAGE, "command": ["sh", "-c", script] },
+                })
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 //! that it took effect, and what it cost.
 
 mod clock;
+mod cloud;
 mod cluster;
 mod consumer_timeout;
 mod container;
@@ -22,8 +23,9 @@ use clap::ValueEnum;
 use gantry_runtime::Shutdown;
 
 use crate::outcome::Outcome;
+use cloud::Cloud;
 #[cfg(test)]
-pub(crate) use crash_points::requests;
+pub(crate) use crash_points::{LAUNCH_SENT, requests};
 use row::Row;
 
 /// Which scenario.
@@ -39,6 +41,8 @@ pub(crate) enum Name {
     LongContainer,
     /// Workers killed right before and after each request to Docker Engine
     CrashPoints,
+    /// The same on the doubles of Cloud Run, Fargate and Scaleway
+    CloudCrashPoints,
     /// Adoption, hand-over and a broker's restart with default settings, against their bounds
     Timings,
 }
@@ -49,6 +53,9 @@ pub(crate) struct Options {
     /// Only these; all of them without
     #[arg(value_enum)]
     names: Vec<Name>,
+    /// Of the clouds these; Cloud Run and Scaleway without
+    #[arg(long, value_enum, value_delimiter = ',')]
+    clouds: Vec<Cloud>,
     /// Where the parts' binaries are
     #[arg(long, default_value = "target/debug")]
     binaries: PathBuf,
@@ -57,19 +64,24 @@ pub(crate) struct Options {
 impl Options {
     /// All of them.
     pub(crate) fn all(binaries: PathBuf) -> Self {
-        Self { names: Vec::new(), binaries }
+        Self { names: Vec::new(), clouds: Vec::new(), binaries }
     }
 }
+
+/// The clouds of a whole run. Not Fargate: ministack keeps the containers of tasks that are over, which ECS does not, and
+/// the count of what is left does not tell them apart yet.
+const CLOUDS: [Cloud; 2] = [Cloud::Cloudrun, Cloud::Scaleway];
 
 /// Runs the scenarios one after the other; prints a row for each as it is done.
 pub(crate) async fn run(options: &Options, shutdown: &Shutdown) -> anyhow::Result<Outcome> {
     let binaries = std::path::absolute(&options.binaries)?;
     let names = if options.names.is_empty() { Name::value_variants() } else { &options.names };
+    let clouds = if options.clouds.is_empty() { &CLOUDS[..] } else { &options.clouds };
     let mut outcome = Outcome::default();
     for name in names {
         let began = Instant::now();
         let tried = tokio::select! {
-            tried = try_one(*name, &binaries) => tried,
+            tried = try_one(*name, clouds, &binaries) => tried,
             // Whatever was started ends with what is dropped.
             () = shutdown.requested() => bail!("stopped before the end"),
         };
@@ -82,7 +94,7 @@ pub(crate) async fn run(options: &Options, shutdown: &Shutdown) -> anyhow::Resul
 }
 
 /// Tries one in a folder of its own, which stays if something is wrong: the servers' and the parts' logs are in it.
-async fn try_one(name: Name, binaries: &Path) -> anyhow::Result<Row> {
+async fn try_one(name: Name, clouds: &[Cloud], binaries: &Path) -> anyhow::Result<Row> {
     let folder = tempfile::Builder::new().prefix("gantry-scenario-").tempdir()?;
     let path = folder.path();
     // On the heap: together they are too much for one frame.
@@ -92,6 +104,7 @@ async fn try_one(name: Name, binaries: &Path) -> anyhow::Result<Row> {
         Name::Clock => Box::pin(clock::run(binaries, path)).await,
         Name::LongContainer => Box::pin(container::run(binaries, path)).await,
         Name::CrashPoints => Box::pin(crash_points::run(binaries, path)).await,
+        Name::CloudCrashPoints => Box::pin(crash_points::run_on_clouds(clouds, binaries, path)).await,
         Name::Timings => Box::pin(timings::run(binaries, path)).await,
     };
     if !tried.as_ref().is_ok_and(Row::is_good) {
