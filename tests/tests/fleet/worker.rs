@@ -53,7 +53,7 @@ async fn a_worker_that_was_declared_dead_ends() {
 }
 
 #[tokio::test]
-async fn a_worker_that_was_declared_dead_reports_no_end_without_its_log() {
+async fn what_a_worker_leaves_that_learns_of_its_death_by_a_write_is_finished_whole() {
     let fleet = Fleet::new().await;
     let host = fleet.mock_host(40).await;
     let _parts = [fleet.dispatcher(), fleet.recorder()];
