@@ -107,6 +107,9 @@ async fn disturbed(options: &Options, fleet: &mut Fleet, producer: &Producer) ->
     }
     let over = wait_for(OVER_WITHIN, || producer.open() == 0).await;
     table.say(if over { "all jobs are over" } else { "not all jobs are over" });
+    if !over {
+        fleet.servers.ask_engine_for_stacks()?;
+    }
     if let Some(sabotage) = options.sabotage {
         sabotage.after_the_end(fleet, producer).await?;
     }

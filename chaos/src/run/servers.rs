@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use gantry_servers::{DockerEngine, Postgres, RabbitMq};
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::process::Command;
 
@@ -107,6 +108,13 @@ impl Servers {
     /// From when to when the engine was away, in nanoseconds of CLOCK_BOOTTIME.
     pub(crate) fn engine_away(&self) -> &[(u64, u64)] {
         &self.engine_away
+    }
+
+    /// Has the engine write down what each of its threads waits for: in `docker/exec/goroutine-stacks-*.log` and
+    /// `docker/dockerd.log`.
+    pub(crate) fn ask_engine_for_stacks(&self) -> anyhow::Result<()> {
+        let pid = Pid::from_raw(self.process(Server::Engine)?.cast_signed()).context("no process")?;
+        Ok(kill_process(pid, Signal::USR1)?)
     }
 
     /// The process id that the server itself has written down.

@@ -49,6 +49,11 @@ impl Cloud {
         self != Self::Cloudrun
     }
 
+    /// Whether what is over stays for a while, and is removed by the cloud itself: ECS shows a stopped task for an hour.
+    pub(crate) fn keeps_what_is_over(self) -> bool {
+        self == Self::Fargate
+    }
+
     /// Whether a launch is never repeated, so that one whose worker died between its note and its answer ends as lost.
     pub(crate) fn loses_launches(self) -> bool {
         self == Self::Scaleway

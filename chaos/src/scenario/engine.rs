@@ -132,10 +132,15 @@ impl Engine {
         Ok(listed.lines().map(str::to_owned).collect())
     }
 
-    /// How many of these containers are there, whatever their state.
-    pub(crate) async fn left_of(&self, ran: &BTreeMap<String, Ran>) -> anyhow::Result<usize> {
-        let listed = self.run(&["ps", "--all", "--quiet", "--no-trunc"]).await?;
-        Ok(listed.lines().filter(|id| ran.contains_key(*id)).count())
+    /// How many of these containers are there, whatever their state; or, where their cloud keeps those that are over, how
+    /// many are not over.
+    pub(crate) async fn left_of(&self, ran: &BTreeMap<String, Ran>, over_too: bool) -> anyhow::Result<usize> {
+        let listed = self.run(&["ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.State}}"]).await?;
+        let left = listed.lines().filter_map(|line| line.split_once(' ')).filter(|(id, state)| {
+            let over = matches!(*state, "exited" | "dead");
+            ran.contains_key(*id) && (over_too || !over)
+        });
+        Ok(left.count())
     }
 
     /// Every container of a fleet that the engine has told of, by id.

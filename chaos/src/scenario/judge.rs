@@ -143,7 +143,9 @@ async fn left(lab: &Lab) -> anyhow::Result<usize> {
     match &lab.backend {
         Backend::Mock(folder) => Ok(simulated(folder)),
         Backend::Docker(engine) => Ok(engine.containers(&fleet(lab).await?).await?.len()),
-        Backend::Cloud(place) => place.engine.left_of(&cloud_ran(lab, place).await?).await,
+        Backend::Cloud(place) => {
+            place.engine.left_of(&cloud_ran(lab, place).await?, !place.cloud.keeps_what_is_over()).await
+        }
     }
 }
 

@@ -53,7 +53,7 @@ pub(crate) struct Options {
     /// Only these; all of them without
     #[arg(value_enum)]
     names: Vec<Name>,
-    /// Of the clouds these; Cloud Run and Scaleway without
+    /// Of the clouds these; all of them without
     #[arg(long, value_enum, value_delimiter = ',')]
     clouds: Vec<Cloud>,
     /// Where the parts' binaries are
@@ -68,15 +68,11 @@ impl Options {
     }
 }
 
-/// The clouds of a whole run. Not Fargate: ministack keeps the containers of tasks that are over, which ECS does not, and
-/// the count of what is left does not tell them apart yet.
-const CLOUDS: [Cloud; 2] = [Cloud::Cloudrun, Cloud::Scaleway];
-
 /// Runs the scenarios one after the other; prints a row for each as it is done.
 pub(crate) async fn run(options: &Options, shutdown: &Shutdown) -> anyhow::Result<Outcome> {
     let binaries = std::path::absolute(&options.binaries)?;
     let names = if options.names.is_empty() { Name::value_variants() } else { &options.names };
-    let clouds = if options.clouds.is_empty() { &CLOUDS[..] } else { &options.clouds };
+    let clouds = if options.clouds.is_empty() { Cloud::value_variants() } else { &options.clouds };
     let mut outcome = Outcome::default();
     for name in names {
         let began = Instant::now();

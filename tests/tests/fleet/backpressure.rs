@@ -102,13 +102,14 @@ fn started_once(fleet: &Fleet, jobs: usize) {
 /// The alarm blocks every connection that publishes, on the whole node.
 #[tokio::test]
 async fn a_broker_in_an_alarm_is_waited_for() {
+    const RUNNING: usize = 4;
     let servers = Servers::start().await;
     let fleet = servers.fleet().await;
     let mut parts = Parts::start(&fleet, &[]).await;
     let mut ids = parts.api.client().submit_all(&brief(10)).await;
     fleet.all_complete(&ids).await;
-    ids.extend(parts.api.client().submit_all(&vec![jobs::mock(&[("duration", "6s")]); 4]).await);
-    fleet.count_reaches("running", 4).await;
+    ids.extend(parts.api.client().submit_all(&vec![jobs::mock(&[("duration", "6s")]); RUNNING]).await);
+    fleet.count_reaches("running", RUNNING).await;
 
     servers.rabbitmqctl(&["set_vm_memory_high_watermark", "0.0000001"]).await;
     let stand = parts.stand();
@@ -134,11 +135,13 @@ async fn a_broker_in_an_alarm_is_waited_for() {
     println!("all had ended {:?} after the alarm", cleared.elapsed());
     eventually(PATIENCE, async || parts.dispatcher.metric(blocked, &[]).await == Some(0.0)).await;
     started_once(&fleet, ids.len());
-    // Reports were tried again every ten seconds. Only the ones on their way when the alarm began were sent.
+    // Reports were tried again every ten seconds. Only the ones on their way when the alarm began were sent: one for each
+    // job at most, because a worker learns of the alarm only by its first publish.
+    let mut late = 0.0;
     for worker in &parts.workers {
-        let late = late_confirms(worker).await;
-        assert!(late <= 1.0, "{late} messages had piled up");
+        late += late_confirms(worker).await;
     }
+    assert!(late <= RUNNING as f64, "{late} messages had piled up");
     drop((parts, fleet));
     servers.stop().await;
 }
@@ -205,8 +208,8 @@ async fn rabbitmq_is_away_for_half_a_minute() {
     let mut parts = Parts::start(&fleet, &[]).await;
     let mut ids = parts.api.client().submit_all(&brief(6)).await;
     fleet.all_complete(&ids).await;
-    ids.extend(parts.api.client().submit_all(&vec![jobs::mock(&[("duration", "6s")]); 4]).await);
-    fleet.count_reaches("running", 4).await;
+    ids.extend(parts.api.client().submit_all(&vec![jobs::mock(&[("duration", "6s")]); RUNNING]).await);
+    fleet.count_reaches("running", RUNNING).await;
 
     servers.stop_rabbitmq().await;
     let stand = parts.stand();

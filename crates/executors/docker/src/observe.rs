@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bollard::Docker;
 use bollard::errors::Error;
 use bollard::models::{ContainerStateStatusEnum as Status, ContainerSummaryStateEnum as Listed};
 use bollard::query_parameters::ListContainersOptionsBuilder;
 use futures::StreamExt;
-use gantry_core::Failure;
+use gantry_core::{Failure, FailureClass};
 use gantry_worker::executor::{ExecutionId, Observed};
+use tokio::time::timeout;
 
 use crate::engine::Engine;
 use crate::{end, error, labels, usage};
@@ -18,6 +20,8 @@ use crate::{end, error, labels, usage};
 const FEW: usize = 4;
 /// Requests at a time.
 const CONCURRENCY: usize = 8;
+/// How long the engine may take to tell of one container, its end included.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 pub(crate) async fn observe(
     engine: &Arc<Engine>,
@@ -35,17 +39,27 @@ pub(crate) async fn observe(
     }
     // What is not in the list is asked for by itself, because only that answer is authoritative.
     let mut answers = futures::stream::iter(rest)
-        .map(|id| async move { (inspect(engine, docker, &id).await, id) })
+        .map(|id| async move { (timeout(PATIENCE, inspect(engine, docker, &id)).await, id) })
         .buffer_unordered(CONCURRENCY);
+    let mut silent = None;
     while let Some((state, id)) = answers.next().await {
         match state {
-            Ok(state) => states.push((id, state)),
+            Ok(Ok(state)) => states.push((id, state)),
             // The engine has trouble with this one container; the others are not to suffer.
-            Err(error) if error::answer(&error).is_some() => {
+            Ok(Err(error)) if error::answer(&error).is_some() => {
                 tracing::warn!(container.id = %id, error = error::text(&error), "cannot inspect a container");
             }
-            Err(error) => return Err(error::failure("inspect", &error)),
+            Ok(Err(error)) => return Err(error::failure("inspect", &error)),
+            // It holds a lock on each container that it works on, and asks containerd meanwhile, which may hang.
+            Err(_) => {
+                tracing::warn!(container.id = %id, "the engine does not answer for a container within {PATIENCE:?}");
+                silent = Some(id);
+            }
         }
+    }
+    if let Some(id) = silent.filter(|_| states.is_empty()) {
+        let message = format!("inspect: no answer within {PATIENCE:?}, for {id} and all others");
+        return Err(Failure::new(FailureClass::HostUnreachable, message));
     }
     let running = states.iter().filter(|(_, state)| *state == Observed::Running);
     usage::sample(engine, docker, &running.map(|(id, _)| id.0.clone()).collect::<Vec<_>>());

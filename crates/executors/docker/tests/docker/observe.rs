@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use bollard::query_parameters::KillContainerOptionsBuilder;
 use futures::StreamExt;
 use gantry_core::FailureClass;
 use gantry_core::state::Outcome;
-use gantry_worker::executor::{Executor, Observed};
+use gantry_worker::executor::{ExecutionId, Executor, Observed};
 
 use crate::common::{sh, words};
 use crate::lab::Lab;
@@ -85,4 +86,56 @@ async fn what_happens_between_two_waits_is_not_missed() {
     let began = Instant::now();
     lab.executor.changed(&lab.host, Duration::from_secs(30)).await;
     assert!(began.elapsed() < Duration::from_secs(10), "it had ended before: {:?}", began.elapsed());
+}
+
+/// The shim of a container, which the engine asks about it by way of containerd; frozen for as long as this lives.
+struct FrozenShim(rustix::process::Pid);
+
+impl FrozenShim {
+    fn of(id: &str) -> Self {
+        let shim = std::fs::read_dir("/proc").expect("Linux").flatten().find_map(|entry| {
+            let line = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
+            let is_its = line.contains("containerd-shim") && line.split('\0').any(|word| word == id);
+            is_its.then(|| entry.file_name().to_str()?.parse().ok()).flatten()
+        });
+        let pid = shim.and_then(rustix::process::Pid::from_raw).expect("every running container has a shim");
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("it is there");
+        Self(pid)
+    }
+}
+
+impl Drop for FrozenShim {
+    fn drop(&mut self) {
+        let _ = rustix::process::kill_process(self.0, rustix::process::Signal::CONT);
+    }
+}
+
+#[tokio::test]
+async fn a_container_that_the_engine_hangs_on_hides_no_other() {
+    let lab = Lab::new();
+    let stuck = lab.start(sh("trap 'exit 7' TERM; sleep 600 & wait")).await;
+    let running = lab.start(sh("sleep 600")).await;
+    let (ended, _) = lab.run(sh("exit 3")).await;
+    let shim = FrozenShim::of(&stuck.0);
+    let all = [stuck.clone(), running.clone(), ended.clone()];
+    // The engine keeps the container to itself for as long as it waits for the signal to be sent.
+    let stop = tokio::spawn({
+        let docker = lab.docker().await;
+        let stuck = stuck.clone();
+        async move { docker.kill_container(&stuck.0, Some(KillContainerOptionsBuilder::new().signal("TERM").build())).await }
+    });
+    let began = Instant::now();
+    let states = loop {
+        let states = lab.executor.observe(&lab.host, &all).await.expect("the engine answers for the others");
+        let seen: Vec<&ExecutionId> = states.iter().map(|(id, _)| id).collect();
+        assert!(seen.contains(&&running) && seen.contains(&&ended), "{states:?}");
+        if !seen.contains(&&stuck) {
+            break states;
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "the engine does not hang on it");
+    };
+    assert!(states.iter().any(|(_, state)| matches!(state, Observed::Ended(end) if end.outcome == Outcome::Exited(3))));
+    drop(shim);
+    stop.await.expect("no panic").expect("the signal is sent in the end");
+    assert_eq!(lab.until_ended(&stuck).await.outcome, Outcome::Exited(7));
 }
