@@ -1,7 +1,7 @@
 # Each target installs what is missing, starts its own private servers and stops them again.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-clouds up down test bench chaos chaos-points chaos-load chaos-load-short chaos-sabotage lint sqlx
+.PHONY: help demo demo-clouds up down test bench bench-peers chaos chaos-points chaos-load chaos-load-short chaos-sabotage lint sqlx
 
 help: ## Shows this list
 	@sed -n 's/^\([a-z-]*\):.* ## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -21,8 +21,11 @@ down: ## Stops it, and keeps its data
 test: ## Runs all tests; ARGS go to cargo nextest, for example ARGS="-E 'package(gantry-core)'"
 	deploy/scripts/test.sh $(ARGS)
 
-bench: ## Measures; for example ARGS="--jobs 50000 --executor mock", ARGS="--case idle", ARGS="--case docker-pairs"
+bench: ## Measures; for example ARGS="--case control --jobs 50000", ARGS="--case idle --case docker"
 	deploy/scripts/bench.sh $(ARGS)
+
+bench-peers: ## Measures other queues on the same servers; for example ARGS="--jobs 50000 --only celery,pg-boss-work"
+	deploy/scripts/bench-peers.sh $(ARGS)
 
 chaos: ## Breaks everything that can break and counts what is lost, doubled or left; SEED=2 is another schedule
 	deploy/scripts/chaos.sh --seed $(or $(SEED),1) $(ARGS)

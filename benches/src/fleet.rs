@@ -1,5 +1,6 @@
-//! Private servers, a fresh database, and the parts as processes.
+//! Private servers, fresh databases on them, and the parts as processes.
 
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -7,7 +8,6 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use bollard::Docker;
 use bollard::query_parameters::ListContainersOptionsBuilder;
-use clap::ValueEnum;
 use gantry_broker::Broker;
 use gantry_core::ExecutorType;
 use gantry_servers::{DockerEngine, Postgres, RabbitMq, TEST_IMAGE};
@@ -15,33 +15,26 @@ use gantry_store::hosts::{self, NewHost};
 use gantry_store::{Scope, Store, schema, tenants};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, Connection, Executor as _, PgConnection, PgPool};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
+use crate::cpu;
 use crate::proxy::Proxy;
 
 const DATABASE: &str = "gantry";
-pub(crate) const KEY: &str = "gantry-bench-key";
 
 /// Where the jobs run.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Executor {
-    /// Simulated containers
+    /// Simulated containers.
     Mock,
-    /// Containers of a private Docker Engine
+    /// Containers of a private Docker Engine.
     Docker,
 }
 
 impl Executor {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Mock => "mock",
-            Self::Docker => "docker",
-        }
-    }
-
-    fn executor_type(self) -> ExecutorType {
+    pub(crate) fn executor_type(self) -> ExecutorType {
         match self {
             Self::Mock => ExecutorType::Mock,
             Self::Docker => ExecutorType::Docker,
@@ -49,90 +42,173 @@ impl Executor {
     }
 }
 
+/// What a fleet consists of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    pub(crate) executor: Executor,
+    /// Of all hosts together.
+    pub(crate) slots: u32,
+    /// With mock; docker has one.
+    pub(crate) hosts: u32,
+    pub(crate) tenants: u32,
+    /// Processes of each part.
+    pub(crate) replicas: u32,
+    /// Whether the way to the engine leads through a proxy that notes create requests.
+    pub(crate) sees_requests: bool,
+}
+
+impl Layout {
+    /// One of each part, one host, one tenant.
+    pub(crate) fn plain(executor: Executor, slots: u32) -> Self {
+        Self { executor, slots, hosts: 1, tenants: 1, replicas: 1, sees_requests: false }
+    }
+}
+
+/// The servers of a run; they are the same for everything that is compared.
+pub(crate) struct Servers {
+    pub(crate) postgres: Postgres,
+    pub(crate) rabbitmq: RabbitMq,
+    pub(crate) data: TempDir,
+}
+
+impl Servers {
+    pub(crate) async fn start() -> anyhow::Result<Self> {
+        let data = tempfile::Builder::new().prefix("gantry-bench-").tempdir()?;
+        let (postgres, rabbitmq) = tokio::try_join!(Postgres::start(data.path()), RabbitMq::start(data.path()))?;
+        Ok(Self { postgres, rabbitmq, data })
+    }
+
+    /// The address of a database, for the superuser.
+    pub(crate) fn database(&self, name: &str) -> String {
+        self.postgres.url("postgres", name)
+    }
+
+    /// Makes a database, empty whatever there was of that name.
+    pub(crate) async fn fresh_database(&self, name: &str) -> anyhow::Result<()> {
+        let mut connection = PgConnection::connect(&self.database("postgres")).await?;
+        for statement in ["drop database if exists", "create database"] {
+            connection.execute(AssertSqlSafe(format!("{statement} {name}"))).await?;
+        }
+        Ok(connection.close().await?)
+    }
+
+    /// Lets Postgres write out what the last case left, so that the next does not pay for it.
+    pub(crate) async fn settle(&self) -> anyhow::Result<()> {
+        let mut connection = PgConnection::connect(&self.database("postgres")).await?;
+        connection.execute("checkpoint").await?;
+        Ok(connection.close().await?)
+    }
+
+    /// The process ids of Postgres and RabbitMQ, as they have written them down.
+    pub(crate) fn processes(&self) -> anyhow::Result<[(&'static str, u32); 2]> {
+        let pid = |file: &str| -> anyhow::Result<u32> {
+            let path = self.data.path().join(file);
+            let text = std::fs::read_to_string(&path).with_context(|| format!("no {}", path.display()))?;
+            Ok(text.lines().next().unwrap_or_default().trim().parse()?)
+        };
+        Ok([("postgres", pid("postgres/cluster/postmaster.pid")?), ("rabbitmq", pid("rabbitmq/pid")?)])
+    }
+
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        let (postgres, rabbitmq) = tokio::join!(self.postgres.stop(), self.rabbitmq.stop());
+        postgres?;
+        Ok(rabbitmq?)
+    }
+}
+
 /// A running fleet.
 pub(crate) struct Fleet {
-    pub(crate) executor: Executor,
+    pub(crate) layout: Layout,
     pub(crate) broker: Broker,
     pub(crate) sql: PgPool,
+    pub(crate) store: Store,
     /// Sees every create request, where that is measured.
     pub(crate) proxy: Option<Proxy>,
-    store: Store,
+    /// Of the HTTP API.
+    pub(crate) api: String,
+    servers: [(&'static str, u32); 2],
     engine: Option<DockerEngine>,
-    children: Vec<Child>,
-    postgres: Postgres,
-    rabbitmq: RabbitMq,
-    _data: TempDir,
+    children: Vec<(String, Child)>,
     _mock: TempDir,
 }
 
+/// The API key of the tenant with this number.
+pub(crate) fn key(tenant: usize) -> String {
+    format!("gantry-bench-key-{tenant}")
+}
+
 impl Fleet {
-    /// `sees_requests`: whether the way to the engine leads through a proxy that notes create requests.
-    pub(crate) async fn start(
-        binaries: &Path,
-        executor: Executor,
-        slots: u32,
-        sees_requests: bool,
-    ) -> anyhow::Result<Self> {
-        let data = tempfile::tempdir()?;
-        let (postgres, rabbitmq) = tokio::try_join!(Postgres::start(data.path()), RabbitMq::start(data.path()))?;
-        schema::create_database(&postgres.url("postgres", "postgres"), DATABASE).await?;
-        schema::migrate(&postgres.url("postgres", DATABASE)).await?;
-        let url = postgres.url("gantry_fleet", DATABASE);
+    /// Starts a fleet with a fresh database.
+    pub(crate) async fn start(servers: &Servers, binaries: &Path, layout: Layout) -> anyhow::Result<Self> {
+        servers.fresh_database(DATABASE).await?;
+        schema::migrate(&servers.database(DATABASE)).await?;
+        let url = servers.postgres.url("gantry_fleet", DATABASE);
         let store = Store::new(&gantry_store::Config::new(url.as_str()), "gantry-bench")?;
-        let tenant = tenants::put_tenant(&store, "bench").await?;
-        tenants::put_key(&store, tenant, "bench", KEY, false).await?;
+        for number in 0..layout.tenants as usize {
+            let tenant = tenants::put_tenant(&store, &format!("bench-{number}")).await?;
+            tenants::put_key(&store, tenant, "bench", &key(number), false).await?;
+        }
 
         // In memory, as a backend elsewhere would cost this machine's disk nothing either.
         let mock = tempfile::Builder::new().prefix("gantry-mock").tempdir_in("/dev/shm")?;
-        let (connection, engine, proxy) = match executor {
-            Executor::Mock => (json!({"dir": mock.path()}), None, None),
-            Executor::Docker => {
-                let engine = DockerEngine::start(data.path()).await?;
-                engine.import_test_image().await?;
-                let proxy = match sees_requests {
-                    true => Some(Proxy::start(engine.socket_path(), &data.path().join("engine.sock")).await?),
-                    false => None,
-                };
-                let socket = proxy.as_ref().map_or(engine.socket_path(), Proxy::path);
-                (json!({"endpoint": format!("unix://{}", socket.display())}), Some(engine), proxy)
+        let (mut engine, mut proxy) = (None, None);
+        match layout.executor {
+            Executor::Mock => {
+                for host in 0..layout.hosts {
+                    let connection = json!({"dir": mock.path().join(host.to_string())});
+                    let slots = layout.slots / layout.hosts + u32::from(host < layout.slots % layout.hosts);
+                    add_host(&store, layout.executor, &format!("bench-{host}"), connection, slots).await?;
+                }
             }
-        };
-        add_host(&store, executor, connection, slots).await?;
-        let amqp = rabbitmq.amqp_url("/");
-        let mut children = Vec::new();
-        for part in ["gantry-dispatcher", "gantry-recorder", &format!("gantry-worker-{}", executor.name())] {
-            children.push(spawn(&binaries.join(part), &url, &amqp)?);
+            Executor::Docker => {
+                let started = DockerEngine::start(servers.data.path()).await?;
+                started.import_test_image().await?;
+                if layout.sees_requests {
+                    let path = servers.data.path().join("engine.sock");
+                    proxy = Some(Proxy::start(started.socket_path(), &path).await?);
+                }
+                let socket = proxy.as_ref().map_or(started.socket_path(), Proxy::path);
+                let connection = json!({"endpoint": format!("unix://{}", socket.display())});
+                add_host(&store, layout.executor, "bench-0", connection, layout.slots).await?;
+                engine = Some(started);
+            }
         }
+
+        let amqp = servers.rabbitmq.amqp_url("/");
+        let listen = free_address()?;
+        let worker = format!("gantry-worker-{}", layout.executor.executor_type());
+        let mut children = Vec::new();
+        for part in ["gantry-dispatcher", "gantry-recorder", &worker] {
+            for _ in 0..layout.replicas {
+                children.push((part.to_owned(), spawn(&binaries.join(part), &url, &amqp, None)?));
+            }
+        }
+        let api_url = servers.postgres.url("gantry_api", DATABASE);
+        let api = spawn(&binaries.join("gantry-api"), &api_url, &amqp, Some(&listen))?;
+        children.push(("gantry-api".to_owned(), api));
         let broker = Broker::connect(gantry_broker::Config::new(amqp.as_str()), "bench").await?;
         let types: Vec<&str> = ExecutorType::ALL.iter().map(|executor| executor.as_str()).collect();
         broker.topology().declare(&broker, &types).await?;
-        let sql = PgPool::connect(&postgres.url("postgres", DATABASE)).await?;
-        let fleet = Self {
-            executor,
-            broker,
-            sql,
-            proxy,
-            store,
-            engine,
-            children,
-            postgres,
-            rabbitmq,
-            _data: data,
-            _mock: mock,
-        };
+        let sql = PgPool::connect(&servers.database(DATABASE)).await?;
+        let api = format!("http://{listen}");
+        let servers = servers.processes()?;
+        let fleet = Self { layout, broker, sql, store, proxy, api, servers, engine, children, _mock: mock };
         fleet.served().await?;
         Ok(fleet)
     }
 
-    /// Waits until a worker serves the host.
+    /// Waits until as many workers as there are serve every host.
     async fn served(&self) -> anyhow::Result<()> {
-        for _ in 0..300 {
-            if hosts::list(&self.store, Scope::Fleet).await?.iter().all(|host| host.workers > 0) {
+        let wanted = i64::from(self.layout.replicas) * i64::from(self.layout.hosts);
+        for _ in 0..600 {
+            let served: i64 =
+                sqlx::query_scalar("select count(*) from worker_hosts where healthy").fetch_one(&self.sql).await?;
+            if served >= wanted {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        anyhow::bail!("no worker serves the host")
+        anyhow::bail!("no worker serves the hosts")
     }
 
     /// The engine itself, without the proxy.
@@ -157,37 +233,49 @@ impl Fleet {
 
     /// The spec of a job that does nothing.
     pub(crate) fn no_op(&self) -> Value {
-        match self.executor {
+        match self.layout.executor {
             Executor::Mock => json!({"image": "none"}),
             Executor::Docker => json!({"image": TEST_IMAGE, "command": ["true"]}),
         }
     }
 
+    /// Seconds of CPU that every server and part, and this process, have used so far.
+    pub(crate) fn cpu(&self) -> cpu::Used {
+        let parts = self.children.iter().filter_map(|(name, child)| Some((name.as_str(), child.id()?)));
+        let own = [("producer", std::process::id())];
+        cpu::Used::of(self.servers.into_iter().chain(parts), own)
+    }
+
+    /// The process of a worker.
+    pub(crate) fn worker(&self) -> anyhow::Result<u32> {
+        let worker = self.children.iter().find(|(name, _)| name.starts_with("gantry-worker"));
+        worker.and_then(|(_, child)| child.id()).context("there is no worker")
+    }
+
     pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
-        for child in &self.children {
+        for (_, child) in &self.children {
             if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
                 kill_process(pid, Signal::TERM)?;
             }
         }
-        for child in &mut self.children {
+        for (name, child) in &mut self.children {
             let status = child.wait().await?;
-            ensure!(status.success(), "a part ended with {status}");
+            ensure!(status.success(), "{name} ended with {status}");
         }
         drop(self.broker);
+        self.store.close().await;
         self.sql.close().await;
         if let Some(engine) = self.engine {
             engine.stop().await?;
         }
-        let (postgres, rabbitmq) = tokio::join!(self.postgres.stop(), self.rabbitmq.stop());
-        postgres?;
-        Ok(rabbitmq?)
+        Ok(())
     }
 }
 
-async fn add_host(store: &Store, executor: Executor, connection: Value, slots: u32) -> anyhow::Result<()> {
+async fn add_host(store: &Store, executor: Executor, name: &str, connection: Value, slots: u32) -> anyhow::Result<()> {
     let host = NewHost {
         tenant: None,
-        name: "bench",
+        name,
         executor_type: executor.executor_type(),
         connection_config: connection,
         executor_config: json!({}),
@@ -199,15 +287,24 @@ async fn add_host(store: &Store, executor: Executor, connection: Value, slots: u
     Ok(())
 }
 
-fn spawn(binary: &PathBuf, database: &str, broker: &str) -> anyhow::Result<Child> {
-    Command::new(binary)
+fn spawn(binary: &PathBuf, database: &str, broker: &str, listen: Option<&str>) -> anyhow::Result<Child> {
+    let mut command = Command::new(binary);
+    match listen {
+        Some(listen) => command.env("GANTRY_HTTP__LISTEN", listen),
+        None => command.env("GANTRY_SERVE__LISTEN", "127.0.0.1:0"),
+    };
+    command
         .env("GANTRY_DATABASE__URL", database)
         .env("GANTRY_BROKER__URL", broker)
-        .env("GANTRY_SERVE__LISTEN", "127.0.0.1:0")
         .env("GANTRY_TELEMETRY__FILTER", "warn,lapin=off")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .kill_on_drop(true)
         .spawn()
         .with_context(|| format!("could not start {}; build it with `cargo build --release`", binary.display()))
+}
+
+/// An address that nobody listens at now.
+fn free_address() -> anyhow::Result<String> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.to_string())
 }

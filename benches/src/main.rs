@@ -1,135 +1,112 @@
-//! Measures Gantry with its parts as separate release processes, over private servers on this machine. Results go
-//! to stdout as JSON, progress to stderr. Absolute figures are for orientation: compare ratios of one run.
+//! Measures Gantry with its parts as separate processes, over private servers on this machine. Results go to stdout as
+//! JSON, a table and progress to stderr. Absolute figures are for orientation: compare ratios of one run.
 
+mod control;
+mod cpu;
+mod docker;
 mod docker_loop;
 mod fleet;
+mod floors;
+mod growth;
+mod idle;
+mod load;
+mod long;
 mod measure;
+mod noise;
 mod producer;
 mod proxy;
+mod sheet;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use gantry_runtime::{process, telemetry};
 use serde_json::{Value, json};
 
-use fleet::{Executor, Fleet};
+use fleet::{Executor, Servers};
+use growth::Factor;
 
 /// Jobs enter over RabbitMQ, one per message; every row is verified by SQL.
 #[derive(Parser)]
 struct Arguments {
-    /// How many jobs
-    #[arg(long, default_value_t = 50_000)]
+    /// What to measure; without, all but growth, which takes an hour
+    #[arg(long = "case", value_enum)]
+    cases: Vec<Case>,
+    /// Jobs of a run at full speed
+    #[arg(long, default_value_t = 100_000)]
     jobs: usize,
-    /// Where they run
-    #[arg(long, value_enum, default_value_t = Executor::Mock)]
-    executor: Executor,
-    /// Jobs that may run at once; 2,000 on mock and 8 on docker if not given
-    #[arg(long)]
-    slots: Option<u32>,
-    /// What to measure
-    #[arg(long, value_enum, default_value_t = Case::Throughput)]
-    case: Case,
-    /// For `docker-pairs`: interleaved pairs of Gantry and the bare loop
+    /// Interleaved pairs, or tries, of everything that is compared
     #[arg(long, default_value_t = 5)]
     pairs: usize,
+    /// For growth: only these
+    #[arg(long = "factor", value_enum)]
+    factors: Vec<Factor>,
+    /// Fails if `ratio_to_sql_floor` of the control plane, with no queue bound to the events, is below this
+    #[arg(long)]
+    at_least: Option<f64>,
     /// Where the parts' binaries are
     #[arg(long, default_value = "target/release")]
     binaries: PathBuf,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Case {
-    /// All jobs at once: jobs/s end to end
-    Throughput,
-    /// One job at a time: latencies
+    /// All jobs at once on mock, against what Postgres and RabbitMQ do alone
+    Control,
+    /// One job at a time by AMQP and HTTP: latencies, in fsyncs too
     Idle,
+    /// The same on docker, to the create request on the engine's socket
+    IdleDocker,
+    /// Latencies at shares of the full speed
+    Load,
     /// Containers of `true` against a bare loop that makes the same engine calls, in turn
-    DockerPairs,
+    Docker,
+    /// Full speed with many finished rows, hosts, tenants, replicas
+    Growth,
+    /// 20,000 running jobs: memory, CPU, transactions
+    Long,
+    /// 50 containers that print, and a silent job beside them
+    Noise,
 }
+
+const ALL: [Case; 6] = [Case::Control, Case::Idle, Case::Load, Case::Docker, Case::Long, Case::Noise];
+/// Jobs of the cases that are no load.
+const SINGLE: usize = 1_000;
+const CONTAINERS: usize = 120;
+const LONG: u32 = 20_000;
 
 fn main() -> ExitCode {
     let telemetry = telemetry::Config { filter: "warn,lapin=off".to_owned(), ..telemetry::Config::default() };
     process::run("gantry-bench", &telemetry, async |_| {
         let arguments = Arguments::parse();
-        let result = run(&arguments).await?;
+        let cases = if arguments.cases.is_empty() { &ALL[..] } else { &arguments.cases };
+        let mut results = Vec::new();
+        for case in cases {
+            let result = run(*case, &arguments).await?;
+            sheet::print(&result);
+            results.push(result);
+        }
+        let result = json!({ "machine": sheet::machine(), "commit": sheet::commit(), "results": results });
         println!("{}", serde_json::to_string_pretty(&result)?);
-        Ok(())
+        sheet::check(&result, arguments.at_least)
     })
 }
 
-async fn run(arguments: &Arguments) -> anyhow::Result<Value> {
-    let executor = match arguments.case {
-        Case::DockerPairs => Executor::Docker,
-        _ => arguments.executor,
+/// One case, on servers that nobody has used before.
+async fn run(case: Case, arguments: &Arguments) -> anyhow::Result<Value> {
+    let Arguments { jobs, pairs, binaries, factors, .. } = arguments;
+    let servers = Servers::start().await?;
+    let result = match case {
+        Case::Control => control::run(&servers, binaries, *jobs, *pairs).await,
+        Case::Idle => idle::run(&servers, binaries, SINGLE, Executor::Mock).await,
+        Case::IdleDocker => idle::run(&servers, binaries, SINGLE / 5, Executor::Docker).await,
+        Case::Load => load::run(&servers, binaries, *jobs).await,
+        Case::Docker => docker::run(&servers, binaries, CONTAINERS, *pairs).await,
+        Case::Growth => growth::run(&servers, binaries, *jobs, *pairs, factors).await,
+        Case::Long => long::run(&servers, binaries, LONG).await,
+        Case::Noise => noise::run(&servers, binaries, *pairs).await,
     };
-    let slots = arguments.slots.unwrap_or(match executor {
-        Executor::Mock => 2_000,
-        Executor::Docker => 8,
-    });
-    let sees_requests = matches!(arguments.case, Case::Idle);
-    let fleet =
-        Fleet::start(&arguments.binaries, executor, slots, sees_requests).await.context("could not start the fleet")?;
-    let result = match arguments.case {
-        Case::Throughput => throughput(&fleet, arguments.jobs).await,
-        Case::Idle => idle(&fleet, arguments.jobs.min(1_000)).await,
-        Case::DockerPairs => docker_pairs(&fleet, arguments.jobs.min(200), arguments.pairs, slots).await,
-    };
-    fleet.stop().await?;
+    servers.stop().await?;
     result
-}
-
-async fn throughput(fleet: &Fleet, jobs: usize) -> anyhow::Result<Value> {
-    producer::warm_up(fleet).await?;
-    let run = producer::all_at_once(fleet, jobs).await?;
-    let verified = measure::verify(fleet, &run).await?;
-    Ok(json!({
-        "case": "throughput",
-        "executor": fleet.executor.name(),
-        "jobs": jobs,
-        "seconds": run.seconds(),
-        "jobs_per_second": jobs as f64 / run.seconds(),
-        "verified": verified,
-        "latency": measure::latencies(fleet, &run).await?,
-    }))
-}
-
-async fn idle(fleet: &Fleet, jobs: usize) -> anyhow::Result<Value> {
-    producer::warm_up(fleet).await?;
-    let run = producer::one_at_a_time(fleet, jobs).await?;
-    let verified = measure::verify(fleet, &run).await?;
-    Ok(json!({
-        "case": "idle",
-        "executor": fleet.executor.name(),
-        "jobs": jobs,
-        "verified": verified,
-        "latency": measure::latencies(fleet, &run).await?,
-        "submit_to_create_request": measure::create_requests(fleet, &run).await?,
-    }))
-}
-
-async fn docker_pairs(fleet: &Fleet, jobs: usize, pairs: usize, slots: u32) -> anyhow::Result<Value> {
-    producer::warm_up(fleet).await?;
-    let mut rows = Vec::with_capacity(pairs);
-    let mut ratios = Vec::with_capacity(pairs);
-    for pair in 0..pairs {
-        let run = producer::all_at_once(fleet, jobs).await?;
-        measure::verify(fleet, &run).await?;
-        let ours = jobs as f64 / run.seconds();
-        // The containers of the run are removed within a beat or two; the bare loop must not pay for that.
-        fleet.containers_removed().await?;
-        let bare = docker_loop::run(fleet, jobs, slots).await?;
-        eprintln!("pair {}: gantry {ours:.2}/s, bare loop {bare:.2}/s, ratio {:.3}", pair + 1, ours / bare);
-        ratios.push(ours / bare);
-        rows.push(json!({"gantry_per_second": ours, "bare_per_second": bare, "ratio": ours / bare}));
-    }
-    Ok(json!({
-        "case": "docker_pairs",
-        "jobs_each": jobs,
-        "concurrency": slots,
-        "pairs": rows,
-        "median_ratio": measure::median(&mut ratios),
-    }))
 }

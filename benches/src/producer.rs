@@ -1,23 +1,26 @@
-//! The producer: one job per message, confirmed.
+//! Producers: one job per message, confirmed; or one per HTTP request.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use chrono::{DateTime, Utc};
 use gantry_broker::{Outgoing, Publisher};
 use gantry_core::clock::{Clock, SystemClock};
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::fleet::{Executor, Fleet, KEY};
+use crate::fleet::{Executor, Fleet, key};
 
 /// Publishes in flight at once, and how long the whole may take.
 const WAVE: usize = 2_000;
-const GIVE_UP: Duration = Duration::from_secs(600);
+const GIVE_UP: Duration = Duration::from_secs(900);
 /// Between two looks whether all have ended.
 const TOGETHER: Duration = Duration::from_millis(50);
-const SINGLY: Duration = Duration::from_millis(5);
+const SINGLY: Duration = Duration::from_millis(2);
+/// How often a paced producer publishes what is due.
+const TICK: Duration = Duration::from_millis(5);
 
 /// Jobs that were submitted together.
 pub(crate) struct Run {
@@ -29,97 +32,200 @@ pub(crate) struct Run {
     ended: Instant,
 }
 
+/// By which door a job comes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Door {
+    Amqp,
+    Http,
+}
+
 impl Run {
+    fn begin() -> Self {
+        let now = Instant::now();
+        Self { prefix: Uuid::now_v7().to_string(), submitted: HashMap::new(), began: now, ended: now }
+    }
+
+    fn key(&self, number: usize) -> String {
+        format!("{}-{number}", self.prefix)
+    }
+
     /// From the first publish until the last job's end was recorded.
     pub(crate) fn seconds(&self) -> f64 {
         self.ended.duration_since(self.began).as_secs_f64()
     }
+
+    pub(crate) fn jobs(&self) -> usize {
+        self.submitted.len()
+    }
+
+    pub(crate) fn per_second(&self) -> f64 {
+        self.jobs() as f64 / self.seconds()
+    }
 }
 
-fn submission(fleet: &Fleet, key: &str) -> anyhow::Result<Outgoing> {
-    let body = json!({
+fn body(fleet: &Fleet, key: &str) -> Value {
+    json!({
         "name": "bench",
         "idempotency_key": key,
-        "preferred_executor": fleet.executor.name(),
+        "preferred_executor": fleet.layout.executor.executor_type(),
         "spec": fleet.no_op(),
-    });
-    let mut message = Outgoing::json(fleet.broker.topology().submissions(), &body)?;
-    message.headers.insert("x-gantry-api-key", KEY);
+    })
+}
+
+/// A submission as the broker gets it; tenants take turns.
+fn submission(fleet: &Fleet, idempotency_key: &str, number: usize) -> anyhow::Result<Outgoing> {
+    let mut message = Outgoing::json(fleet.broker.topology().submissions(), &body(fleet, idempotency_key))?;
+    message.headers.insert("x-gantry-api-key", key(number % fleet.layout.tenants as usize));
     Ok(message)
+}
+
+/// How long a submission is, for those who send as much for nothing.
+pub(crate) fn submission_bytes(fleet: &Fleet) -> anyhow::Result<usize> {
+    Ok(serde_json::to_vec(&body(fleet, &Run::begin().key(10_000)))?.len())
 }
 
 /// A few jobs that nobody measures: connections, caches, statements.
 pub(crate) async fn warm_up(fleet: &Fleet) -> anyhow::Result<()> {
-    all_at_once(
-        fleet,
-        match fleet.executor {
-            Executor::Docker => 8,
-            Executor::Mock => 500,
-        },
-    )
-    .await?;
+    let jobs = match fleet.layout.executor {
+        Executor::Docker => 8,
+        Executor::Mock => 500,
+    };
+    all_at_once(fleet, jobs).await?;
     Ok(())
 }
 
 /// Publishes all jobs as fast as they are confirmed, and waits for the last end.
 pub(crate) async fn all_at_once(fleet: &Fleet, jobs: usize) -> anyhow::Result<Run> {
     let publisher = Publisher::new(&fleet.broker);
-    let prefix = Uuid::now_v7().to_string();
-    let mut submitted = HashMap::with_capacity(jobs);
-    let began = Instant::now();
-    let keys: Vec<String> = (0..jobs).map(|n| format!("{prefix}-{n}")).collect();
-    for wave in keys.chunks(WAVE) {
+    let mut run = Run::begin();
+    let keys: Vec<String> = (0..jobs).map(|number| run.key(number)).collect();
+    for (first, wave) in keys.chunks(WAVE).enumerate() {
         let mut messages = Vec::with_capacity(wave.len());
-        for key in wave {
-            messages.push(submission(fleet, key)?);
-            submitted.insert(key.clone(), SystemClock.now());
+        for (place, key) in wave.iter().enumerate() {
+            messages.push(submission(fleet, key, first * WAVE + place)?);
+            run.submitted.insert(key.clone(), SystemClock.now());
         }
         for result in publisher.publish_all(messages).await {
             result.context("a submission was not confirmed")?;
         }
     }
-    wait_for_ends(fleet, &prefix, jobs, TOGETHER).await?;
-    Ok(Run { prefix, submitted, began, ended: Instant::now() })
+    wait_for_ends(fleet, &run).await?;
+    run.ended = Instant::now();
+    Ok(run)
 }
 
-/// Publishes each job when the one before has ended.
-pub(crate) async fn one_at_a_time(fleet: &Fleet, jobs: usize) -> anyhow::Result<Run> {
+/// Publishes so many jobs a second for a while, however far the fleet lags, and waits for the last end.
+pub(crate) async fn paced(fleet: &Fleet, per_second: f64, lasts: Duration) -> anyhow::Result<Run> {
     let publisher = Publisher::new(&fleet.broker);
-    let prefix = Uuid::now_v7().to_string();
-    let mut submitted = HashMap::with_capacity(jobs);
-    let began = Instant::now();
-    for n in 0..jobs {
-        let key = format!("{prefix}-{n}");
-        submitted.insert(key.clone(), SystemClock.now());
-        publisher.publish(submission(fleet, &key)?).await.context("a submission was not confirmed")?;
-        wait_for_ends(fleet, &prefix, n + 1, SINGLY).await?;
+    let mut run = Run::begin();
+    let mut ticks = tokio::time::interval(TICK);
+    // One that came late publishes what is due by then, and not one tick after the other.
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut publishing = JoinSet::new();
+    while run.began.elapsed() < lasts {
+        ticks.tick().await;
+        let due = (run.began.elapsed().as_secs_f64() * per_second) as usize;
+        let mut messages = Vec::new();
+        for number in run.jobs()..due {
+            let key = run.key(number);
+            messages.push(submission(fleet, &key, number)?);
+            run.submitted.insert(key, SystemClock.now());
+        }
+        let publisher = publisher.clone();
+        publishing.spawn(async move { publisher.publish_all(messages).await });
+        while let Some(results) = publishing.try_join_next() {
+            confirmed(results?)?;
+        }
     }
-    Ok(Run { prefix, submitted, began, ended: Instant::now() })
+    while let Some(results) = publishing.join_next().await {
+        confirmed(results?)?;
+    }
+    wait_for_ends(fleet, &run).await?;
+    run.ended = Instant::now();
+    Ok(run)
+}
+
+fn confirmed(results: Vec<Result<(), gantry_broker::publish::Error>>) -> anyhow::Result<()> {
+    for result in results {
+        result.context("a submission was not confirmed")?;
+    }
+    Ok(())
+}
+
+/// Hands in each job when the one before has ended.
+pub(crate) async fn one_at_a_time(fleet: &Fleet, jobs: usize, door: Door) -> anyhow::Result<Run> {
+    let publisher = Publisher::new(&fleet.broker);
+    let client = reqwest::Client::builder().no_proxy().build()?;
+    let mut run = Run::begin();
+    for number in 0..jobs {
+        let idempotency_key = run.key(number);
+        run.submitted.insert(idempotency_key.clone(), SystemClock.now());
+        match door {
+            Door::Amqp => {
+                let message = submission(fleet, &idempotency_key, 0)?;
+                publisher.publish(message).await.context("a submission was not confirmed")?;
+            }
+            Door::Http => {
+                let request = client.post(format!("{}/v1/jobs", fleet.api)).bearer_auth(key(0));
+                let answer = request.json(&body(fleet, &idempotency_key)).send().await?;
+                ensure!(answer.status().is_success(), "{}: {}", answer.status(), answer.text().await?);
+            }
+        }
+        wait_for_end(fleet, &idempotency_key).await?;
+    }
+    run.ended = Instant::now();
+    Ok(run)
+}
+
+/// Waits until one job of the first tenant has ended, whatever others do.
+async fn wait_for_end(fleet: &Fleet, key: &str) -> anyhow::Result<()> {
+    let limit = Instant::now() + GIVE_UP;
+    loop {
+        let ended: bool = sqlx::query_scalar(
+            "select exists (
+                 select 1 from tenants t
+                 join idempotency_keys i on i.tenant_id = t.id and i.source = 'key' and i.key = $1
+                 join container_jobs j on j.id = i.job_id and j.completed_at is not null
+                 where t.name = 'bench-0')",
+        )
+        .bind(key)
+        .fetch_one(&fleet.sql)
+        .await?;
+        if ended {
+            return Ok(());
+        }
+        if Instant::now() > limit {
+            bail!("a job did not end within {GIVE_UP:?}");
+        }
+        tokio::time::sleep(SINGLY).await;
+    }
 }
 
 /// Waits until all jobs of a run have ended. What is asked while they run is cheap: it must not be what is measured.
-async fn wait_for_ends(fleet: &Fleet, prefix: &str, jobs: usize, pause: Duration) -> anyhow::Result<()> {
+async fn wait_for_ends(fleet: &Fleet, run: &Run) -> anyhow::Result<()> {
     let limit = Instant::now() + GIVE_UP;
     loop {
-        let busy: bool =
-            sqlx::query_scalar("select exists (select 1 from container_jobs where status in ('pending', 'running'))")
-                .fetch_one(&fleet.sql)
-                .await?;
+        let busy: bool = sqlx::query_scalar(
+            "select exists (select 1 from container_jobs where status = 'pending')
+                 or exists (select 1 from container_jobs where status = 'running')",
+        )
+        .fetch_one(&fleet.sql)
+        .await?;
         if !busy {
             let ended: i64 = sqlx::query_scalar(
                 "select count(*) from idempotency_keys i join container_jobs j on j.id = i.job_id
                  where i.source = 'key' and i.key like $1 || '-%' and j.completed_at is not null",
             )
-            .bind(prefix)
+            .bind(&run.prefix)
             .fetch_one(&fleet.sql)
             .await?;
-            if usize::try_from(ended)? >= jobs {
+            if usize::try_from(ended)? >= run.jobs() {
                 return Ok(());
             }
         }
         if Instant::now() > limit {
             bail!("the jobs did not end within {GIVE_UP:?}");
         }
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(TOGETHER).await;
     }
 }

@@ -8,6 +8,6 @@ if [ "$(id -u)" != 0 ]; then
     exit 1
 fi
 deploy/scripts/install.sh servers >&2
-SQLX_OFFLINE=true cargo build --release -p gantry-bench -p gantry-dispatcher -p gantry-recorder \
+SQLX_OFFLINE=true cargo build --release -p gantry-bench -p gantry-dispatcher -p gantry-recorder -p gantry-api \
     -p gantry-executor-mock -p gantry-executor-docker >&2
 "${CARGO_TARGET_DIR:-target}/release/gantry-bench" --binaries "${CARGO_TARGET_DIR:-target}/release" "$@"
