@@ -1,5 +1,7 @@
 //! A fleet of its own for every trial: a database, a vhost, a folder of simulated containers, three processes.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,12 +20,15 @@ use sqlx::postgres::PgPoolOptions;
 use tempfile::TempDir;
 
 use crate::part::{Part, Points, Process, Surroundings};
+use crate::verdict::Engine;
 
 pub(crate) const KEY: &str = "gantry-chaos-key";
 /// A container template that jobs may name.
 pub(crate) const TEMPLATE: &str = "simulated";
-/// Of all hosts together. Fewer than the jobs, so that some wait.
-pub(crate) const SLOTS: u16 = 4;
+/// The hosts of simulated containers, each a folder, and their slots: of one that everybody shares, and of one of the
+/// tenant's own, because its slots are given out in another way. Fewer than the jobs, so that some wait.
+const HOSTS: [(&str, u16); 2] = [(SHARED, 3), ("own", 1)];
+const SHARED: &str = "shared";
 /// Between two looks at a condition.
 pub(crate) const POLL: Duration = Duration::from_millis(100);
 
@@ -131,9 +136,9 @@ impl Fleet {
         self.folder.path().join("mock")
     }
 
-    /// What the containers themselves wrote down.
-    pub(crate) fn ledger(&self) -> anyhow::Result<Ledger> {
-        ledger::read(&self.mock()).context("the containers left no ledger")
+    /// What the containers themselves wrote down, host by host.
+    pub(crate) fn engines(&self) -> anyhow::Result<Vec<Engine>> {
+        engines(&self.mock())
     }
 
     /// Containers that were not removed, by name.
@@ -156,15 +161,36 @@ impl Fleet {
     }
 }
 
-/// The simulated containers in the folder `mock` that were not removed.
+/// The simulated containers of the hosts in the folder `mock` that were not removed.
 pub(crate) fn left(mock: &Path) -> anyhow::Result<Vec<String>> {
-    std::fs::read_dir(mock.join("containers"))
-        .context("no container was ever made")?
-        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-        .collect()
+    Ok(engines(mock)?.into_iter().flat_map(|engine| engine.left).collect())
 }
 
-/// A tenant with a key, a template, and two hosts of simulated containers in the folder `mock`.
+/// What ran on each host in the folder `mock`, by what its containers wrote down, and what is left of it.
+pub(crate) fn engines(mock: &Path) -> anyhow::Result<Vec<Engine>> {
+    let mut engines = Vec::new();
+    for (name, slots) in HOSTS {
+        let folder = mock.join(name);
+        let containers = folder.join("containers");
+        // Until the first container is made there, which on the smaller one may be never.
+        if name != SHARED && !containers.exists() {
+            continue;
+        }
+        let left = std::fs::read_dir(containers)
+            .context("no container was ever made")?
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect::<anyhow::Result<Vec<String>>>()?;
+        let ledger = match ledger::read(&folder) {
+            // It is written with the first launch.
+            Err(error) if name != SHARED && error.kind() == io::ErrorKind::NotFound => Ledger::default(),
+            ledger => ledger.context("the containers left no ledger")?,
+        };
+        engines.push(Engine { ledger, limit: slots.into(), printed: BTreeMap::new(), left });
+    }
+    Ok(engines)
+}
+
+/// A tenant with a key, a template, and the hosts of simulated containers in the folder `mock`.
 pub(crate) async fn populate(store: &Store, mock: &Path) -> anyhow::Result<()> {
     let tenant = tenants::put_tenant(store, "chaos").await?;
     tenants::put_key(store, tenant, "chaos", KEY, false).await?;
@@ -173,13 +199,13 @@ pub(crate) async fn populate(store: &Store, mock: &Path) -> anyhow::Result<()> {
         ..NewTemplate::new(tenant, TEMPLATE, "simulated", "chaos")
     };
     templates::put(store, Scope::Fleet, &template).await?;
-    // Two hosts on one engine, because slots of a tenant's own are given out in another way than shared ones.
-    for (owner, slots) in [(None, SLOTS - 1), (Some(tenant), 1)] {
+    std::fs::create_dir_all(mock)?;
+    for (name, slots) in HOSTS {
         let host = NewHost {
-            tenant: owner,
+            tenant: (name != SHARED).then_some(tenant),
             name: "chaos",
             executor_type: ExecutorType::Mock,
-            connection_config: json!({ "dir": mock }),
+            connection_config: json!({ "dir": mock.join(name) }),
             executor_config: json!({}),
             max_concurrent_jobs: i32::from(slots),
             cost_per_job: Default::default(),

@@ -8,8 +8,9 @@ use gantry_core::{FailureClass, JobId, retry};
 use gantry_executor_mock::ledger::Ledger;
 use serde_json::{Value, json};
 use sqlx::PgPool;
+use uuid::Uuid;
 
-use crate::fleet::{Fleet, SLOTS};
+use crate::fleet::Fleet;
 use crate::load::Load;
 use crate::producer::Received;
 use crate::workload::{self, End, Stdout, Submitted};
@@ -129,17 +130,17 @@ pub(crate) struct Printed {
 
 /// Judges a fleet of simulated containers.
 pub(crate) async fn judge(fleet: &Fleet, load: &Load) -> anyhow::Result<Verdict> {
-    let ledger = fleet.ledger()?;
-    let ran: BTreeSet<JobId> = ledger.starts().into_keys().map(|(job, _)| job).collect();
-    let engine = Engine { ledger, limit: SLOTS.into(), printed: BTreeMap::new(), left: fleet.left()? };
+    let engines = fleet.engines()?;
+    let ran: BTreeSet<JobId> = whole(&engines).starts().into_keys().map(|(job, _)| job).collect();
     let evidence = Evidence {
         jobs: load.jobs.clone(),
         received: load.producer.received(),
         rows: rows(&fleet.sql).await?,
-        engines: vec![engine],
+        engines,
         slots: slots(&fleet.sql).await?,
     };
     let mut verdict = evidence.judge()?;
+    tried_again(&fleet.sql, &mut verdict).await?;
     load.letters.judge(&fleet.sql, &mut verdict).await?;
     schedules::judge(&fleet.sql, &evidence.received, &mut verdict).await?;
     load.crowd.judge(&fleet.sql, &evidence.received, &mut verdict).await?;
@@ -150,15 +151,39 @@ pub(crate) async fn judge(fleet: &Fleet, load: &Load) -> anyhow::Result<Verdict>
     Ok(verdict)
 }
 
+/// What ran on all of them.
+fn whole(engines: &[Engine]) -> Ledger {
+    let mut whole = Ledger::default();
+    for engine in engines {
+        whole.add_all(&engine.ledger);
+    }
+    whole
+}
+
+/// Attempts that failed for their place's reasons: there should be none but those that were given up on purpose, because
+/// whoever adopts one finds its container, or may launch it under its name.
+async fn tried_again(sql: &PgPool, verdict: &mut Verdict) -> anyhow::Result<()> {
+    let again: Vec<(Uuid, i32, String)> = sqlx::query_as(
+        "select job_id, attempt, coalesce(failure_class::text, 'none') from container_executions
+         where retried_by = 'infrastructure' and abandoned_at is null order by job_id, attempt",
+    )
+    .fetch_all(sql)
+    .await?;
+    for (job, attempt, class) in again {
+        verdict.wrong(format!("attempt {attempt} of {job} ended as {class}"));
+    }
+    Ok(())
+}
+
 impl Evidence {
     /// Counts.
     pub(crate) fn judge(&self) -> anyhow::Result<Verdict> {
         let mut verdict = Verdict::default();
         self.answers(&mut verdict);
-        let mut ran = BTreeSet::new();
         for engine in &self.engines {
-            ran.extend(engine.judge(&mut verdict));
+            engine.judge(&mut verdict);
         }
+        let ran = ran(&whole(&self.engines), &mut verdict);
         for (job, end, id) in workload::accepted(&self.received, &self.jobs) {
             match self.rows.get(&id) {
                 Some(row) if row["over"] == true => self.ended(&mut verdict, job, end, row, ran.contains(&id)),
@@ -279,15 +304,8 @@ fn gave_up(row: &Value) -> bool {
 }
 
 impl Engine {
-    /// What really ran; returns the jobs that did.
-    fn judge(&self, verdict: &mut Verdict) -> BTreeSet<JobId> {
-        let starts = self.ledger.starts();
-        for ((job, attempt), count) in starts.iter().filter(|(_, count)| **count > 1) {
-            verdict.duplicate(format!("attempt {attempt} of {job} had {count} containers"));
-        }
-        for job in self.ledger.alive_twice() {
-            verdict.duplicate(format!("{job} had two containers alive at once"));
-        }
+    /// How much of it ran at once, and what is left.
+    fn judge(&self, verdict: &mut Verdict) {
         let most = self.ledger.max_concurrency();
         if most > self.limit {
             verdict.over_limit += most - self.limit;
@@ -295,8 +313,19 @@ impl Engine {
         }
         verdict.orphans += self.left.len();
         verdict.notes.extend(self.left.iter().map(|name| format!("orphan: {name}")));
-        starts.into_keys().map(|(job, _)| job).collect()
     }
+}
+
+/// What ran twice, on whichever hosts; returns the jobs that ran.
+fn ran(ledger: &Ledger, verdict: &mut Verdict) -> BTreeSet<JobId> {
+    let starts = ledger.starts();
+    for ((job, attempt), count) in starts.iter().filter(|(_, count)| **count > 1) {
+        verdict.duplicate(format!("attempt {attempt} of {job} had {count} containers"));
+    }
+    for job in ledger.alive_twice() {
+        verdict.duplicate(format!("{job} had two containers alive at once"));
+    }
+    starts.into_keys().map(|(job, _)| job).collect()
 }
 
 /// Every job of the fleet that somebody handed in; `sql` as the database's owner.
@@ -471,6 +500,12 @@ mod tests {
             all.engines[0].ledger.add(run("b", id, 2, 50..300));
         };
         assert_eq!(counted(&alive_twice), [0, 1, 0, 0, 0, 0]);
+        let on_another_host = |all: &mut Evidence, id| {
+            let mut ledger = Ledger::default();
+            ledger.add(run("b", id, 2, 50..300));
+            all.engines.push(Engine { ledger, limit: 1, printed: BTreeMap::new(), left: Vec::new() });
+        };
+        assert_eq!(counted(&on_another_host), [0, 1, 0, 0, 0, 0], "each within its limit");
         let another_job = |all: &mut Evidence, _| {
             let id = JobId::new();
             all.received.answer("key", json!({ "result": "accepted", "job_id": id }));

@@ -32,6 +32,11 @@ fi
 if [ $# = 0 ]; then
     deploy/scripts/chaos-load.sh --short
 fi
+# The same jobs on Docker and on the doubles of the clouds, and a failover, as the command starts them; unless somebody
+# asked for certain tests.
+if [ $# = 0 ]; then
+    GANTRY_BIN_DIR=${CARGO_TARGET_DIR:-target}/debug deploy/scripts/demo-clouds.sh
+fi
 # README.md, as it is written; unless somebody asked for certain tests.
 if [ $# = 0 ]; then
     GANTRY_BIN_DIR=${CARGO_TARGET_DIR:-target}/debug tests/quickstart/run.py

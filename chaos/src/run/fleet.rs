@@ -17,7 +17,7 @@ use super::process::Supervised;
 use super::schedule::{self, Member};
 use super::servers::{Addresses, Servers, output};
 use super::{jobs, ledger};
-use crate::fleet::{SLOTS, declare, few_connections, left, populate};
+use crate::fleet::{declare, engines, few_connections, left, populate};
 use crate::part::Part;
 use crate::verdict::{Engine, Evidence, rows, slots};
 
@@ -124,14 +124,11 @@ impl Fleet {
 
     /// What there is to judge by, but for what the producer knows.
     pub(crate) async fn evidence(&self) -> anyhow::Result<Evidence> {
-        let (simulated, real) = self.containers().await?;
+        let (_, real) = self.containers().await?;
         let book = ledger::read(&self.ledger().join(jobs::FILE))?;
-        let mock = gantry_executor_mock::ledger::read(&self.folders.mock()).context("no simulated container ran")?;
         let printed = book.printed(self.servers.engine_away());
-        let engines = vec![
-            Engine { ledger: mock, limit: SLOTS.into(), printed: Default::default(), left: simulated },
-            Engine { ledger: book.ledger, limit: DOCKER_SLOTS.into(), printed, left: real },
-        ];
+        let mut engines = engines(&self.folders.mock())?;
+        engines.push(Engine { ledger: book.ledger, limit: DOCKER_SLOTS.into(), printed, left: real });
         Ok(Evidence {
             jobs: Vec::new(),
             received: Default::default(),

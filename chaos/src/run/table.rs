@@ -6,6 +6,9 @@ use super::breaker::Done;
 use super::fleet::Fleet;
 use super::schedule::Step;
 
+/// So often a part may end by itself in a run: every lost lease is one end, and so is every start beside an outage.
+const MOST_ENDS: usize = 20;
+
 /// A table that is being printed.
 pub(crate) struct Table {
     began: Instant,
@@ -45,10 +48,18 @@ impl Table {
         println!("{:>5.0} s  {what}", self.began.elapsed().as_secs_f64());
     }
 
-    /// Prints which parts ended without having been asked, and what they said to it.
-    pub(crate) fn summary(&self, fleet: &Fleet) {
+    /// Prints which parts ended without having been asked, and what they said to it. Each may end when it was declared
+    /// dead or its servers are away at its start, but in order, and not again and again.
+    pub(crate) fn summary(&mut self, fleet: &Fleet) {
         for process in &fleet.processes {
-            let ends = process.ends().iter().filter(|end| end.by_itself).count();
+            let by_itself: Vec<_> = process.ends().into_iter().filter(|end| end.by_itself).collect();
+            let ends = by_itself.len();
+            if let Some(end) = by_itself.iter().find(|end| end.status.code() != Some(1)) {
+                self.unproved.push(format!("{} ended by itself: {}", process.member, end.status));
+            }
+            if ends > MOST_ENDS {
+                self.unproved.push(format!("{} ended by itself {ends} times", process.member));
+            }
             if ends > 0 {
                 let member = process.member;
                 let log = fleet.logs().join(member.to_string()).join(format!("{}.log", member.part.name()));

@@ -25,8 +25,33 @@ const AFTERWARDS: Duration = Duration::from_secs(3);
 /// In which a worker that learns of its death ends.
 const ENDS_WITHIN: Duration = Duration::from_secs(15);
 
+/// How often a fault is tried until something was there to be adopted: what runs may end meanwhile by itself.
+const TRIES: usize = 3;
+
 /// A worker stands still, and goes on when it is dead to all others.
 pub(crate) async fn freeze(fleet: &Fleet, member: Member) -> anyhow::Result<Done> {
+    until_adopted(async || freeze_once(fleet, member).await).await
+}
+
+/// A worker does not reach Postgres until it is dead to all others, and a little longer.
+pub(crate) async fn partition(fleet: &Fleet, cut: Cut, member: Member) -> anyhow::Result<Done> {
+    until_adopted(async || partition_once(fleet, cut, member).await).await
+}
+
+async fn until_adopted(strike: impl AsyncFn() -> anyhow::Result<Done>) -> anyhow::Result<Done> {
+    let mut done = strike().await?;
+    for _ in 1..TRIES {
+        if done.proof.is_some() {
+            break;
+        }
+        let again = strike().await?;
+        let late = done.late.into_iter().chain(again.late).collect();
+        done = Done { late, ..again };
+    }
+    Ok(done)
+}
+
+async fn freeze_once(fleet: &Fleet, member: Member) -> anyhow::Result<Done> {
     let process = fleet.process(member);
     let victim = Victim::find(&fleet.sql, process).await?;
     let began = Instant::now();
@@ -40,8 +65,7 @@ pub(crate) async fn freeze(fleet: &Fleet, member: Member) -> anyhow::Result<Done
     victim.outcome(process, taken, (stopped && lasted > LEASE.as_secs_f64()).then_some(proof)).await
 }
 
-/// A worker does not reach Postgres until it is dead to all others, and a little longer.
-pub(crate) async fn partition(fleet: &Fleet, cut: Cut, member: Member) -> anyhow::Result<Done> {
+async fn partition_once(fleet: &Fleet, cut: Cut, member: Member) -> anyhow::Result<Done> {
     let process = fleet.process(member);
     let victim = Victim::find(&fleet.sql, process).await?;
     let (before, began) = (process.links.to(Server::Postgres).tally(), Instant::now());
@@ -167,7 +191,8 @@ impl Victim {
         };
         let (owned, after) = (self.owned.len(), after.as_secs_f64());
         let effect = format!("dead, {adopted} of {owned} attempts adopted after {after:.1} s, {requests}{end}");
-        Ok(Done { proof, effect, late })
+        // Of one whose attempts all ended by themselves meanwhile nothing was taken.
+        Ok(Done { proof: proof.filter(|_| adopted > 0), effect, late })
     }
 }
 

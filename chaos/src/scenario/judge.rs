@@ -189,11 +189,10 @@ async fn cloud_ran(lab: &Lab, place: &Place) -> anyhow::Result<BTreeMap<String, 
     place.engine.ran_of(&jobs.into_iter().map(JobId::from).collect())
 }
 
-/// Attempts at a cloud that failed for its reasons: there should be none, because nothing breaks there. Only where a
-/// launch is never repeated may one be lost, if its worker died after it wrote down that it launches and before the
-/// launch arrived; of such a one nothing ever ran, since what runs is found by its name.
+/// Attempts that failed for their place's reasons: there should be none, because nothing breaks there. Only where a launch
+/// is never repeated may one be lost, if its worker died after it wrote down that it launches and before the launch
+/// arrived; of such a one nothing ever ran, since what runs is found by its name.
 async fn launched_again(verdict: &mut Verdict, lab: &Lab) -> anyhow::Result<()> {
-    let Backend::Cloud(place) = &lab.backend else { return Ok(()) };
     let failed: Vec<(uuid::Uuid, i32, String, bool, bool)> = sqlx::query_as(
         "select job_id, attempt, coalesce(failure_class::text, 'none'), launch_sent_at is not null,
                 started_at is not null
@@ -201,11 +200,14 @@ async fn launched_again(verdict: &mut Verdict, lab: &Lab) -> anyhow::Result<()> 
     )
     .fetch_all(&lab.sql)
     .await?;
-    let ran = starts(cloud_ran(lab, place).await?.values());
+    let (ran, loses_launches) = match &lab.backend {
+        Backend::Cloud(place) => (starts(cloud_ran(lab, place).await?.values()), place.cloud.loses_launches()),
+        Backend::Mock(_) | Backend::Docker(_) => (BTreeMap::new(), false),
+    };
     for (job, attempt, class, sent, started) in failed {
         let ran = started || ran.contains_key(&(job.into(), attempt));
         let what = format!("attempt {attempt} of {job} ended as {class}, sent: {sent}, ran: {ran}");
-        if place.cloud.loses_launches() && class == "lost" && sent && !ran {
+        if loses_launches && class == "lost" && sent && !ran {
             verdict.excuse(what);
         } else {
             verdict.wrong(what);

@@ -8,6 +8,7 @@ use gantry_core::state::{Outcome, StopReason};
 use gantry_core::{Failure, FailureClass};
 use gantry_store::attempts::{Attempt, LaunchSent, Preparing};
 use gantry_store::logs::Position;
+use gantry_store::{Scope, jobs};
 use tokio::task::JoinHandle;
 use tracing::Instrument;
 
@@ -18,7 +19,7 @@ use crate::hosts;
 use crate::log::LogTail;
 use crate::metrics;
 use crate::registry::Run;
-use crate::throttle::Patience;
+use crate::throttle::{self, Patience};
 use crate::watch::Watched;
 
 /// Pauses between two questions about an unknown launch, and before a launch is repeated.
@@ -46,6 +47,8 @@ struct Stand {
     refused: Option<Failure>,
     /// How long it still asks again where it is throttled.
     patience: Patience,
+    /// Whether the job may run elsewhere too; none as long as nobody needed to know.
+    elsewhere: Option<bool>,
     pause: Duration,
     /// What the backend said so far.
     said: String,
@@ -72,6 +75,7 @@ impl Stand {
             prepared: false,
             refused: None,
             patience: Patience::new(),
+            elsewhere: None,
             pause: ASK_AGAIN,
             said: String::new(),
         }
@@ -196,12 +200,22 @@ async fn launch(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step
     }
     let sent = engine.lease.now();
     let launched = engine.executor.launch(&run.host, &request, &engine.draining).await;
-    drop(in_flight);
     drop(place);
+    let was_throttled = |failure: &Failure| failure.class == FailureClass::Throttled;
+    let goes_on = match &launched {
+        None => true,
+        Some(Err(LaunchError::NotLaunched(failure))) => was_throttled(failure),
+        Some(_) => false,
+    };
+    // A hand-over waits for this, too.
+    if goes_on && stand.launch_sent.is_none() {
+        take_back(engine, run).await;
+    }
+    drop(in_flight);
     let outcome = match &launched {
         None => "not_sent",
         Some(Ok(_)) => "launched",
-        Some(Err(LaunchError::NotLaunched(failure))) if failure.class == FailureClass::Throttled => "throttled",
+        Some(Err(LaunchError::NotLaunched(failure))) if was_throttled(failure) => "throttled",
         Some(Err(LaunchError::NotLaunched(_))) => "not_launched",
         Some(Err(LaunchError::MaybeLaunched(_))) => "maybe_launched",
     };
@@ -209,12 +223,7 @@ async fn launch(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step
     match launched {
         None => Step::Done,
         Some(Ok(id)) => watch(engine, run, id, stand, Some(sent)),
-        Some(Err(LaunchError::NotLaunched(failure))) => {
-            if failure.class == FailureClass::Throttled && stand.launch_sent.is_none() {
-                take_back(engine, run).await;
-            }
-            refuse(engine, run, stand, failure).await
-        }
+        Some(Err(LaunchError::NotLaunched(failure))) => refuse(engine, run, stand, failure).await,
         Some(Err(LaunchError::MaybeLaunched(cause))) => {
             tracing::warn!(%cause, "a launch was not answered");
             stand.said.push_str(&format!("launch: {cause}\n"));
@@ -227,8 +236,8 @@ async fn launch(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step
     }
 }
 
-/// Stores that no launch was sent after all, before the attempt waits to send one again: whoever adopts it meanwhile goes
-/// on, and does not take it for lost. If that fails nothing is wrong, but an attempt may be spent.
+/// Stores that no launch was sent after all, before the attempt waits to send one again, or is handed over: whoever adopts
+/// it goes on, and does not take it for lost. If that fails nothing is wrong, but an attempt may be spent.
 async fn take_back(engine: &Engine, run: &Run) {
     if engine.executor.idempotence() == Idempotence::Forever {
         // An adopter may launch in any case.
@@ -307,7 +316,12 @@ async fn refuse(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand, failure
 /// attempt.
 async fn refused(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand, failure: Failure) -> Step {
     if failure.class == FailureClass::Throttled {
-        let (now, lasts) = (engine.lease.now(), engine.settings.throttle_patience());
+        let lasts = match may_go_elsewhere(engine, run, stand).await {
+            true => engine.settings.throttle_patience(),
+            // Another attempt would meet the same: nothing is gained by spending this one.
+            false => engine.settings.launch_timeout(),
+        };
+        let now = engine.lease.now();
         if let Some(pause) = stand.patience.pause(now, lasts, stand.launch_deadline, rand::random()) {
             tracing::debug!(%failure, ?pause, "throttled, asking again");
             return tokio::select! {
@@ -321,6 +335,20 @@ async fn refused(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand, failur
     }
     finish::never_ran(engine, run, failure, std::mem::take(&mut stand.said)).await;
     Step::Done
+}
+
+/// Whether another executor may run the job. While that cannot be read, none: it is asked again with the next refusal.
+async fn may_go_elsewhere(engine: &Engine, run: &Run, stand: &mut Stand) -> bool {
+    if stand.elsewhere.is_none() {
+        let present = engine.executor.executor_type();
+        match jobs::spec(&engine.store, Scope::Fleet, run.token.job).await {
+            Ok(stored) => {
+                stand.elsewhere = Some(stored.is_some_and(|job| throttle::may_go_elsewhere(&job.routing, present)));
+            }
+            Err(error) => tracing::debug!(%error, "where else the job may run could not be read"),
+        }
+    }
+    stand.elsewhere.unwrap_or(false)
 }
 
 /// Waits a little longer each time, and then asks what became of the launch.

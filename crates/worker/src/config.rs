@@ -43,8 +43,9 @@ pub struct Settings {
     pub host_check_seconds: u64,
     /// How long a claimed job may take to start: pull and provisioning. Default 600.
     pub launch_timeout_seconds: u64,
-    /// How long a backend that answers `throttled` is asked again within one attempt, from 1 s on in growing, jittered
-    /// pauses, before the attempt ends; 0 for not at all. Never past the launch timeout. Default 30.
+    /// How long a backend that answers `throttled` is asked again within one attempt, in jittered pauses that grow from 1 s
+    /// to 5 s, before the attempt ends and the job goes on to the next executor of its list; 0 for not at all. A job that
+    /// may run nowhere else asks until the launch timeout, whatever this says. Default 30.
     pub throttle_patience_seconds: u64,
     /// Time between SIGTERM and SIGKILL of a container that is stopped. Default 10.
     pub stop_grace_seconds: u64,

@@ -10,6 +10,9 @@ use tokio::time::sleep;
 
 const PART: &str = env!("CARGO_BIN_EXE_gantry-part");
 
+/// Jobs that run when the outage begins.
+const RUNNING: usize = 4;
+
 /// The whole fleet as processes, with two workers on a host of some slots.
 struct Parts {
     dispatcher: Process,
@@ -102,7 +105,6 @@ fn started_once(fleet: &Fleet, jobs: usize) {
 /// The alarm blocks every connection that publishes, on the whole node.
 #[tokio::test]
 async fn a_broker_in_an_alarm_is_waited_for() {
-    const RUNNING: usize = 4;
     let servers = Servers::start().await;
     let fleet = servers.fleet().await;
     let mut parts = Parts::start(&fleet, &[]).await;

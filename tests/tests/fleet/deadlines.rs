@@ -58,6 +58,40 @@ async fn a_run_deadline_that_passed_while_nobody_looked_is_kept_at_once() {
     assert_eq!(fleet.ended(id).await["status"], "timeout");
 }
 
+/// Counted from the claim, however far the launch got: to a container that does not start, or not even to that.
+#[tokio::test]
+async fn a_launch_deadline_is_the_original_one() {
+    let settings = Settings { launch_timeout_seconds: 40, ..quick() };
+    let fleet = Fleet::new().await;
+    let host = fleet.mock_host(2).await;
+    let _parts = [fleet.dispatcher(), fleet.recorder()];
+    let first = fleet.mock_worker(settings.clone());
+    fleet.served(host, 1).await;
+    let bodies = ["start_delay", "prepare_delay"].map(|delay| jobs::mock(&[(delay, "1h")]));
+    let ids = fleet.producer().await.submit_all(&bodies).await;
+    eventually(PATIENCE, async || {
+        let prepared = fleet.attempts(ids[1]).await;
+        let prepares = prepared.first().is_some_and(|attempt| !attempt["prepare_began_at"].is_null());
+        prepares && fleet.ledger().starts().contains_key(&(ids[0], 1))
+    })
+    .await;
+    first.crash();
+    fleet.execute("update container_executions set claimed_at = claimed_at - interval '30 seconds'").await;
+    let _next = fleet.mock_worker(settings);
+    let over = "select count(*) from container_executions where attempt = 1 and ended_at is not null";
+    eventually(PATIENCE, async || fleet.scalar::<i64>(over).await == 2).await;
+    for id in &ids {
+        let attempt = &fleet.attempts(*id).await[0];
+        let ended = (&attempt["stop_reason"], &attempt["failure_class"], &attempt["epoch"]);
+        assert_eq!(ended, (&json!("launch_deadline"), &json!("backend_error"), &json!(2)), "{attempt}");
+    }
+    let lasted = "select array_agg(extract(epoch from ended_at - claimed_at)::float8) from container_executions
+                  where attempt = 1";
+    let lasted: Vec<f64> = fleet.scalar(lasted).await;
+    // Counted anew by the adopter they would end forty seconds after that, at more than seventy.
+    assert!(lasted.iter().all(|seconds| (40.0..70.0).contains(seconds)), "ended after {lasted:?} s");
+}
+
 #[tokio::test]
 async fn a_stop_that_was_asked_for_is_asked_for_again() {
     let fleet = Fleet::new().await;

@@ -83,6 +83,8 @@ pub(super) async fn start(
             ExecutorType::Scaleway => {
                 parts.pool(urls, *executor, move || ScalewayExecutor::with_secrets(secrets.clone())).await?;
             }
+            // It adds no host of any other.
+            other => anyhow::bail!("gantry dev has no workers of {other}"),
         }
     }
     let api_shutdown = shutdown.clone();

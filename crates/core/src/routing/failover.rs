@@ -302,7 +302,7 @@ mod tests {
     }
 
     fn some() -> impl Strategy<Value = Vec<ExecutorType>> {
-        proptest::sample::subsequence(ExecutorType::ALL.to_vec(), 0..=5).prop_shuffle()
+        proptest::sample::subsequence(ExecutorType::ALL.to_vec(), 0..=ExecutorType::ALL.len()).prop_shuffle()
     }
 
     proptest! {

@@ -11,6 +11,7 @@ use common::{double, host_at, image, sh, validate, words};
 use gantry_core::host::Host;
 use gantry_core::naming::external_name;
 use gantry_core::spec::ResolvedSpec;
+use gantry_core::state::Outcome;
 use gantry_core::{FailureClass, FleetId, JobId};
 use gantry_double::{Fault, Faults, Rule};
 use gantry_executor_cloudrun::CloudRunExecutor;
@@ -105,6 +106,27 @@ async fn trouble_with_one_leaves_it_out() {
     for id in &ids {
         until_ended(&executor, &host, id).await;
     }
+    finish(&double).await;
+}
+
+/// A service that is not there for a moment says nothing about what runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_503_while_it_runs_is_no_end() {
+    let faults = Faults::new(1);
+    let double = double(&faults).await;
+    let (executor, host, fleet) = (CloudRunExecutor::new(), host_at(&double.url(), "away"), FleetId::new());
+    let id = executor.launch(&host, &launch_in(fleet, sh("sleep 3; exit 9"))).await.expect("launches");
+    until(&executor, &host, &id, |state| *state == Observed::Running).await;
+    let body = json!({ "error": { "code": 503, "status": "UNAVAILABLE", "message": "not now" } });
+    faults.add(Rule::new(Fault::Status { status: 503, body }).to("GET", "").times(3));
+    for _ in 0..3 {
+        let states = executor.observe(&host, std::slice::from_ref(&id)).await.unwrap_or_default();
+        assert_eq!(states, [], "nobody knows how it is");
+    }
+    let Observed::Ended(end) = until(&executor, &host, &id, |state| *state != Observed::Running).await else {
+        panic!("it was running, and is over");
+    };
+    assert_eq!(end.outcome, Outcome::Exited(9));
     finish(&double).await;
 }
 

@@ -15,6 +15,7 @@ use crate::connection::{Connection, Endpoint};
 use crate::disk::Disk;
 use crate::image::Images;
 use crate::logs::Readers;
+use crate::observe::Asks;
 use crate::ssh::Tunnel;
 use crate::stop::Stops;
 use crate::usage::Usage;
@@ -26,6 +27,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// One engine.
 pub(crate) struct Engine {
     connection: Connection,
+    pub(crate) asks: Asks,
     pub(crate) secrets: Secrets,
     link: tokio::sync::Mutex<Option<Link>>,
     pub(crate) changes: Changes,
@@ -46,6 +48,7 @@ impl Engine {
     fn new(connection: Connection, secrets: Secrets) -> Self {
         Self {
             connection,
+            asks: Asks::default(),
             secrets,
             link: tokio::sync::Mutex::default(),
             changes: Changes::default(),
@@ -107,6 +110,7 @@ impl Engine {
 
     /// Forgets what is only of use while the container exists.
     pub(crate) fn forget(&self, id: &str) {
+        self.asks.forget(id);
         self.readers.forget(id);
         self.stops.forget(id);
         self.usage.forget(id);

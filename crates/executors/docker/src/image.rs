@@ -150,6 +150,10 @@ async fn pull(engine: &Engine, docker: Docker, image: &str, login: Login) -> Res
                 if failure.class == FailureClass::ImagePullDenied {
                     failure.message = format!("{} (pulled {})", failure.message, login.shown);
                 }
+                if progress.has_layers() {
+                    failure.message =
+                        format!("{}\n{}", failure.message, progress.finish(image, &login.shown).trim_end());
+                }
                 return Err(failure);
             }
         }

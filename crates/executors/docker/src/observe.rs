@@ -1,7 +1,7 @@
 //! The states of containers, many at once.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bollard::Docker;
@@ -12,6 +12,7 @@ use futures::StreamExt;
 use gantry_core::{Failure, FailureClass};
 use gantry_worker::executor::{ExecutionId, Observed};
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::engine::Engine;
 use crate::{end, error, labels, usage};
@@ -20,8 +21,8 @@ use crate::{end, error, labels, usage};
 const FEW: usize = 4;
 /// Requests at a time.
 const CONCURRENCY: usize = 8;
-/// How long the engine may take to tell of one container, its end included.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// How long a look waits for the engine to tell of one container. An answer that comes later is there for the next look.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(crate) async fn observe(
     engine: &Arc<Engine>,
@@ -39,31 +40,71 @@ pub(crate) async fn observe(
     }
     // What is not in the list is asked for by itself, because only that answer is authoritative.
     let mut answers = futures::stream::iter(rest)
-        .map(|id| async move { (timeout(PATIENCE, inspect(engine, docker, &id)).await, id) })
+        .map(|id| async move { (engine.asks.state(engine, docker, &id).await, id) })
         .buffer_unordered(CONCURRENCY);
     let mut silent = None;
     while let Some((state, id)) = answers.next().await {
         match state {
-            Ok(Ok(state)) => states.push((id, state)),
+            Some(Ok(state)) => states.push((id, state)),
             // The engine has trouble with this one container; the others are not to suffer.
-            Ok(Err(error)) if error::answer(&error).is_some() => {
+            Some(Err(error)) if error::answer(&error).is_some() => {
                 tracing::warn!(container.id = %id, error = error::text(&error), "cannot inspect a container");
             }
-            Ok(Err(error)) => return Err(error::failure("inspect", &error)),
-            // It holds a lock on each container that it works on, and asks containerd meanwhile, which may hang.
-            Err(_) => {
-                tracing::warn!(container.id = %id, "the engine does not answer for a container within {PATIENCE:?}");
-                silent = Some(id);
+            Some(Err(error)) => silent = Some(error::failure("inspect", &error)),
+            None => {
+                let message = format!("inspect: no answer for {id} yet");
+                silent = Some(Failure::new(FailureClass::HostUnreachable, message));
             }
         }
     }
-    if let Some(id) = silent.filter(|_| states.is_empty()) {
-        let message = format!("inspect: no answer within {PATIENCE:?}, for {id} and all others");
-        return Err(Failure::new(FailureClass::HostUnreachable, message));
+    if let Some(failure) = silent {
+        if states.is_empty() {
+            return Err(failure);
+        }
+        tracing::warn!(%failure, "the engine does not tell of a container, but of others");
     }
     let running = states.iter().filter(|(_, state)| *state == Observed::Running);
     usage::sample(engine, docker, &running.map(|(id, _)| id.0.clone()).collect::<Vec<_>>());
     Ok(states)
+}
+
+/// Questions about single containers that the engine has not answered yet: it keeps a container locked while it works on
+/// it and asks containerd meanwhile, which may hang. One that is asked about is not asked about again.
+#[derive(Default)]
+pub(crate) struct Asks(Mutex<HashMap<ExecutionId, Ask>>);
+
+type Ask = AbortOnDropHandle<Result<Observed, Error>>;
+
+impl Asks {
+    /// None while there is no answer. The client itself gives up after a while.
+    async fn state(&self, engine: &Arc<Engine>, docker: &Docker, id: &ExecutionId) -> Option<Result<Observed, Error>> {
+        let (mut ask, patience) = match self.lock().remove(id) {
+            // It was waited for when it was asked.
+            Some(ask) => (ask, Duration::ZERO),
+            None => {
+                let (engine, docker, id) = (Arc::clone(engine), docker.clone(), id.clone());
+                let asked = tokio::spawn(async move { inspect(&engine, &docker, &id).await });
+                (AbortOnDropHandle::new(asked), PATIENCE)
+            }
+        };
+        match timeout(patience, &mut ask).await {
+            // Nothing in it panics; if it did, it is asked again.
+            Ok(answer) => answer.ok(),
+            Err(_) => {
+                self.lock().insert(id.clone(), ask);
+                None
+            }
+        }
+    }
+
+    /// Nobody wants to know any more.
+    pub(crate) fn forget(&self, id: &str) {
+        self.lock().remove(&ExecutionId(id.to_owned()));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ExecutionId, Ask>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Gantry's containers that have not ended, by id.

@@ -70,6 +70,11 @@ impl Progress {
         self.layers.get_mut(index)
     }
 
+    /// Whether the engine has named any layer of the image.
+    pub(crate) fn has_layers(&self) -> bool {
+        !self.layers.is_empty()
+    }
+
     /// The pull as text, with a line break at its end.
     pub(crate) fn finish(self, image: &str, how: &str) -> String {
         let took = self.began.elapsed();

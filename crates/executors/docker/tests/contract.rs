@@ -90,8 +90,7 @@ impl Subject for OnDocker {
     }
 
     fn ignore_term(&self, time: Duration) -> Need {
-        // The first process of a container has no default action for SIGTERM.
-        Ok(words(&["sleep", &time.as_secs().to_string()]))
+        Ok(sh(&format!("trap '' TERM; echo ready; exec sleep {}", time.as_secs_f64())))
     }
 
     fn killed(&self, signal: i32) -> Need {
@@ -118,7 +117,7 @@ impl Subject for OnDocker {
     }
 
     fn no_room(&self) -> Need {
-        Err(NotApplicable("an engine knows no bound on its containers"))
+        Err(NotApplicable("an engine knows no bound on its containers but its disk, which no test may fill"))
     }
 
     fn throttled(&self) -> Need {

@@ -243,6 +243,25 @@ mod tests {
         assert_eq!(faults.of(&asked(&Method::POST, "/v2/jobs?id=1", b"is marked")), None);
     }
 
+    #[tokio::test]
+    async fn latency_comes_before_the_answer() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        const LATER: Duration = Duration::from_millis(300);
+        let faults = Faults::new(1);
+        faults.add(Rule::new(Fault::Latency { millis: 300 }).to("GET", "/slow"));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let router = faults.around(Router::new().fallback(|| async { "done" }));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let began = std::time::Instant::now();
+        let mut connection = tokio::net::TcpStream::connect(address).await.expect("it listens");
+        connection.write_all(b"GET /slow HTTP/1.1\r\nHost: double\r\nConnection: close\r\n\r\n").await.expect("asks");
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.expect("answers");
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("done"), "{answer}");
+        assert!(began.elapsed() >= LATER, "{:?}", began.elapsed());
+    }
+
     #[test]
     fn an_operation_in_a_header_is_met_too() {
         let faults = Faults::new(1);

@@ -91,6 +91,13 @@ pub struct Options {
     /// was only slow to show is adopted), and a task that was known is lost.
     #[serde(default = "default_settle")]
     pub settle_seconds: u64,
+    /// The part of the account's registration rate (a burst of 20, then one a second) that one worker process may use,
+    /// 0.001 to 1: with N worker processes 1/N. Default: 1.
+    ///
+    /// Processes know nothing of each other. Together beyond the rate, AWS refuses some registrations, which are tried
+    /// again a few times. The hosts of an account in a region should all say the same: those that do share one bucket.
+    #[serde(default = "default_registration_share")]
+    pub registration_share: f64,
 }
 
 /// What tasks run on.
@@ -165,6 +172,10 @@ fn default_settle() -> u64 {
     120
 }
 
+fn default_registration_share() -> f64 {
+    1.0
+}
+
 impl Connection {
     /// Reads a host's connection config. A mistake in it is the place's fault, not the job's (`backend_error`).
     pub fn of(host: &Host) -> Result<Self, Failure> {
@@ -224,6 +235,9 @@ impl Options {
         if !(0.01..=9999.99).contains(&self.default_cpus) {
             return Err(format!("`default_cpus` is {}, it must be 0.01 to 9999.99", self.default_cpus));
         }
+        if !(0.001..=1.0).contains(&self.registration_share) {
+            return Err(format!("`registration_share` is {}, it must be 0.001 to 1", self.registration_share));
+        }
         if self.has_own_interface() {
             between("subnets", self.subnets.len() as u64, 1, 16)
                 .map_err(|error| format!("{error} names: tasks have network interfaces of their own"))?;
@@ -272,6 +286,8 @@ mod tests {
             (json!({"subnets": ["a"], "security_groups": ["1", "2", "3", "4", "5", "6"]}), "security_groups"),
             (json!({"subnets": ["a"], "launch_type": "EXTERNAL"}), "EXTERNAL"),
             (json!({"subnets": ["a"], "default_cpus": 0}), "default_cpus"),
+            (json!({"subnets": ["a"], "registration_share": 0}), "registration_share"),
+            (json!({"subnets": ["a"], "registration_share": 1.5}), "registration_share"),
             (json!({"launch_type": "EC2", "network_mode": "host", "subnets": ["a"]}), "subnets"),
             (json!({"launch_type": "EC2", "network_mode": "host", "platform_version": "1.4.0"}), "platform_version"),
         ];
@@ -297,6 +313,6 @@ mod tests {
         assert_eq!(Connection::of(&host).expect("valid").cluster, "default");
         let options = Options::of(&host).expect("valid");
         assert_eq!((options.launch_type, options.default_memory_mb), (LaunchType::Fargate, 512));
-        assert!(!options.assign_public_ip && !options.create_log_group);
+        assert!(!options.assign_public_ip && !options.create_log_group && options.registration_share == 1.0);
     }
 }

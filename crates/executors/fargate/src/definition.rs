@@ -145,7 +145,12 @@ pub(crate) struct Definitions(Mutex<HashMap<String, Arc<OnceCell<String>>>>);
 
 impl Definitions {
     /// The ARN of a definition with this content: one that exists, or a new one.
-    pub(crate) async fn ensure(&self, client: &Client, definition: &Definition) -> Result<String, Failure> {
+    pub(crate) async fn ensure(
+        &self,
+        client: &Client,
+        options: &Options,
+        definition: &Definition,
+    ) -> Result<String, Failure> {
         let family = definition.family();
         let known = {
             let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -156,7 +161,7 @@ impl Definitions {
         };
         let find = async || match existing(client, &family).await? {
             Some(arn) => Ok(arn),
-            None => register(client, definition).await,
+            None => register(client, options, definition).await,
         };
         known.get_or_try_init(find).await.cloned()
     }
@@ -182,11 +187,11 @@ async fn existing(client: &Client, family: &str) -> Result<Option<String>, Failu
     }
 }
 
-/// Within the account's limit, of which other processes take their part.
-async fn register(client: &Client, definition: &Definition) -> Result<String, Failure> {
-    let pace = client.pace().await?;
+/// Within this process' share of the account's limit.
+async fn register(client: &Client, options: &Options, definition: &Definition) -> Result<String, Failure> {
+    let registrations = client.pace().await?.registrations(options.registration_share);
     let attempt = async || {
-        pace.registrations.until_ready().await;
+        registrations.until_ready().await;
         // Not repeated by the SDK, which knows nothing of the limit.
         let once = aws_sdk_ecs::config::Config::builder().retry_config(aws_config::retry::RetryConfig::disabled());
         let answer = definition.request(client).customize().config_override(once).send().await;

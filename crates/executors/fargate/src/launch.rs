@@ -30,7 +30,7 @@ pub(crate) async fn launch(client: &Client, options: &Options, launch: &Launch) 
     // Registering launches nothing, whatever becomes of it.
     let definition =
         Definition::of(&client.connection.region, options, &launch.spec.container).map_err(LaunchError::NotLaunched)?;
-    let arn = client.definitions.ensure(client, &definition).await.map_err(LaunchError::NotLaunched)?;
+    let arn = client.definitions.ensure(client, options, &definition).await.map_err(LaunchError::NotLaunched)?;
     let overrides = overrides::of(&launch.spec.container).map_err(LaunchError::NotLaunched)?;
     let request = request(client, options, launch).task_definition(arn).overrides(overrides);
     let attempt = async || {

@@ -26,7 +26,9 @@
 //! - The next larger of Fargate's sizes, so that a job may have more than it asks for and never less.
 //! - Its command and variables as overrides, which ECS limits to 8,192 characters of JSON in all; a job with more is
 //!   refused. Everything else is in the task definition, which is named after the hash of its content: any worker finds
-//!   the one that exists, and registers one only if there is none, within the account's one a second.
+//!   the one that exists, and registers one only if there is none, within the account's one a second. Each worker
+//!   process keeps to that by itself: with N of them in one account and region, set `registration_share` to 1/N on the
+//!   hosts there.
 //! - The job's labels as tags, as far as they can be; `gantry:fleet`, `gantry:job` and `gantry:attempt` besides.
 //! - No mounts, no named networks, no GPUs, no read-only root: jobs that ask for these are refused.
 //! - SIGTERM, then the host's `stop_timeout_seconds`, then SIGKILL: ECS has no grace for a single stop.
@@ -146,7 +148,7 @@ impl Executor for FargateExecutor {
     async fn prepare(&self, host: &Host, spec: &ResolvedSpec) -> Result<String, Failure> {
         let (options, client) = (Options::of(host)?, self.clients.of(host).await?);
         let definition = Definition::of(&client.connection.region, &options, &spec.container)?;
-        client.definitions.ensure(&client, &definition).await?;
+        client.definitions.ensure(&client, &options, &definition).await?;
         Ok(String::new())
     }
 

@@ -101,6 +101,12 @@ impl Ledger {
         self.runs.insert(run.id.clone(), run);
     }
 
+    /// Adds what ran in another directory.
+    pub fn add_all(&mut self, other: &Self) {
+        self.runs.extend(other.runs.iter().map(|(id, run)| (id.clone(), run.clone())));
+        self.ends.extend(other.ends.iter().map(|(id, end)| (id.clone(), *end)));
+    }
+
     fn end(&mut self, id: String, at: u64) {
         let end = self.ends.entry(id).or_insert(at);
         *end = at.min(*end);

@@ -85,7 +85,8 @@ impl Subject for Mock {
     }
 
     fn ignore_term(&self, time: Duration) -> Need {
-        Ok(labelled(&[("duration", format!("{}ms", time.as_millis())), ("stop_ignores_term", "true".into())]))
+        let duration = format!("{}ms", time.as_millis());
+        Ok(labelled(&[("stdout", "ready\n".into()), ("duration", duration), ("stop_ignores_term", "true".into())]))
     }
 
     fn killed(&self, signal: i32) -> Need {

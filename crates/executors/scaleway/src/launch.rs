@@ -1,4 +1,5 @@
-//! Starting a run: once for an attempt, and never again.
+//! Starting a run: never again for an attempt once a start may have been taken. One that was refused with 429 was not: the
+//! worker may send it again.
 
 use std::sync::Arc;
 

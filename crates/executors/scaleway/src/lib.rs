@@ -44,11 +44,13 @@
 //! the deleted definition is refused, counts as an infrastructure failure, and the next attempt registers it again.
 //!
 //! # What can be relied on
-//! - **One attempt is started once.** There is no idempotency key, so a start request is sent once for an attempt, over
-//!   a connection of its own, without retries and redirects ([`Idempotence::Never`]). What came of one without an
-//!   answer is looked up by the external name in the list of runs.
-//! - *Not launched* is what was answered with 4xx, and what never got a connection. Every other error (5xx, a broken or
-//!   missing answer) is *perhaps launched*.
+//! - **One attempt is started once.** There is no idempotency key, so a start request that may have been taken is never
+//!   sent again ([`Idempotence::Never`]); each is sent over a connection of its own, without retries and redirects. A
+//!   start that the service refused with 429 is no start: nothing was begun, and the worker sends it again after a
+//!   pause, unless an earlier one of the attempt may have been taken. What came of one without an answer is looked
+//!   up by the external name in the list of runs.
+//! - *Not launched* is what was answered with 4xx (but 408), and what never got a connection. Every other error (5xx, a
+//!   broken or missing answer) is *perhaps launched*.
 //! - A name is *absent*, and a run *gone*, when the service does not show it and this process has been asking for
 //!   `visible_within_millis`. A run that surfaces later than that is listed, and reaped as a left-over.
 //! - An exit code that the service leaves out is not 0. It is waited for, 5 s; then the state `succeeded` is taken at

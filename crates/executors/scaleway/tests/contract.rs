@@ -96,8 +96,7 @@ impl Subject for OnScaleway {
     }
 
     fn ignore_term(&self, time: Duration) -> Need {
-        // The first process of a container has no default action for SIGTERM.
-        Ok(words(&["sleep", &time.as_secs().to_string()]))
+        Ok(sh(&format!("trap '' TERM; echo ready; exec sleep {}", time.as_secs_f64())))
     }
 
     fn killed(&self, signal: i32) -> Need {

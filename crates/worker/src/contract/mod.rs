@@ -95,7 +95,7 @@ pub trait Subject: Send + Sync {
     /// Prints `line 1` to `line COUNT` to stdout, a line each, spread over `time`, and ends with 0.
     fn lines(&self, count: u32, time: Duration) -> Need;
 
-    /// Runs for `time` and does not heed SIGTERM.
+    /// Prints the line `ready` to stdout once it no longer heeds SIGTERM, and then runs for `time`.
     fn ignore_term(&self, time: Duration) -> Need;
 
     /// Ends by this signal, as a container's own process does: with exit code 128 + `signal`.

@@ -1,8 +1,13 @@
 //! ECS and CloudWatch Logs on this machine, for tests and for trying out routing without an account.
 //!
-//! Behind it is ministack, whose tasks are containers of a Docker Engine (`gantry_servers::Ministack`). In front of it this
-//! adds what ministack leaves out: the idempotence of RunTask, as AWS documents it, and on request a task that ECS is slow
-//! to show. [`Faults`] around it bring the rest: throttling, lost answers, no capacity.
+//! Behind it is ministack, whose tasks are containers of a Docker Engine (`gantry_servers::Ministack`), and not as it is
+//! published: `crates/servers/src/ministack_server.py` replaces some of its functions, so that a container has all of
+//! its definition, its own exit code and all of its log, StopTask waits for `stopTimeout`, and that images that cannot be
+//! had, programs that cannot be run, a memory limit, a stop and a Spot interruption are told in the words that AWS
+//! documents. Those words are Gantry's own reading of AWS' documents, and no evidence of what AWS says.
+//!
+//! In front of it this adds what ministack leaves out: the idempotence of RunTask, as AWS documents it, and on request a
+//! task that ECS is slow to show. [`Faults`] around it bring the rest: throttling, lost answers, no capacity.
 
 mod tokens;
 

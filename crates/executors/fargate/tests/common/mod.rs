@@ -1,5 +1,7 @@
 //! A double in front of the test's ministack, and executors and hosts that use it.
 
+pub(crate) mod schema;
+
 use std::path::Path;
 
 use gantry_core::host::Host;
@@ -14,7 +16,8 @@ use tempfile::TempDir;
 /// The worker's secret in tests.
 const SECRET: &str = "aws";
 
-/// A double, and what a worker needs to use it.
+/// A double, and what a worker needs to use it. Whatever went over its wire must be what AWS' own models describe, both
+/// ways.
 pub(crate) struct Lab {
     pub(crate) double: Double,
     secrets: TempDir,
@@ -39,6 +42,17 @@ impl Lab {
     /// The same host with other settings.
     pub(crate) fn host_with(&self, connection: Value, config: Value) -> Host {
         host(merged(self.double.connection_config(), connection), merged(Double::executor_config(), config))
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        if let Err(said) = schema::check(&self.double.exchanges()) {
+            panic!("what went over the wire is not what AWS documents:\n{said}");
+        }
     }
 }
 

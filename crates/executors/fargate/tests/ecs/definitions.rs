@@ -15,9 +15,20 @@ use crate::{new_definition, of};
 /// 24 definitions at once, asked for by two executors: each is registered once, 20 at once and then one a second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn registrations_stay_under_the_limit() {
+    registrations_stay_under(1.0, 24, 20, 3).await;
+}
+
+/// The same for one of four processes: five at once and then one in four seconds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn registrations_stay_under_a_share_of_the_limit() {
+    registrations_stay_under(0.25, 6, 5, 3).await;
+}
+
+async fn registrations_stay_under(share: f64, count: usize, burst: usize, least_seconds: u64) {
     let lab = Lab::new().await;
-    let (one, other, host) = (lab.executor(), lab.executor(), lab.host());
-    let specs: Vec<_> = (0..24).map(|_| new_definition()).collect();
+    let host = lab.host_with(json!({}), json!({ "registration_share": share }));
+    let (one, other) = (lab.executor(), lab.executor());
+    let specs: Vec<_> = (0..count).map(|_| new_definition()).collect();
     let began = Instant::now();
     // Each twice at once by the one, and then by the other, which remembers nothing.
     let prepared = join_all(specs.iter().chain(&specs).map(|spec| one.prepare(&host, spec))).await;
@@ -29,11 +40,11 @@ async fn registrations_stay_under_the_limit() {
     let exchanges = lab.double.exchanges();
     let registered = of(&exchanges, "RegisterTaskDefinition");
     let families: HashSet<_> = registered.iter().map(|exchange| exchange.request["family"].to_string()).collect();
-    assert_eq!((registered.len(), families.len()), (24, 24), "the same content is registered once");
+    assert_eq!((registered.len(), families.len()), (count, count), "the same content is registered once");
     let first = registered.iter().map(|exchange| exchange.at).min().expect("there are some");
     let in_the_burst = registered.iter().filter(|e| e.at < first + Duration::from_millis(900)).count();
-    assert!(in_the_burst <= 20, "{in_the_burst} at once");
-    assert!(took >= Duration::from_secs(3), "24 registrations took {took:?}");
+    assert!(in_the_burst <= burst, "{in_the_burst} at once");
+    assert!(took >= Duration::from_secs(least_seconds), "{count} registrations took {took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

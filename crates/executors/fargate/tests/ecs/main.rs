@@ -10,8 +10,8 @@ mod logs;
 mod moto;
 mod observe;
 mod schema;
+mod sent;
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use common::words;
@@ -53,12 +53,4 @@ pub(crate) fn new_definition() -> ResolvedSpec {
     let mut spec = words(&["true"]);
     spec.container.working_dir = Some(format!("/tmp/{}", JobId::new()));
     spec
-}
-
-/// Where the interpreter of the counterparts is.
-pub(crate) fn python() -> PathBuf {
-    let python =
-        PathBuf::from(std::env::var("GANTRY_PYTHON").expect("GANTRY_PYTHON is set by `make test`")).join("bin/python");
-    assert!(python.is_file(), "{} is not there: `deploy/scripts/install.sh python` makes it", python.display());
-    python
 }

@@ -10,8 +10,8 @@ use gantry_core::{FailureClass, FleetId, JobId};
 use gantry_worker::executor::{ExecutionId, Executor, Found, Launch, Observed};
 use serde_json::json;
 
+use crate::common::schema::python;
 use crate::common::{executor, host, image_of, secrets};
-use crate::python;
 
 /// A running moto; it ends with its input.
 struct Moto {

@@ -1,8 +1,7 @@
-//! What is sent and answered, against the models that AWS publishes with its own clients.
+//! What is sent and answered, against the models that AWS publishes with its own clients. Every [`Lab`] is held to them
+//! when it is done with; here is that nothing is left out, and that the check can fail.
 
 use std::collections::HashSet;
-use std::io::Write as _;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use gantry_core::FleetId;
@@ -10,13 +9,13 @@ use gantry_core::spec::ResolvedSpec;
 use gantry_core::state::Outcome;
 use gantry_executor_fargate::double::Exchange;
 use gantry_worker::executor::{Executor, Found, Launch};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::common::Lab;
-use crate::{launch_of, new_definition, python, until_ended};
+use crate::common::schema::check;
+use crate::common::{Lab, sh};
+use crate::{launch_of, new_definition, of, until_ended};
 
-/// Each request that the executor can send is valid by botocore's own schema, and each answer of the double is what
-/// botocore reads, nothing left over.
+/// Each request that the executor can send is valid by botocore's own schema, and so is each answer of the double.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_body_is_valid_by_botocores_schema() {
     let lab = Lab::new().await;
@@ -48,24 +47,7 @@ async fn every_body_is_valid_by_botocores_schema() {
         lab.executor().stop(&host, &id, Duration::ZERO).await.expect("stops");
         executor.remove(&host, &id).await.expect("removes");
     }
-    let exchanges = lab.double.exchanges();
-    let mut lines = String::new();
-    for Exchange { target, request, status, answer, .. } in &exchanges {
-        lines += &json!({ "target": target, "request": request, "status": status, "answer": answer }).to_string();
-        lines.push('\n');
-    }
-    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/ecs/schema.py");
-    let mut check = Command::new(python())
-        .arg(program)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("python starts");
-    check.stdin.take().expect("it was piped").write_all(lines.as_bytes()).expect("python reads");
-    let output = check.wait_with_output().expect("python ends");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}");
-    let operations: HashSet<_> = said.lines().collect();
+    let operations = check(&lab.double.exchanges()).unwrap_or_else(|said| panic!("{said}"));
     let sent = [
         "DescribeClusters",
         "DescribeTaskDefinition",
@@ -76,5 +58,44 @@ async fn every_body_is_valid_by_botocores_schema() {
         "StopTask",
         "GetLogEvents",
     ];
+    let operations: HashSet<_> = operations.iter().map(String::as_str).collect();
     assert_eq!(operations, HashSet::from(sent), "all that the executor knows was sent");
+}
+
+/// A member that nobody knows and a value of another type are seen, on both sides and in errors.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_body_is_seen() {
+    let lab = Lab::new().await;
+    let (executor, host) = (lab.executor(), lab.host());
+    // With a definition of its own, which is asked for in vain.
+    let mut printing = sh("echo hello");
+    printing.container.working_dir = new_definition().container.working_dir;
+    let id = executor.launch(&host, &launch_of(printing)).await.expect("launches");
+    until_ended(&executor, &host, &id).await;
+    executor.logs(&host, &id, None, 4_096).await.expect("reads");
+    let exchanges = lab.double.exchanges();
+    let last = |operation: &str, is_ok: bool| {
+        let found = of(&exchanges, operation).into_iter().rfind(|exchange| (exchange.status < 300) == is_ok);
+        found.unwrap_or_else(|| panic!("{operation} was sent")).clone()
+    };
+    let (run, described) = (last("RunTask", true), last("DescribeTasks", true));
+    let (refused, logs) = (last("DescribeTaskDefinition", false), last("GetLogEvents", true));
+    check(&[run.clone(), described.clone(), refused.clone(), logs.clone()]).unwrap_or_else(|said| panic!("{said}"));
+    let is_seen = |exchange: &Exchange, change: fn(&mut Value, &mut Value), said: &str| {
+        let mut wrong = exchange.clone();
+        change(&mut wrong.request, &mut wrong.answer);
+        let seen = check(&[wrong]).expect_err(said);
+        assert!(seen.contains(said), "{said}: {seen}");
+    };
+    is_seen(&run, |request, _| request["nonsense"] = json!(1), "nonsense");
+    is_seen(&run, |request, _| request["count"] = json!("1"), "count");
+    is_seen(&run, |request, _| request["taskDefinition"] = Value::Null, "taskDefinition");
+    is_seen(&run, |request, _| request["overrides"]["containerOverrides"][0]["nonsense"] = json!(1), "nonsense");
+    is_seen(&described, |_, answer| answer["nonsense"] = json!(1), "nonsense");
+    is_seen(&described, |_, answer| answer["tasks"][0]["containers"][0]["nonsense"] = Value::Null, "nonsense");
+    is_seen(&described, |_, answer| answer["tasks"][0]["containers"][0]["exitCode"] = json!("0"), "exitCode");
+    is_seen(&described, |_, answer| answer["tasks"][0]["startedAt"] = json!("soon"), "soon");
+    is_seen(&logs, |_, answer| answer["events"] = json!([{ "message": "m", "nonsense": 1 }]), "nonsense");
+    is_seen(&refused, |_, answer| answer["nonsense"] = json!(1), "nonsense");
+    is_seen(&refused, |_, answer| answer["__type"] = json!("NoSuchException"), "NoSuchException");
 }

@@ -1,4 +1,4 @@
-//! What the suite does not ask: that a start is never repeated, what becomes of late runs, how definitions are shared,
+//! What the suite does not ask: that no start is repeated that may have been taken, what becomes of late runs, how definitions are shared,
 //! and that the double is what Scaleway's own client takes for the service.
 
 #![expect(clippy::disallowed_methods, reason = "the tests ask the executor itself")]

@@ -1,10 +1,11 @@
-//! One start request for one attempt, whatever comes of it.
+//! One start for one attempt: a request that may have been taken is never repeated.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use gantry_core::FleetId;
+use gantry_core::{FailureClass, FleetId};
 use gantry_double::{Fault, Faults, Rule};
+use gantry_executor_scaleway::double::{Double, SECRET_KEY};
 use gantry_worker::executor::{Executor as _, Found, LaunchError};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -36,6 +37,42 @@ async fn a_start_is_never_repeated() {
         assert_eq!(arrived(&double, "/start"), 1, "looking is not launching");
         double.end().await.expect("ends");
     }
+}
+
+/// A start that was refused with 429 is no start: it is not repeated by the executor, and when the worker sends it again,
+/// there is one run.
+#[tokio::test]
+async fn a_start_that_was_refused_with_429_is_no_start() {
+    let faults = Faults::new(1);
+    let body = json!({ "type": "too_many_requests", "message": "slow down" });
+    faults.add(Rule::new(Fault::Status { status: 429, body }).to("POST", "/start").times(2));
+    let double = double(faults).await;
+    let (executor, host) = (executor(), host_at(&double.url(), "main"));
+    let launch = launch_of(FleetId::new(), sh("exit 0"));
+    executor.prepare(&host, &launch.spec).await.expect("can be prepared");
+    for refused in 1..=2 {
+        match executor.launch(&host, &launch).await {
+            Err(LaunchError::NotLaunched(failure)) => assert_eq!(failure.class, FailureClass::Throttled, "{failure}"),
+            other => panic!("it was refused for certain, and it is {other:?}"),
+        }
+        assert_eq!(arrived(&double, "/start"), refused, "the executor sends each once");
+        assert_eq!(runs(&double).await.len(), 0, "nothing was started");
+    }
+    let id = executor.launch(&host, &launch).await.expect("launches");
+    assert_eq!(arrived(&double, "/start"), 3, "two were refused, and one was accepted");
+    let runs = runs(&double).await;
+    assert_eq!(runs.len(), 1, "{runs:?}");
+    assert_eq!(runs[0]["id"], id.0);
+    assert_eq!(runs[0]["environment_variables"]["GANTRY_EXTERNAL_NAME"], launch.name);
+    double.end().await.expect("ends");
+}
+
+/// All runs that the double has, as the service shows them.
+async fn runs(double: &Double) -> Vec<Value> {
+    let url = format!("{}/serverless-jobs/v1alpha2/regions/fr-par/job-runs", double.url());
+    let answer = reqwest::Client::new().get(url).header("x-auth-token", SECRET_KEY).send().await.expect("answers");
+    let body: Value = serde_json::from_slice(&answer.bytes().await.expect("a body")).expect("JSON");
+    body["job_runs"].as_array().expect("a list").clone()
 }
 
 /// The connection is closed in the middle of the request, after it, or in the middle of the answer; and a new one would

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use gantry_core::state::Outcome;
 
+use crate::contract::bench::Log;
 use crate::contract::{Bench, Verdict};
 
 const LONG: Duration = Duration::from_secs(120);
@@ -24,6 +25,13 @@ pub async fn sigterm_is_heeded_before_the_grace_is_over(bench: &Bench<'_>) -> Ve
 pub async fn sigkill_follows_the_grace(bench: &Bench<'_>) -> Verdict {
     let started = bench.start(bench.subject.ignore_term(LONG)?).await;
     bench.until_running(&started.id).await;
+    bench
+        .until("it says that it does not heed SIGTERM", async || {
+            let mut log = Log::default();
+            log.add(&bench.page(&started.id, None, 4096).await);
+            (log.stdout == b"ready\n").then_some(())
+        })
+        .await;
     let (began, grace) = (Instant::now(), Duration::from_secs(2));
     bench.executor().stop(bench.subject.host(), &started.id, grace).await.expect("stops");
     let end = bench.until_ended(&started.id).await;
