@@ -126,7 +126,7 @@ impl DockerEngine {
             let _ = process::run(kill).await;
         }
         self.server.stop().await?;
-        unmount(&self.folder.join(DATA)).await
+        unmount_below(self.folder.path()).await
     }
 
     /// Kills the engine (SIGKILL). Its containers run on, until the next start ends them.
@@ -148,13 +148,17 @@ async fn pings(socket: &Path) -> bool {
     }
 }
 
-/// Takes away what is mounted on a folder, if anything is.
-async fn unmount(folder: &Path) -> Result<()> {
+/// Takes away whatever is mounted below a folder. An engine leaves the namespace of its first container with the
+/// network mode `host` mounted, and one that was started after a kill its [`DATA`].
+async fn unmount_below(folder: &Path) -> Result<()> {
     let list = Path::new("/proc/self/mounts");
     let mounts = fs::read_to_string(list).map_err(Error::io("read", list))?;
-    for _ in mounts.lines().filter(|line| line.split(' ').nth(1).map(Path::new) == Some(folder)) {
+    let targets = mounts.lines().filter_map(|line| line.split(' ').nth(1).map(Path::new));
+    let below: Vec<_> = targets.filter(|target| target.starts_with(folder)).collect();
+    // What was mounted last may lie on what was mounted before it.
+    for target in below.into_iter().rev() {
         let mut umount = Command::new("umount");
-        umount.arg(folder);
+        umount.arg(target);
         process::run(umount).await?;
     }
     Ok(())
