@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Everything that breaks Gantry on purpose, on private servers, summed up in one last line. Arguments go to
 # `gantry-chaos all`; or, with `run` as the first, to `gantry-chaos run`, which is the schedule of faults alone.
+#
+# With GANTRY_BIN_DIR the binaries of that folder are run, and nothing of Gantry is built.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -12,15 +14,15 @@ deploy/scripts/install.sh servers python
 GANTRY_PYTHON=$(realpath --no-symlinks "${GANTRY_PYTHON:-${CARGO_TARGET_DIR:-target}/python}")
 export GANTRY_PYTHON
 
-export SQLX_OFFLINE=true
-cargo build -p gantry-servers -p gantry-dispatcher -p gantry-recorder -p gantry-api \
-    -p gantry-executor-mock -p gantry-executor-docker -p gantry-executor-cloudrun -p gantry-executor-fargate \
-    -p gantry-executor-scaleway -p gantry-chaos
+if [ -z "${GANTRY_BIN_DIR-}" ]; then
+    SQLX_OFFLINE=true cargo build --workspace --bins
+    GANTRY_BIN_DIR=${CARGO_TARGET_DIR:-target}/debug
+fi
 # A copy, so that a build in the meantime changes nothing halfway.
 bin=$(mktemp -d)
 trap 'rm -rf "$bin"' EXIT
-cp "${CARGO_TARGET_DIR:-target}"/debug/gantry-{servers,dispatcher,recorder,api,chaos} \
-    "${CARGO_TARGET_DIR:-target}"/debug/gantry-worker-{mock,docker,cloudrun,fargate,scaleway} "$bin"
+cp "$GANTRY_BIN_DIR"/gantry-{servers,dispatcher,recorder,api,chaos} \
+    "$GANTRY_BIN_DIR"/gantry-worker-{mock,docker,cloudrun,fargate,scaleway} "$bin"
 
 if [ "${1:-}" = run ]; then
     shift

@@ -13,31 +13,28 @@ export GANTRY_PYTHON
 
 export SQLX_OFFLINE=true
 # Everything in one build, so that nothing is compiled twice with other features.
-cargo nextest run --workspace --no-run
+cargo build --workspace --bins --tests
+built=${CARGO_TARGET_DIR:-target}/debug
 GANTRY_CONTRACT_MATRIX=$(realpath --no-symlinks "${CARGO_TARGET_DIR:-target}/contract-matrix.txt")
 export GANTRY_CONTRACT_MATRIX
 rm -f "$GANTRY_CONTRACT_MATRIX"
-"${CARGO_TARGET_DIR:-target}/debug/gantry-servers" run --with postgres,rabbitmq,docker,ministack -- \
+"$built/gantry-servers" run --with postgres,rabbitmq,docker,ministack -- \
     cargo nextest run --workspace "$@"
 # Which case of the executor contract holds where; unless somebody asked for certain tests.
 if [ $# = 0 ]; then
     deploy/scripts/matrix.py "$GANTRY_CONTRACT_MATRIX"
 fi
 cargo test --workspace --doc --quiet
-# Real processes under a short schedule of faults, on servers of their own; unless somebody asked for certain tests.
-if [ $# = 0 ]; then
-    deploy/scripts/chaos.sh run --seed 1 --short
+# All that follows uses what is built; it is left out if somebody asked for certain tests.
+if [ $# != 0 ]; then
+    exit
 fi
-# What the backlog promises, in small; unless somebody asked for certain tests.
-if [ $# = 0 ]; then
-    deploy/scripts/chaos-load.sh --short
-fi
-# The same jobs on Docker and on the doubles of the clouds, and a failover, as the command starts them; unless somebody
-# asked for certain tests.
-if [ $# = 0 ]; then
-    GANTRY_BIN_DIR=${CARGO_TARGET_DIR:-target}/debug deploy/scripts/demo-clouds.sh
-fi
-# README.md, as it is written; unless somebody asked for certain tests.
-if [ $# = 0 ]; then
-    GANTRY_BIN_DIR=${CARGO_TARGET_DIR:-target}/debug tests/quickstart/run.py
-fi
+export GANTRY_BIN_DIR=$built
+# Real processes under a short schedule of faults, on servers of their own.
+deploy/scripts/chaos.sh run --seed 1 --short
+# What the backlog promises, in small.
+deploy/scripts/chaos-load.sh --short
+# The same jobs on Docker and on the doubles of the clouds, and a failover, as the command starts them.
+deploy/scripts/demo-clouds.sh
+# README.md, as it is written.
+tests/quickstart/run.py
