@@ -72,9 +72,11 @@ pub(crate) struct Servers {
 }
 
 impl Servers {
-    pub(crate) async fn start() -> anyhow::Result<Self> {
+    /// Postgres with these settings of its own.
+    pub(crate) async fn start(settings: &[&str]) -> anyhow::Result<Self> {
         let data = tempfile::Builder::new().prefix("gantry-bench-").tempdir()?;
-        let (postgres, rabbitmq) = tokio::try_join!(Postgres::start(data.path()), RabbitMq::start(data.path()))?;
+        let (postgres, rabbitmq) =
+            tokio::try_join!(Postgres::start_with(data.path(), settings), RabbitMq::start(data.path()))?;
         Ok(Self { postgres, rabbitmq, data })
     }
 

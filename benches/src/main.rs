@@ -14,6 +14,7 @@ mod long;
 mod measure;
 mod noise;
 mod producer;
+mod profile;
 mod proxy;
 mod sheet;
 
@@ -30,7 +31,7 @@ use growth::Factor;
 /// Jobs enter over RabbitMQ, one per message; every row is verified by SQL.
 #[derive(Parser)]
 struct Arguments {
-    /// What to measure; without, all but growth, which takes an hour
+    /// What to measure; without, all but growth, which takes an hour, profile and idle-docker
     #[arg(long = "case", value_enum)]
     cases: Vec<Case>,
     /// Jobs of a run at full speed
@@ -58,6 +59,8 @@ enum Case {
     Idle,
     /// The same on docker, to the create request on the engine's socket
     IdleDocker,
+    /// Full speed once, and what Postgres did meanwhile, statement by statement
+    Profile,
     /// Latencies at shares of the full speed
     Load,
     /// Containers of `true` against a bare loop that makes the same engine calls, in turn
@@ -96,11 +99,13 @@ fn main() -> ExitCode {
 /// One case, on servers that nobody has used before.
 async fn run(case: Case, arguments: &Arguments) -> anyhow::Result<Value> {
     let Arguments { jobs, pairs, binaries, factors, .. } = arguments;
-    let servers = Servers::start().await?;
+    let settings = if case == Case::Profile { profile::SETTINGS } else { &[] };
+    let servers = Servers::start(settings).await?;
     let result = match case {
         Case::Control => control::run(&servers, binaries, *jobs, *pairs).await,
         Case::Idle => idle::run(&servers, binaries, SINGLE, Executor::Mock).await,
         Case::IdleDocker => idle::run(&servers, binaries, SINGLE / 5, Executor::Docker).await,
+        Case::Profile => profile::run(&servers, binaries, *jobs).await,
         Case::Load => load::run(&servers, binaries, *jobs).await,
         Case::Docker => docker::run(&servers, binaries, CONTAINERS, *pairs).await,
         Case::Growth => growth::run(&servers, binaries, *jobs, *pairs, factors).await,

@@ -50,7 +50,7 @@ enum Arguments {
         #[arg(long, default_value_t = 1)]
         seed: u64,
         /// Fleets side by side, while there is one for every crash point
-        #[arg(long, default_value_t = 6)]
+        #[arg(long, default_value_t = 8)]
         fleets: usize,
         /// Where the parts' binaries are
         #[arg(long, default_value = "target/debug")]
@@ -75,7 +75,7 @@ struct Options {
     #[arg(long, value_enum)]
     phase: Option<Phase>,
     /// Fleets side by side
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = 8)]
     fleets: usize,
     /// Where the parts' binaries are
     #[arg(long, default_value = "target/debug")]

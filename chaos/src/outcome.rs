@@ -2,6 +2,10 @@
 
 use crate::verdict::Verdict;
 
+/// So many ends by the rules of the infrastructure may be, and one more for every hundred jobs. Beyond that, they would
+/// hide a fault that ends jobs in such a way.
+const EXCUSED: usize = 20;
+
 /// One stage's sum, or that of several.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Outcome {
@@ -29,7 +33,11 @@ impl Outcome {
 
     /// Whether all was as it must be.
     pub(crate) fn is_good(&self) -> bool {
-        self.unproved.is_empty() && self.verdict.total() == 0
+        self.unproved.is_empty() && self.verdict.total() == 0 && !self.excuses_too_much()
+    }
+
+    fn excuses_too_much(&self) -> bool {
+        self.verdict.excused.len() > EXCUSED + self.jobs / 100
     }
 
     /// Prints the faults in words.
@@ -42,6 +50,9 @@ impl Outcome {
         }
         for note in &self.verdict.excused {
             println!("    {note}");
+        }
+        if self.excuses_too_much() {
+            println!("chaos: not as planned: those are too many for {} jobs", self.jobs);
         }
         for note in &self.verdict.notes {
             println!("chaos: {note}");

@@ -130,6 +130,7 @@ const ROWS: &[Row] = &[
     killed("commit.workers::mark_overdue_dead", &[Part::Dispatcher, Part::Worker]),
     killed("commit.workers::put_checks", WORKER),
     killed("commit.workers::register", WORKER),
+    killed("executor.changed", WORKER),
     killed("executor.check", WORKER),
     killed("executor.find", WORKER),
     killed("executor.launch", WORKER),

@@ -64,7 +64,9 @@ impl Verdict {
         self.notes.iter().take(NOTES).cloned().chain(rest).collect()
     }
 
+    /// Adds the counts of another, and what it excuses; not its notes, which are told where they belong.
     pub(crate) fn add(&mut self, other: &Self) {
+        self.excused.extend(other.excused.iter().cloned());
         self.lost += other.lost;
         self.duplicated += other.duplicated;
         self.over_limit += other.over_limit;

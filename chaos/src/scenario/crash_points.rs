@@ -19,7 +19,7 @@ use super::management::Management;
 use super::row::Row;
 
 /// Every request of a worker to its backend, and whether it is made only after another worker's death.
-const REQUESTS: [(&str, bool); 9] = [
+const REQUESTS: [(&str, bool); 10] = [
     ("launch", false),
     ("list_owned", false),
     ("remove", false),
@@ -29,6 +29,7 @@ const REQUESTS: [(&str, bool); 9] = [
     ("observe", false),
     ("logs", false),
     ("check", false),
+    ("changed", false),
 ];
 /// Fleets side by side on one engine; each takes its share of the points, one after the other.
 const LANES: usize = 3;

@@ -60,7 +60,6 @@ impl Row {
         self.jobs += jobs;
         self.verdict.add(&verdict);
         self.verdict.notes.extend(verdict.notes);
-        self.verdict.excused.extend(verdict.excused);
     }
 
     /// Whether all was as it must be.

@@ -197,7 +197,7 @@ mod tests {
         let route = ask(None, &[], &[Mock]).expect("routed");
         assert_eq!((route.executor, route.has_host), (Docker, false));
         let others: Vec<_> = others(&route.candidates).iter().map(|other| (other.executor, other.verdict)).collect();
-        assert_eq!(others, [(Mock, Verdict::NotNamed)]);
+        assert!(others.contains(&(Mock, Verdict::NotNamed)), "{others:?}");
     }
 
     #[test]

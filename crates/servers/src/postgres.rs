@@ -31,6 +31,11 @@ impl Postgres {
     ///
     /// As root, the server runs as the account `postgres`.
     pub async fn start(data: &Path) -> Result<Self> {
+        Self::start_with(data, &[]).await
+    }
+
+    /// The same with further settings, `name=value` each, until it is started again.
+    pub async fn start_with(data: &Path, settings: &[&str]) -> Result<Self> {
         let bin = program::postgres().await?;
         let account = Account::unless_unprivileged("postgres", "postgresql")?;
         let folder = Folder::open(data, "postgres", account)?;
@@ -52,13 +57,15 @@ impl Postgres {
         let [port] = ports::keep(&folder.join("port"))?;
         let mut command = folder.command(bin.join("postgres"));
         command.arg("-D").arg(&cluster);
-        for setting in [
-            format!("port={port}"),
-            "listen_addresses=127.0.0.1".to_owned(),
-            "unix_socket_directories=".to_owned(),
-            "max_connections=300".to_owned(),
-            "log_line_prefix=%m [%p] %d ".to_owned(),
-        ] {
+        let port_setting = format!("port={port}");
+        let own = [
+            port_setting.as_str(),
+            "listen_addresses=127.0.0.1",
+            "unix_socket_directories=",
+            "max_connections=300",
+            "log_line_prefix=%m [%p] %d ",
+        ];
+        for setting in own.iter().chain(settings) {
             command.arg("-c").arg(setting);
         }
         let log = folder.join("postgres.log");

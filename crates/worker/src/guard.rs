@@ -115,7 +115,7 @@ impl Guarded {
     }
 
     pub(crate) async fn changed(&self, host: &Host, at_most: Duration) {
-        self.executor.changed(host, at_most).await;
+        around("executor", "changed", self.executor.changed(host, at_most)).await;
     }
 }
 

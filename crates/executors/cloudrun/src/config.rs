@@ -42,6 +42,9 @@ pub struct Options {
     /// Put before images that name no registry: `europe-docker.pkg.dev/my-project/images` makes of `tool:1`
     /// `europe-docker.pkg.dev/my-project/images/tool:1`. Default: such images are Docker Hub's.
     pub image_registry: Option<String>,
+    /// How many Jobs the region may have at once, whoever made them: the project's quota there. With so many of them the
+    /// host has no room. At least 1. Default: 1,000, which Google grants a new project.
+    pub jobs_quota: u32,
     /// How long Cloud Logging may take to show a line, in seconds. A running container's log is read up to so
     /// long ago, and an ended one's is complete so long after its end was seen. At most 15. Default: 5.
     pub log_delay_seconds: u32,
@@ -96,6 +99,7 @@ impl Default for Options {
             execution_environment: None,
             vpc: None,
             image_registry: None,
+            jobs_quota: 1_000,
             log_delay_seconds: 5,
             log_reads_per_minute: 50,
         }
@@ -163,6 +167,9 @@ impl Options {
     }
 
     fn check(&self) -> Result<(), String> {
+        if self.jobs_quota == 0 {
+            return Err("jobs_quota is at least 1; a host that is to get no jobs is drained or disabled".into());
+        }
         if self.log_delay_seconds > LOG_DELAY_MAX {
             return Err(format!("log_delay_seconds is at most {LOG_DELAY_MAX}, not {}", self.log_delay_seconds));
         }
@@ -232,6 +239,7 @@ mod tests {
     #[test]
     fn a_mistake_in_the_options_is_named() {
         for (given, named) in [
+            (json!({ "jobs_quota": 0 }), "jobs_quota"),
             (json!({ "log_delay_seconds": 16 }), "log_delay_seconds"),
             (json!({ "log_reads_per_minute": 0 }), "log_reads_per_minute"),
             (json!({ "image_registry": "a/" }), "image_registry"),

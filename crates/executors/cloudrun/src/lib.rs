@@ -17,17 +17,19 @@
 //!   "execution_environment": "gen2",
 //!   "vpc": { "network": "jobs", "subnetwork": "jobs", "egress": "private_ranges_only" },
 //!   "image_registry": "europe-docker.pkg.dev/my-project/images",
+//!   "jobs_quota": 1000,
 //!   "log_delay_seconds": 5,
 //!   "log_reads_per_minute": 50
 //! }
 //! ```
 //! Unknown keys are refused, and a mistake in either object shows in the host's health check.
 //!
-//! **The region's quotas are the host's limit.** Cloud Run allows about 1,000 Jobs and as many running executions in a
-//! region, and some number of CPUs and bytes; which, Google tells only by another API, for which the identity would
-//! need further rights. Set the host's `max_concurrent_jobs` to what the quotas allow. A launch beyond them is
-//! `no_capacity` and goes elsewhere; too many requests in a minute are `throttled`. An ended Job counts until Gantry
-//! removes it.
+//! **The region's quotas are the host's limit.** Each check counts the region's Jobs, those of others included. With
+//! `jobs_quota` of them the host has no room (`no_capacity`): it gets no jobs until some are gone, however many of its
+//! `max_concurrent_jobs` are free, and what runs there is looked after. An ended Job counts until Gantry removes it.
+//! What the quotas really are, Google tells only by another API, for which the identity would need further rights: set
+//! `jobs_quota` if yours was raised. A launch beyond it, or beyond the region's CPUs and bytes, is `no_capacity` and goes
+//! elsewhere; too many requests in a minute are `throttled`.
 //!
 //! # What a container gets
 //! - One Cloud Run Job with one task that is never retried (`maxRetries: 0`): retries are Gantry's own.
@@ -99,7 +101,7 @@ use async_trait::async_trait;
 pub use config::{Connection, Egress, ExecutionEnvironment, Options, Vpc};
 use gantry_core::host::Host;
 use gantry_core::spec::ResolvedSpec;
-use gantry_core::{ExecutorType, Failure, FleetId};
+use gantry_core::{ExecutorType, Failure, FailureClass, FleetId};
 use gantry_worker::executor::{
     ExecutionId, Executor, Found, Health, Idempotence, Launch, LaunchError, LogCursor, LogPage, Observed, Owned,
 };
@@ -142,16 +144,24 @@ impl Executor for CloudRunExecutor {
     }
 
     async fn check(&self, host: &Host) -> Result<Health, Failure> {
-        Options::of(host)?;
-        let region = self.regions.of(host)?;
-        let jobs = region.clients().await?.jobs.list_jobs();
-        let listed = jobs.set_parent(region.connection.parent()).set_page_size(1).send().await;
-        listed.map_err(|error| error::failure("list the Jobs", &error))?;
+        let (options, region) = (Options::of(host)?, self.regions.of(host)?);
         let Connection { project, region: name, .. } = &region.connection;
-        Ok(Health {
-            identity: region.identity(),
-            detail: format!("Cloud Run in {name}, project {project}; its quotas there are not known here"),
-        })
+        let (jobs, quota) = (owned::count(&region, options.jobs_quota).await?, options.jobs_quota);
+        if jobs >= quota {
+            let full = format!(
+                "Cloud Run in {name}, project {project}, has {jobs} Jobs and a quota of {quota}: remove some, or have it \
+                 raised and set the host's `jobs_quota`"
+            );
+            return Err(Failure::new(FailureClass::NoCapacity, full));
+        }
+        let detail = format!("Cloud Run in {name}, project {project}: {jobs} Jobs of a quota of {quota}");
+        Ok(Health { identity: region.identity(), detail })
+    }
+
+    async fn identity(&self, host: &Host) -> Result<String, Failure> {
+        let region = self.regions.of(host)?;
+        owned::count(&region, 1).await?;
+        Ok(region.identity())
     }
 
     fn validate(&self, host: &Host, spec: &ResolvedSpec) -> Result<(), Failure> {

@@ -1,4 +1,4 @@
-//! A fleet's Jobs in a region that it may share.
+//! The Jobs of a region, which a fleet may share with others.
 
 use gantry_core::{Failure, FleetId};
 use gantry_worker::executor::{ExecutionId, Observed, Owned};
@@ -25,6 +25,21 @@ pub(crate) async fn list(region: &Region, fleet: FleetId) -> Result<Vec<Owned>, 
         }
     }
     Ok(owned)
+}
+
+/// How many Jobs the region has, whoever made them. Counts no further than `enough`.
+pub(crate) async fn count(region: &Region, enough: u32) -> Result<u32, Failure> {
+    let clients = region.clients().await?;
+    let page = i32::try_from(enough).map_or(PAGE, |enough| enough.min(PAGE));
+    let mut jobs = clients.jobs.list_jobs().set_parent(region.connection.parent()).set_page_size(page).by_item();
+    let mut count = 0;
+    while count < enough
+        && let Some(job) = jobs.next().await
+    {
+        job.map_err(|error| error::failure("list the Jobs", &error))?;
+        count += 1;
+    }
+    Ok(count)
 }
 
 /// A Job as the engine lists it; none if it is not Gantry's or is being deleted.

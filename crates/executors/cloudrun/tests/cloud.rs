@@ -86,6 +86,28 @@ async fn many_are_seen_by_one_request() {
     finish(&double).await;
 }
 
+/// The region's quota is the host's limit, also of Jobs that somebody else made. What runs is looked after meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_at_its_quota_has_no_room() {
+    let double = double(&Faults::new(1)).await;
+    let (executor, fleet) = (CloudRunExecutor::new(), FleetId::new());
+    let mut host = host_at(&double.url(), "quota");
+    host.executor_config["jobs_quota"] = json!(2);
+    let id = executor.launch(&host, &launch_in(fleet, sh("exit 0"))).await.expect("launches");
+    let health = executor.check(&host).await.expect("there is room for one more");
+    assert!(health.detail.ends_with("1 Jobs of a quota of 2"), "{}", health.detail);
+    let other = launch_in(FleetId::new(), words(&["true"]));
+    create_without_token(&double, "quota", &other).await;
+    let failure = executor.check(&host).await.expect_err("the region is full");
+    assert_eq!(failure.class, FailureClass::NoCapacity, "{failure}");
+    assert!(failure.message.contains("2 Jobs and a quota of 2"), "{failure}");
+    assert_eq!(executor.identity(&host).await.expect("it is the same region, full or not"), health.identity);
+    until_ended(&executor, &host, &id).await;
+    executor.remove(&host, &id).await.expect("removes");
+    executor.check(&host).await.expect("there is room again");
+    finish(&double).await;
+}
+
 /// One container's trouble is not the others', and the list's is everybody's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trouble_with_one_leaves_it_out() {
