@@ -17,6 +17,7 @@ use gantry_worker::executor::{
     ExecutionId, Executor, Found, Health, Idempotence, Launch, LaunchError, LogCursor, LogPage, Observed, Owned,
 };
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 
 use crate::{Fleet, Part};
 
@@ -26,7 +27,12 @@ struct Elsewhere {
     mock: MockExecutor,
     /// So many launches are throttled before the first is not.
     throttled: AtomicU32,
+    /// States and logs are asked for over one line, one at a time.
+    line: Mutex<()>,
 }
+
+/// How long a page of a log occupies the line.
+const PAGE_TAKES: Duration = Duration::from_millis(300);
 
 impl Fleet {
     /// A host of another executor type, on the fleet's own engine of simulated containers; `config` is the mock's.
@@ -36,7 +42,8 @@ impl Fleet {
 
     /// Starts a worker of another executor type, which throttles its first launches.
     pub fn worker_elsewhere(&self, name: ExecutorType, settings: Settings, throttled: u32) -> Part {
-        let executor = Elsewhere { name, mock: MockExecutor::new(), throttled: AtomicU32::new(throttled) };
+        let (mock, throttled) = (MockExecutor::new(), AtomicU32::new(throttled));
+        let executor = Elsewhere { name, mock, throttled, line: Mutex::default() };
         self.worker(name.as_str(), settings, move || Arc::new(executor))
     }
 }
@@ -72,6 +79,7 @@ impl Executor for Elsewhere {
     }
 
     async fn observe(&self, host: &Host, ids: &[ExecutionId]) -> Result<Vec<(ExecutionId, Observed)>, Failure> {
+        let _line = self.line.lock().await;
         self.mock.observe(host, ids).await
     }
 
@@ -86,6 +94,8 @@ impl Executor for Elsewhere {
         cursor: Option<&LogCursor>,
         max_bytes: usize,
     ) -> Result<LogPage, Failure> {
+        let _line = self.line.lock().await;
+        tokio::time::sleep(PAGE_TAKES).await;
         self.mock.logs(host, id, cursor, max_bytes).await
     }
 

@@ -6,13 +6,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
-use futures::future::BoxFuture;
-use futures::stream::FuturesUnordered;
 use gantry_core::host::Host;
 use gantry_core::state::Outcome;
 use gantry_core::{Failure, FailureClass};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::engine::Engine;
 use crate::executor::{End, ExecutionId, Observed};
@@ -39,7 +37,7 @@ const LOG_IDLE: Duration = Duration::from_millis(1_000);
 pub(crate) fn spawn(engine: Arc<Engine>, host: Arc<Host>) -> mpsc::UnboundedSender<Box<Watched>> {
     let (sender, added) = mpsc::unbounded_channel();
     tokio::spawn(async move {
-        let mut watcher = Watcher { engine, host, containers: HashMap::new(), reads: FuturesUnordered::new() };
+        let mut watcher = Watcher { engine, host, containers: HashMap::new(), reads: JoinSet::new() };
         watcher.run(added).await;
     });
     sender
@@ -49,8 +47,9 @@ struct Watcher {
     engine: Arc<Engine>,
     host: Arc<Host>,
     containers: HashMap<ExecutionId, Box<Watched>>,
-    /// Log pages on their way; each brings the container's log back.
-    reads: FuturesUnordered<BoxFuture<'static, LogRead>>,
+    /// Log pages on their way; each brings the container's log back. Tasks, because they must go on while this one looks:
+    /// a read that nobody polls would keep what it holds of the executor, and the look may be waiting for just that.
+    reads: JoinSet<LogRead>,
 }
 
 /// A log that came back from a read.
@@ -105,8 +104,12 @@ impl Watcher {
                         engine.executor.changed(&host, at_most).await;
                     }
                 }, if !idle => true,
-                Some(read) = self.reads.next(), if !self.reads.is_empty() => {
-                    self.give_back(read);
+                Some(read) = self.reads.join_next(), if !self.reads.is_empty() => {
+                    match read {
+                        Ok(read) => self.give_back(read),
+                        // Its panic is this task's: nobody would read that log on.
+                        Err(error) => if let Ok(panic) = error.try_into_panic() { std::panic::resume_unwind(panic) },
+                    }
                     false
                 }
             };
@@ -244,7 +247,7 @@ impl Watcher {
             }
             let Some(mut log) = container.log.take() else { continue };
             let (engine, run, id) = (self.engine.clone(), container.run.clone(), container.id.clone());
-            self.reads.push(Box::pin(async move {
+            self.reads.spawn(async move {
                 // A failed read is tried again when it is due: only the end waits for completeness.
                 let due = match logs::read_page(&engine, &run, &id, &mut log).await {
                     Ok(page) if page.more => Due::Now,
@@ -252,7 +255,7 @@ impl Watcher {
                     _ => Due::Later,
                 };
                 LogRead { id, log, due }
-            }));
+            });
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What a worker does about deadlines, engines that are not what they were, its own death, and what others left.
 
+use gantry_core::ExecutorType;
 use gantry_testkit::eventually;
 use gantry_tests::{Fleet, PATIENCE, jobs, quick};
 use gantry_worker::Settings;
@@ -24,6 +25,21 @@ async fn what_does_not_start_in_time_is_the_places_fault() {
     );
     assert_eq!((&attempt["retried_by"], &attempt["exit_code"]), (&json!("infrastructure"), &json!(null)));
     assert_ne!(fleet.job(id).await["status"], "timeout");
+}
+
+/// A page of a log holds the place's only line when a look is due. The look waits for it, and it must go on meanwhile.
+#[tokio::test]
+async fn a_read_and_a_look_that_want_the_same_do_not_wait_for_each_other_for_ever() {
+    let fleet = Fleet::new().await;
+    let host = fleet.host_elsewhere(ExecutorType::Cloudrun, json!({})).await;
+    let _parts = [fleet.dispatcher(), fleet.recorder(), fleet.worker_elsewhere(ExecutorType::Cloudrun, quick(), 0)];
+    fleet.served(host, 1).await;
+    let prints =
+        jobs::with(jobs::mock(&[("lines", "400"), ("duration", "4s")]), json!({ "preferred_executor": "cloudrun" }));
+    let id = fleet.producer().await.submit(&prints).await;
+    fleet.all_complete(&[id]).await;
+    let log = fleet.log(id, 1, "stdout").await;
+    assert_eq!(String::from_utf8_lossy(&log).lines().count(), 400);
 }
 
 #[tokio::test]

@@ -42,7 +42,7 @@ async fn info(engine: &Engine) -> Result<SystemInfo, Failure> {
     match engine.docker().await?.info().await {
         Ok(info) => Ok(info),
         Err(error) => {
-            engine.reconnect().await;
+            engine.reconnect();
             Err(error::failure("info", &error))
         }
     }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use bollard::errors::Error;
 use bollard::{API_DEFAULT_VERSION, Docker};
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
 use gantry_core::host::Host;
 use gantry_core::{Failure, FailureClass, HostId};
 use gantry_worker::secrets::Secrets;
@@ -23,13 +25,15 @@ use crate::{error, tls};
 
 /// How long the engine may take to begin its answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it may take to connect, ssh and the engine's whole answer included.
+const CONNECT_WITHIN: Duration = Duration::from_secs(15);
 
 /// One engine.
 pub(crate) struct Engine {
     connection: Connection,
     pub(crate) asks: Asks,
     pub(crate) secrets: Secrets,
-    link: tokio::sync::Mutex<Option<Link>>,
+    link: Mutex<Option<Connecting>>,
     pub(crate) changes: Changes,
     pub(crate) disk: Disk,
     pub(crate) images: Images,
@@ -41,7 +45,17 @@ pub(crate) struct Engine {
 /// A way to an engine that has answered.
 struct Link {
     docker: Docker,
-    tunnel: Option<Tunnel>,
+    tunnel: Option<Mutex<Tunnel>>,
+}
+
+/// A link that is made, or was. Whoever wants it drives it on: one that waits for it and is not polled holds up nobody
+/// else, as it would if it held a lock meanwhile.
+type Connecting = Shared<BoxFuture<'static, Result<Arc<Link>, Failure>>>;
+
+impl Link {
+    fn is_open(&self) -> bool {
+        self.tunnel.as_ref().is_none_or(|tunnel| tunnel.lock().unwrap_or_else(PoisonError::into_inner).is_open())
+    }
 }
 
 impl Engine {
@@ -50,7 +64,7 @@ impl Engine {
             connection,
             asks: Asks::default(),
             secrets,
-            link: tokio::sync::Mutex::default(),
+            link: Mutex::default(),
             changes: Changes::default(),
             disk: Disk::default(),
             images: Images::default(),
@@ -63,49 +77,35 @@ impl Engine {
     /// The client, which speaks the version that the engine knows. While the engine is away this fails with
     /// `host_unreachable`; nothing but the question for its version was sent then.
     pub(crate) async fn docker(&self) -> Result<Docker, Failure> {
-        // Held while it connects: the others wait for the one connection that they all want.
-        let mut link = self.link.lock().await;
-        if let Some(link) = &mut *link
-            && link.tunnel.as_mut().is_none_or(Tunnel::is_open)
-        {
-            return Ok(link.docker.clone());
+        let link = self.link();
+        link.await.map(|link| link.docker.clone())
+    }
+
+    /// The link that is open or being made; a new one if there is none.
+    fn link(&self) -> Connecting {
+        let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        let usable = |link: &Connecting| link.peek().is_none_or(|made| made.as_ref().is_ok_and(|link| link.is_open()));
+        if let Some(link) = link.as_ref().filter(|link| usable(link)) {
+            return link.clone();
         }
-        *link = None;
-        let made = self.connect().await?;
-        Ok(link.insert(made).docker.clone())
+        let (connection, secrets) = (self.connection.clone(), self.secrets.clone());
+        let made = async move {
+            let connecting = tokio::time::timeout(CONNECT_WITHIN, connect(&connection, &secrets)).await;
+            connecting.map_or_else(|_| Err(silent(&connection)), |made| made.map(Arc::new))
+        };
+        link.insert(made.boxed().shared()).clone()
     }
 
     /// Connects anew the next time: certificates and keys may have been replaced. A tunnel stays, which notices by itself
     /// that it is dead, and which others may be using.
-    pub(crate) async fn reconnect(&self) {
-        self.link.lock().await.take_if(|link| link.tunnel.is_none());
+    pub(crate) fn reconnect(&self) {
+        let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        link.take_if(|link| link.peek().is_some_and(|made| made.as_ref().is_ok_and(|link| link.tunnel.is_none())));
     }
 
     /// Whether the engine runs on this machine, as far as its address tells.
     pub(crate) fn is_local(&self) -> bool {
         matches!(self.connection.endpoint(), Ok(Endpoint::Unix(_)))
-    }
-
-    async fn connect(&self) -> Result<Link, Failure> {
-        let failure = |error: &Error| error::failure(&self.connection.endpoint, error);
-        let unix = |path: &str| Docker::connect_with_unix(path, REQUEST_TIMEOUT.as_secs(), API_DEFAULT_VERSION);
-        let endpoint = self.connection.endpoint().map_err(|error| Failure::new(FailureClass::BackendError, error))?;
-        let mut tunnel = None;
-        let docker = match (endpoint, &self.connection.tls) {
-            (Endpoint::Unix(path), _) => unix(path).map_err(|error| failure(&error))?,
-            (Endpoint::Tcp(address), Some(tls)) => tls::client(address, tls, &self.secrets, REQUEST_TIMEOUT.as_secs())?,
-            (Endpoint::Tcp(address), None) => {
-                Docker::connect_with_http(address, REQUEST_TIMEOUT.as_secs(), API_DEFAULT_VERSION)
-                    .map_err(|error| failure(&error))?
-            }
-            (Endpoint::Ssh(address), _) => {
-                let ssh = self.connection.ssh.clone().unwrap_or_default();
-                let opened = tunnel.insert(Tunnel::open(&address, &ssh, &self.secrets).await?);
-                unix(&opened.socket().to_string_lossy()).map_err(|error| failure(&error))?
-            }
-        };
-        let docker = docker.negotiate_version().await.map_err(|error| failure(&error))?;
-        Ok(Link { docker, tunnel })
     }
 
     /// Forgets what is only of use while the container exists.
@@ -115,6 +115,33 @@ impl Engine {
         self.stops.forget(id);
         self.usage.forget(id);
     }
+}
+
+async fn connect(connection: &Connection, secrets: &Secrets) -> Result<Link, Failure> {
+    let failure = |error: &Error| error::failure(&connection.endpoint, error);
+    let unix = |path: &str| Docker::connect_with_unix(path, REQUEST_TIMEOUT.as_secs(), API_DEFAULT_VERSION);
+    let endpoint = connection.endpoint().map_err(|error| Failure::new(FailureClass::BackendError, error))?;
+    let mut tunnel = None;
+    let docker = match (endpoint, &connection.tls) {
+        (Endpoint::Unix(path), _) => unix(path).map_err(|error| failure(&error))?,
+        (Endpoint::Tcp(address), Some(tls)) => tls::client(address, tls, secrets, REQUEST_TIMEOUT.as_secs())?,
+        (Endpoint::Tcp(address), None) => {
+            Docker::connect_with_http(address, REQUEST_TIMEOUT.as_secs(), API_DEFAULT_VERSION)
+                .map_err(|error| failure(&error))?
+        }
+        (Endpoint::Ssh(address), _) => {
+            let ssh = connection.ssh.clone().unwrap_or_default();
+            let opened = tunnel.insert(Tunnel::open(&address, &ssh, secrets).await?);
+            unix(&opened.socket().to_string_lossy()).map_err(|error| failure(&error))?
+        }
+    };
+    let docker = docker.negotiate_version().await.map_err(|error| failure(&error))?;
+    Ok(Link { docker, tunnel: tunnel.map(Mutex::new) })
+}
+
+fn silent(connection: &Connection) -> Failure {
+    let message = format!("{}: no connection within {CONNECT_WITHIN:?}", connection.endpoint);
+    Failure::new(FailureClass::HostUnreachable, message)
 }
 
 /// The engines of all hosts asked about so far.

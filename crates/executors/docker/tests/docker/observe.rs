@@ -6,9 +6,15 @@ use bollard::query_parameters::KillContainerOptionsBuilder;
 use futures::StreamExt;
 use gantry_core::FailureClass;
 use gantry_core::state::Outcome;
+use gantry_executor_docker::DockerExecutor;
 use gantry_worker::executor::{ExecutionId, Executor, Observed};
+use serde_json::json;
+use tokio::io::copy_bidirectional;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
 
-use crate::common::{sh, words};
+use crate::common::{endpoint, host_to, sh, words};
 use crate::lab::Lab;
 
 #[tokio::test]
@@ -138,4 +144,39 @@ async fn a_container_that_the_engine_hangs_on_hides_no_other() {
     drop(shim);
     stop.await.expect("no panic").expect("the signal is sent in the end");
     assert_eq!(lab.until_ended(&stuck).await.outcome, Outcome::Exited(7));
+}
+
+/// A caller may wait for a connection and not be polled for a while, as in a `select!` whose other branch goes on. It
+/// must not keep the others from the engine meanwhile.
+#[tokio::test]
+async fn who_waits_for_a_connection_without_going_on_holds_up_nobody() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("engine.sock");
+    let listener = UnixListener::bind(&socket).expect("a socket");
+    let (executor, host) =
+        (DockerExecutor::new(), host_to(json!({ "endpoint": format!("unix://{}", socket.display()) }), json!({})));
+    let mut forgotten = Box::pin(executor.identity(&host));
+    let silent = tokio::select! {
+        accepted = listener.accept() => accepted.expect("a connection").0,
+        identity = &mut forgotten => panic!("nobody has answered: {identity:?}"),
+    };
+    // From here on the engine is there, and nobody polls the first caller.
+    drop(silent);
+    let engine = endpoint();
+    let _relay = AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut server = UnixStream::connect(engine.trim_start_matches("unix://")).await.expect("the test engine");
+            connections
+                .spawn(async move { copy_bidirectional(&mut client, &mut server).await.map(drop).unwrap_or_default() });
+        }
+    }));
+    let answered = async {
+        while executor.identity(&host).await.is_err() {
+            // The pace of asking.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), answered).await.expect("the engine answers, whoever asked before");
+    drop(forgotten);
 }
