@@ -29,10 +29,9 @@ struct Elsewhere {
     throttled: AtomicU32,
     /// States and logs are asked for over one line, one at a time.
     line: Mutex<()>,
+    /// How long a page of a log occupies it.
+    page_takes: Duration,
 }
-
-/// How long a page of a log occupies the line.
-const PAGE_TAKES: Duration = Duration::from_millis(300);
 
 impl Fleet {
     /// A host of another executor type, on the fleet's own engine of simulated containers; `config` is the mock's.
@@ -42,8 +41,17 @@ impl Fleet {
 
     /// Starts a worker of another executor type, which throttles its first launches.
     pub fn worker_elsewhere(&self, name: ExecutorType, settings: Settings, throttled: u32) -> Part {
+        self.elsewhere(name, settings, throttled, Duration::ZERO)
+    }
+
+    /// Starts a worker of another executor type, which reads each page of a log for so long.
+    pub fn slow_reader_elsewhere(&self, name: ExecutorType, settings: Settings, page_takes: Duration) -> Part {
+        self.elsewhere(name, settings, 0, page_takes)
+    }
+
+    fn elsewhere(&self, name: ExecutorType, settings: Settings, throttled: u32, page_takes: Duration) -> Part {
         let (mock, throttled) = (MockExecutor::new(), AtomicU32::new(throttled));
-        let executor = Elsewhere { name, mock, throttled, line: Mutex::default() };
+        let executor = Elsewhere { name, mock, throttled, line: Mutex::default(), page_takes };
         self.worker(name.as_str(), settings, move || Arc::new(executor))
     }
 }
@@ -95,7 +103,7 @@ impl Executor for Elsewhere {
         max_bytes: usize,
     ) -> Result<LogPage, Failure> {
         let _line = self.line.lock().await;
-        tokio::time::sleep(PAGE_TAKES).await;
+        tokio::time::sleep(self.page_takes).await;
         self.mock.logs(host, id, cursor, max_bytes).await
     }
 

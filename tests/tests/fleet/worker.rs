@@ -1,5 +1,7 @@
 //! What a worker does about deadlines, engines that are not what they were, its own death, and what others left.
 
+use std::time::Duration;
+
 use gantry_core::ExecutorType;
 use gantry_testkit::eventually;
 use gantry_tests::{Fleet, PATIENCE, jobs, quick};
@@ -32,14 +34,14 @@ async fn what_does_not_start_in_time_is_the_places_fault() {
 async fn a_read_and_a_look_that_want_the_same_do_not_wait_for_each_other_for_ever() {
     let fleet = Fleet::new().await;
     let host = fleet.host_elsewhere(ExecutorType::Cloudrun, json!({})).await;
-    let _parts = [fleet.dispatcher(), fleet.recorder(), fleet.worker_elsewhere(ExecutorType::Cloudrun, quick(), 0)];
+    // Longer than from one look to the next.
+    let worker = fleet.slow_reader_elsewhere(ExecutorType::Cloudrun, quick(), Duration::from_millis(1_500));
+    let _parts = [fleet.dispatcher(), fleet.recorder(), worker];
     fleet.served(host, 1).await;
-    let prints =
-        jobs::with(jobs::mock(&[("lines", "400"), ("duration", "4s")]), json!({ "preferred_executor": "cloudrun" }));
-    let id = fleet.producer().await.submit(&prints).await;
+    let prints = jobs::mock(&[("lines", "400"), ("duration", "4s")]);
+    let id = fleet.producer().await.submit(&jobs::with(prints, json!({ "preferred_executor": "cloudrun" }))).await;
     fleet.all_complete(&[id]).await;
-    let log = fleet.log(id, 1, "stdout").await;
-    assert_eq!(String::from_utf8_lossy(&log).lines().count(), 400);
+    assert_eq!(String::from_utf8_lossy(&fleet.log(id, 1, "stdout").await).lines().count(), 400);
 }
 
 #[tokio::test]
