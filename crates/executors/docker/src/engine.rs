@@ -15,6 +15,7 @@ use gantry_worker::secrets::Secrets;
 use crate::changes::Changes;
 use crate::connection::{Connection, Endpoint};
 use crate::disk::Disk;
+use crate::doubts::Doubts;
 use crate::image::Images;
 use crate::logs::Readers;
 use crate::observe::Asks;
@@ -36,6 +37,7 @@ pub(crate) struct Engine {
     link: Mutex<Option<Connecting>>,
     pub(crate) changes: Changes,
     pub(crate) disk: Disk,
+    pub(crate) doubts: Doubts,
     pub(crate) images: Images,
     pub(crate) readers: Readers,
     pub(crate) stops: Stops,
@@ -67,6 +69,7 @@ impl Engine {
             link: Mutex::default(),
             changes: Changes::default(),
             disk: Disk::default(),
+            doubts: Doubts::default(),
             images: Images::default(),
             readers: Readers::default(),
             stops: Stops::default(),
@@ -111,6 +114,7 @@ impl Engine {
     /// Forgets what is only of use while the container exists.
     pub(crate) fn forget(&self, id: &str) {
         self.asks.forget(id);
+        self.doubts.forget(id);
         self.readers.forget(id);
         self.stops.forget(id);
         self.usage.forget(id);

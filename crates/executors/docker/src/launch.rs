@@ -11,7 +11,7 @@ use gantry_worker::executor::{ExecutionId, Launch, LaunchError};
 
 use crate::config::Options;
 use crate::engine::Engine;
-use crate::{create, error, labels};
+use crate::{create, doubts, error, labels};
 
 /// How often a container is looked for whose name is taken, and how long between.
 const LOOKS: u32 = 20;
@@ -20,7 +20,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 /// Creates and starts the container, or adopts the one that has its name.
 ///
 /// One name is one container: the engine refuses a second one, and a container is started only from state
-/// `created`. So launching again is harmless for as long as the container exists, also after a launch that
+/// `created`, by whoever created it or on an engine that has been up since ([`doubts`]). So launching again is harmless for as long as the container exists, also after a launch that
 /// ended between the two requests.
 pub(crate) async fn launch(engine: &Engine, options: &Options, launch: &Launch) -> Result<ExecutionId, LaunchError> {
     options.validate(&launch.spec.container).map_err(LaunchError::NotLaunched)?;
@@ -66,7 +66,15 @@ async fn adopt(engine: &Engine, docker: &Docker, launch: &Launch) -> Result<Exec
     let status = status(&found);
     let id = found.id.ok_or_else(|| LaunchError::MaybeLaunched("a container without an id has the name".into()))?;
     match status {
-        Some(Status::CREATED) => start(engine, docker, id).await,
+        Some(Status::CREATED) => match doubts::has_been_up_since_creation(docker, &id).await {
+            Ok(true) => start(engine, docker, id).await,
+            // An earlier launch may have started it: it is not started again, and is seen as lost.
+            Ok(false) => {
+                engine.doubts.add(&id);
+                Ok(ExecutionId(id))
+            }
+            Err(error) => Err(maybe("ask for the container's creation", &error)),
+        },
         Some(Status::REMOVING) => Err(LaunchError::MaybeLaunched("the container is being removed".into())),
         _ => Ok(ExecutionId(id)),
     }

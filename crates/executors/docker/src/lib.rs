@@ -98,6 +98,7 @@ mod connection;
 mod create;
 mod credentials;
 mod disk;
+mod doubts;
 mod end;
 mod engine;
 mod error;

@@ -29,7 +29,7 @@ pub(crate) async fn observe(
     ids: &[ExecutionId],
 ) -> Result<Vec<(ExecutionId, Observed)>, Failure> {
     let docker = &engine.docker().await?;
-    let mut alive = if ids.len() > FEW { list_alive(docker).await? } else { HashMap::new() };
+    let mut alive = if ids.len() > FEW { list_alive(engine, docker).await? } else { HashMap::new() };
     let mut states = Vec::with_capacity(ids.len());
     let mut rest = Vec::new();
     for id in ids {
@@ -108,17 +108,22 @@ impl Asks {
 }
 
 /// Gantry's containers that have not ended, by id.
-async fn list_alive(docker: &Docker) -> Result<HashMap<String, Observed>, Failure> {
+async fn list_alive(engine: &Engine, docker: &Docker) -> Result<HashMap<String, Observed>, Failure> {
     let filters =
         HashMap::from([("label", vec![labels::FLEET]), ("status", vec!["created", "running", "paused", "restarting"])]);
     let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
     let listed = docker.list_containers(Some(options)).await.map_err(|error| error::failure("list", &error))?;
-    let state = |listed| match listed {
-        Some(Listed::CREATED) => Some(Observed::Starting),
+    let state = |id: &str, listed| match listed {
+        Some(Listed::CREATED) => Some(engine.doubts.created(id)),
         Some(Listed::RUNNING | Listed::PAUSED | Listed::RESTARTING) => Some(Observed::Running),
         _ => None,
     };
-    Ok(listed.into_iter().filter_map(|container| Some((container.id?, state(container.state)?))).collect())
+    let states = listed.into_iter().filter_map(|container| {
+        let id = container.id?;
+        let state = state(&id, container.state)?;
+        Some((id, state))
+    });
+    Ok(states.collect())
 }
 
 async fn inspect(engine: &Engine, docker: &Docker, id: &ExecutionId) -> Result<Observed, Error> {
@@ -132,7 +137,7 @@ async fn inspect(engine: &Engine, docker: &Docker, id: &ExecutionId) -> Result<O
     };
     let state = container.state.as_ref();
     match state.and_then(|state| state.status) {
-        Some(Status::CREATED) => Ok(Observed::Starting),
+        Some(Status::CREATED) => Ok(engine.doubts.created(&id.0)),
         Some(Status::EXITED | Status::DEAD | Status::REMOVING) => {
             Ok(Observed::Ended(end::of(engine, docker, &id.0, &container).await?))
         }

@@ -1,9 +1,13 @@
 //! An engine that goes down takes its containers along: that is not their own end.
 
+use bollard::models::ContainerCreateBody;
+use bollard::query_parameters::CreateContainerOptionsBuilder;
+use bollard::{API_DEFAULT_VERSION, Docker};
 use gantry_core::FailureClass;
 use gantry_core::state::Outcome;
+use gantry_executor_docker::DockerExecutor;
 use gantry_servers::DockerEngine;
-use gantry_worker::executor::{Executor, Observed};
+use gantry_worker::executor::{Executor, Found, Launch, Observed};
 use serde_json::json;
 
 use crate::common::sh;
@@ -69,4 +73,59 @@ async fn a_log_that_the_engine_lost_is_told_to_be_cut() {
     assert!(end.log_cut, "{end:?}");
     drop(lab);
     engine.stop().await.expect("stops");
+}
+
+/// A killed engine may have started it and not written that down: then it ran, and must not run again. An engine that is
+/// still the same knows that it did not.
+#[tokio::test]
+async fn what_was_created_before_the_engine_was_killed_is_not_started_after() {
+    let data = tempfile::tempdir().expect("a folder");
+    let engine = DockerEngine::start(data.path()).await.expect("an engine of this test's own");
+    engine.import_test_image().await.expect("the test image");
+    let endpoint = format!("unix://{}", engine.socket_path().display());
+    let lab = Lab::at(&endpoint, json!({}));
+    let mut spec = sh("exit 0");
+    spec.container.image = gantry_servers::TEST_IMAGE.into();
+    let (before, after) = (lab.launch_of(spec.clone()), lab.launch_of(spec));
+    leave_created(&endpoint, &before).await;
+    let started = lab.executor.launch(&lab.host, &before).await.expect("it certainly never ran");
+    assert_eq!(lab.until_ended(&started).await.outcome, Outcome::Exited(0));
+
+    leave_created(&endpoint, &after).await;
+    engine.crash().await.expect("is killed");
+    let engine = DockerEngine::start(data.path()).await.expect("the engine again");
+    // As often as anybody likes: by whoever launched it, or by whoever adopts it.
+    for executor in [&lab.executor, &DockerExecutor::new()] {
+        let id = executor.launch(&lab.host, &after).await.expect("it is there, and nobody knows whether it ran");
+        let states = executor.observe(&lab.host, std::slice::from_ref(&id)).await.expect("the engine answers");
+        let [(_, Observed::Ended(end))] = &states[..] else { panic!("nothing more will come of it: {states:?}") };
+        let Outcome::Failed(failure) = &end.outcome else { panic!("not its own end: {end:?}") };
+        assert_eq!((failure.class, failure.exit_code), (FailureClass::Lost, None), "{failure}");
+        let page = executor.logs(&lab.host, &id, None, 1_000).await.expect("its log is read like any other");
+        assert!(page.chunks.is_empty() && !page.more, "{page:?}");
+    }
+    let id = lab.executor.launch(&lab.host, &after).await.expect("still there");
+    lab.executor.remove(&lab.host, &id).await.expect("is removed");
+    assert!(matches!(lab.executor.find(&lab.host, &after.name).await, Found::Absent));
+    drop(lab);
+    engine.stop().await.expect("stops");
+}
+
+/// A launch that ended between its two requests.
+async fn leave_created(endpoint: &str, launch: &Launch) {
+    let docker = Docker::connect_with_unix(endpoint, 10, API_DEFAULT_VERSION).expect("the socket is there");
+    let labels = [
+        ("gantry.fleet", launch.fleet.to_string()),
+        ("gantry.job", launch.job.to_string()),
+        ("gantry.attempt", launch.attempt.to_string()),
+    ];
+    let body = ContainerCreateBody {
+        image: Some(launch.spec.container.image.clone()),
+        cmd: launch.spec.container.command.clone(),
+        labels: Some(labels.map(|(key, value)| (key.into(), value)).into()),
+        ..Default::default()
+    };
+    let named = CreateContainerOptionsBuilder::new().name(&launch.name).build();
+    let docker = docker.negotiate_version().await.expect("the engine answers");
+    docker.create_container(Some(named), body).await.expect("creates");
 }
