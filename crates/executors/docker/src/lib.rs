@@ -79,6 +79,8 @@
 //! - **One name is one container**, for as long as it exists: launching again adopts it, and starts it only if it
 //!   never ran. A worker that died between create and start leaves a container that is *found* and observed as
 //!   *starting*; it begins to run when somebody launches it again under its name.
+//! - An engine that is killed while it starts a container may come back with it as *created*, though it ran. So one that
+//!   is adopted is started only if the engine still knows the event of its creation; else it is seen as `lost`.
 //! - The engine has no "start if never started". Between this process's look at the state and its request another
 //!   one could start the container and see it end, and the engine would run it again. Leases keep two workers
 //!   from launching one attempt; a request that was sent in time and arrives late is the residue.
