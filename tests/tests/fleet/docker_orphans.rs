@@ -26,11 +26,18 @@ fn container(verb: &[&str], fleet: &str, job: JobId, attempt: u32) -> String {
 }
 
 fn exists(id: &str) -> bool {
-    !docker(&["ps", "--all", "--quiet", "--no-trunc", "--filter", &format!("id={id}")]).is_empty()
+    listed(&["--all"], id)
 }
 
 fn runs(id: &str) -> bool {
-    docker(&["inspect", "--format", "{{.State.Running}}", id]) == "true"
+    listed(&[], id)
+}
+
+/// In a list, and not asked for by itself: it may go at any moment.
+fn listed(which: &[&str], id: &str) -> bool {
+    let id = format!("id={id}");
+    let arguments = [&["ps", "--quiet", "--no-trunc", "--filter", &id], which].concat();
+    !docker(&arguments).is_empty()
 }
 
 #[tokio::test]
