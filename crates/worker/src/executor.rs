@@ -167,6 +167,20 @@ pub struct End {
     pub log_cut: bool,
 }
 
+impl End {
+    /// An end of which nothing else is known.
+    pub fn bare(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            run: None,
+            max_memory_usage: None,
+            cpu_usage_percent: None,
+            message: String::new(),
+            log_cut: false,
+        }
+    }
+}
+
 /// What became of a launch.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Found {

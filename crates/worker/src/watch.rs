@@ -182,14 +182,7 @@ impl Watcher {
             Observed::Ended(end) => self.ended(id, end),
             Observed::Gone => {
                 let message = "the container is gone from its host, and nobody knows how it ended";
-                let end = End {
-                    outcome: Outcome::Failed(Failure::new(FailureClass::Lost, message)),
-                    run: None,
-                    max_memory_usage: None,
-                    cpu_usage_percent: None,
-                    message: String::new(),
-                    log_cut: false,
-                };
+                let end = End::bare(Outcome::Failed(Failure::new(FailureClass::Lost, message)));
                 self.ended(id, end);
             }
         }

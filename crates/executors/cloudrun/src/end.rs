@@ -61,14 +61,7 @@ pub(crate) fn explained(end: End, said: &str) -> End {
 
 /// An end without any numbers.
 pub(crate) fn bare(failure: Failure) -> End {
-    End {
-        outcome: Outcome::Failed(failure),
-        run: None,
-        max_memory_usage: None,
-        cpu_usage_percent: None,
-        message: String::new(),
-        log_cut: false,
-    }
+    End::bare(Outcome::Failed(failure))
 }
 
 /// What an execution that is over comes to if its task, which has the exit code, is never seen.

@@ -37,14 +37,7 @@ impl Doubts {
             return Observed::Starting;
         }
         let message = "the engine was restarted since it created the container, and cannot know whether it ran";
-        Observed::Ended(End {
-            outcome: Outcome::Failed(Failure::new(FailureClass::Lost, message)),
-            run: None,
-            max_memory_usage: None,
-            cpu_usage_percent: None,
-            message: String::new(),
-            log_cut: false,
-        })
+        Observed::Ended(End::bare(Outcome::Failed(Failure::new(FailureClass::Lost, message))))
     }
 
     fn lock(&self) -> MutexGuard<'_, HashSet<String>> {

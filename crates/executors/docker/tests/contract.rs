@@ -8,10 +8,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bollard::models::ContainerCreateBody;
-use bollard::query_parameters::CreateContainerOptionsBuilder;
-use bollard::{API_DEFAULT_VERSION, Docker};
-use common::{endpoint, host_to, sh, words};
+use common::{endpoint, host_to, leave_created, sh, words};
 use gantry_core::FailureClass;
 use gantry_core::host::Host;
 use gantry_core::spec::{Mount, ResolvedSpec};
@@ -150,22 +147,7 @@ impl Subject for OnDocker {
     }
 
     async fn leave_created(&self, launch: &Launch) -> Result<ExecutionId, NotApplicable> {
-        let docker = Docker::connect_with_unix(&endpoint(), 10, API_DEFAULT_VERSION).expect("the socket is there");
-        let docker = docker.negotiate_version().await.expect("the engine answers");
-        let labels = [
-            ("gantry.fleet", launch.fleet.to_string()),
-            ("gantry.job", launch.job.to_string()),
-            ("gantry.attempt", launch.attempt.to_string()),
-        ];
-        let body = ContainerCreateBody {
-            image: Some(launch.spec.container.image.clone()),
-            cmd: launch.spec.container.command.clone(),
-            labels: Some(labels.map(|(key, value)| (key.into(), value)).into()),
-            ..Default::default()
-        };
-        let named = CreateContainerOptionsBuilder::new().name(&launch.name).build();
-        let created = docker.create_container(Some(named), body).await.expect("creates");
-        Ok(ExecutionId(created.id))
+        Ok(leave_created(&endpoint(), launch).await)
     }
 }
 

@@ -1,16 +1,13 @@
 //! An engine that goes down takes its containers along: that is not their own end.
 
-use bollard::models::ContainerCreateBody;
-use bollard::query_parameters::CreateContainerOptionsBuilder;
-use bollard::{API_DEFAULT_VERSION, Docker};
 use gantry_core::FailureClass;
 use gantry_core::state::Outcome;
 use gantry_executor_docker::DockerExecutor;
 use gantry_servers::DockerEngine;
-use gantry_worker::executor::{Executor, Found, Launch, Observed};
+use gantry_worker::executor::{Executor, Found, Observed};
 use serde_json::json;
 
-use crate::common::sh;
+use crate::common::{leave_created, sh};
 use crate::lab::Lab;
 
 #[tokio::test]
@@ -66,7 +63,7 @@ async fn a_log_that_the_engine_lost_is_told_to_be_cut() {
     lab.executor.changed(&lab.host, std::time::Duration::from_millis(1)).await;
     let running = lab.start(spec.clone()).await;
     engine.crash().await.expect("is killed");
-    // It has ended by itself by then.
+    // It has ended by itself by then: it takes 4 s, and there is no engine to ask.
     tokio::time::sleep(std::time::Duration::from_secs(5)).await;
     let engine = DockerEngine::start(data.path()).await.expect("the engine again");
     let Observed::Ended(end) = lab.observe(&running).await else { panic!("it is over") };
@@ -109,23 +106,4 @@ async fn what_was_created_before_the_engine_was_killed_is_not_started_after() {
     assert!(matches!(lab.executor.find(&lab.host, &after.name).await, Found::Absent));
     drop(lab);
     engine.stop().await.expect("stops");
-}
-
-/// A launch that ended between its two requests.
-async fn leave_created(endpoint: &str, launch: &Launch) {
-    let docker = Docker::connect_with_unix(endpoint, 10, API_DEFAULT_VERSION).expect("the socket is there");
-    let labels = [
-        ("gantry.fleet", launch.fleet.to_string()),
-        ("gantry.job", launch.job.to_string()),
-        ("gantry.attempt", launch.attempt.to_string()),
-    ];
-    let body = ContainerCreateBody {
-        image: Some(launch.spec.container.image.clone()),
-        cmd: launch.spec.container.command.clone(),
-        labels: Some(labels.map(|(key, value)| (key.into(), value)).into()),
-        ..Default::default()
-    };
-    let named = CreateContainerOptionsBuilder::new().name(&launch.name).build();
-    let docker = docker.negotiate_version().await.expect("the engine answers");
-    docker.create_container(Some(named), body).await.expect("creates");
 }
