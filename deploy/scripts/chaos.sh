@@ -21,8 +21,7 @@ fi
 # A copy, so that a build in the meantime changes nothing halfway.
 bin=$(mktemp -d)
 trap 'rm -rf "$bin"' EXIT
-cp "$GANTRY_BIN_DIR"/gantry-{servers,dispatcher,recorder,api,chaos} \
-    "$GANTRY_BIN_DIR"/gantry-worker-{mock,docker,cloudrun,fargate,scaleway} "$bin"
+cp "$GANTRY_BIN_DIR"/gantry-{servers,dispatcher,recorder,api,chaos} "$GANTRY_BIN_DIR"/gantry-worker-* "$bin"
 
 if [ "${1:-}" = run ]; then
     shift
