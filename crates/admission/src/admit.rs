@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use gantry_core::message::WorkItem;
 use gantry_core::problem::{Code, Problem};
 use gantry_core::routing::failover::Routing;
 use gantry_core::routing::{self, Question};
@@ -23,12 +24,28 @@ pub struct Admitted {
     pub existing: bool,
     /// Where it was routed.
     pub executor: ExecutorType,
+    /// What the caller publishes now: it is in the window already.
+    pub dispatched: Option<WorkItem>,
 }
 
 /// Admits a batch, deciding for each item in its order. A refusal hurts only its own item; an error is
 /// Postgres's and about the whole batch: nothing of it is durable then, and it may be tried again.
 pub async fn admit(store: &Store, scope: Scope, batch: &[Incoming]) -> Result<Vec<Result<Admitted, Problem>>, Error> {
-    let prepared = prepare_all(store, scope, batch).await?;
+    admit_and_dispatch(store, scope, batch, |_| false).await
+}
+
+/// The same, for who publishes what enters the window at once. `room` takes a free place of an executor type's window, if
+/// nobody stands in line for it.
+pub async fn admit_and_dispatch(
+    store: &Store,
+    scope: Scope,
+    batch: &[Incoming],
+    mut room: impl FnMut(ExecutorType) -> bool,
+) -> Result<Vec<Result<Admitted, Problem>>, Error> {
+    let mut prepared = prepare_all(store, scope, batch).await?;
+    for job in prepared.iter_mut().flatten() {
+        job.at_once = job.not_before.is_none() && room(job.executor_type);
+    }
     let jobs: Vec<NewJob> = prepared.iter().filter_map(|job| job.as_ref().ok().cloned()).collect();
     let mut inserted = insert(store, scope, &jobs).await?.into_iter();
     let verdicts = prepared.into_iter().map(|job| {
@@ -52,7 +69,12 @@ pub async fn prepare_all(
 
 fn verdict(job: &NewJob, inserted: Inserted) -> Result<Admitted, Problem> {
     let id = inserted.job()?;
-    Ok(Admitted { job: id, existing: matches!(inserted, Inserted::Existing(_)), executor: job.executor_type })
+    let dispatched = match inserted {
+        Inserted::Dispatched(item) => Some(item),
+        _ => None,
+    };
+    let existing = matches!(inserted, Inserted::Existing(_));
+    Ok(Admitted { job: id, existing, executor: job.executor_type, dispatched })
 }
 
 /// Inserts all; if Postgres refuses the batch for its content, halves it until the one bad item stands alone.
@@ -164,5 +186,6 @@ fn prepare(incoming: &Incoming, catalog: &Catalog) -> Result<NewJob, Problem> {
         idempotency: idempotency.clone(),
         created_by: created_by.clone(),
         schedule: scheduled.as_ref().map(|scheduled| scheduled.schedule),
+        at_once: false,
     })
 }

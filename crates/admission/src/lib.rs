@@ -7,6 +7,6 @@ mod incoming;
 pub mod metrics;
 mod resolve;
 
-pub use admit::{Admitted, admit, prepare_all, refused_by_database};
+pub use admit::{Admitted, admit, admit_and_dispatch, prepare_all, refused_by_database};
 pub use explain::{Explained, explain};
 pub use incoming::{Incoming, Scheduled};

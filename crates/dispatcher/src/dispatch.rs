@@ -36,6 +36,7 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
             Ok(look) => pause = pause.min(look.unwrap_or(pause)),
             Err(error) => {
                 view = View::default();
+                parts.room.found(&HashMap::new());
                 tracing::warn!(%error, "cannot dispatch now, trying again");
                 // A nudge may come at once; Postgres is not asked in a tight loop.
                 tokio::time::sleep(parts.settings.poll()).await;
@@ -57,6 +58,8 @@ async fn pass(parts: &Parts, view: &mut View) -> Result<Option<Duration>, gantry
     loop {
         let mut full = false;
         let mut next_look: Option<Duration> = None;
+        let mut free = HashMap::new();
+        parts.room.look();
         for window in view.windows.read(&parts.store).await? {
             let Some(room) = usize::try_from(room(window, parts.settings.window_factor)).ok().filter(|room| *room > 0)
             else {
@@ -75,9 +78,14 @@ async fn pass(parts: &Parts, view: &mut View) -> Result<Option<Duration>, gantry
             full |= stopped || items.len() == BATCH;
             if items.len() < room {
                 next_look = next_look.into_iter().chain(unseen).min();
+                // Nobody is in line any more.
+                if window.tenant.is_none() && !stopped {
+                    free.insert(window.executor, room - items.len());
+                }
             }
             publish(parts, window.executor, &items).await;
         }
+        parts.room.found(&free);
         if !full {
             return Ok(next_look);
         }

@@ -1,21 +1,22 @@
 //! Submissions over RabbitMQ: a batch is admitted in one transaction, answered, and only then acked.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::join_all;
 use gantry_admission::metrics::{self, Door};
-use gantry_admission::{Admitted, Incoming, admit};
+use gantry_admission::{Admitted, Incoming, admit_and_dispatch};
 use gantry_broker::consume::{self, Consumer};
 use gantry_broker::dead_letter::Reason;
 use gantry_broker::{Delivery, Outgoing, ack_all, dead_letter, publish};
-use gantry_core::Problem;
-use gantry_core::message::Reply;
+use gantry_core::message::{Reply, WorkItem};
+use gantry_core::{ExecutorType, Problem};
 use gantry_runtime::Shutdown;
 use gantry_store::Scope;
 use gantry_store::tenants::Principal;
 
-use crate::Parts;
 use crate::auth::{API_KEY_HEADER, Keys};
+use crate::{Parts, dispatch};
 
 /// How long to wait before Postgres is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -55,12 +56,13 @@ async fn take_in(parts: &Parts, shutdown: &Shutdown, keys: &mut Keys, deliveries
             }
         }
     };
+    let dispatched = enter(parts, &verdicts);
     parts.nudge.notify_one();
     gantry_runtime::metrics::batch("admit", verdicts.len());
     for verdict in &verdicts {
         metrics::count(Door::Amqp, verdict.outcome.as_ref().map(|admitted| admitted.existing));
     }
-    answer(parts, shutdown, &deliveries, &verdicts).await;
+    tokio::join!(answer(parts, shutdown, &deliveries, &verdicts), publish(parts, dispatched));
     let mut admitted = Vec::with_capacity(deliveries.len());
     let mut rejected = Vec::new();
     for (delivery, verdict) in deliveries.into_iter().zip(verdicts) {
@@ -101,12 +103,33 @@ async fn judge(parts: &Parts, keys: &mut Keys, deliveries: &[Delivery]) -> Resul
         verdicts.push(Some(refused));
     }
     let (principals, submissions): (Vec<_>, Vec<_>) = incoming.into_iter().unzip();
-    let outcomes = admit(&parts.store, Scope::Fleet, &submissions).await?;
+    let room = |executor| parts.room.take(executor);
+    let outcomes = admit_and_dispatch(&parts.store, Scope::Fleet, &submissions, room).await?;
     let mut admitted = principals
         .into_iter()
         .zip(outcomes)
         .map(|(principal, outcome)| Verdict { outcome, principal: Some(principal) });
     Ok(verdicts.into_iter().filter_map(|refused| refused.or_else(|| admitted.next())).collect())
+}
+
+/// What entered the window with its admission; of the rest it is noted that it stands in line.
+fn enter(parts: &Parts, verdicts: &[Verdict]) -> BTreeMap<ExecutorType, Vec<WorkItem>> {
+    let mut dispatched: BTreeMap<ExecutorType, Vec<WorkItem>> = BTreeMap::new();
+    for admitted in verdicts.iter().filter_map(|verdict| verdict.outcome.as_ref().ok()) {
+        match admitted.dispatched {
+            Some(item) => dispatched.entry(admitted.executor).or_default().push(item),
+            None if admitted.existing => {}
+            None => parts.room.stands_in_line(admitted.executor),
+        }
+    }
+    dispatched
+}
+
+async fn publish(parts: &Parts, dispatched: BTreeMap<ExecutorType, Vec<WorkItem>>) {
+    for (executor, items) in dispatched {
+        crate::metrics::dispatched(executor, items.len());
+        dispatch::publish(parts, executor, &items).await;
+    }
 }
 
 /// Tells those who asked. A reply that cannot be delivered is its reader's loss: the job is durable anyway, and

@@ -14,6 +14,7 @@ mod metrics;
 mod observe;
 mod process;
 mod retention;
+mod room;
 mod schedules;
 mod upkeep;
 
@@ -30,6 +31,7 @@ use tokio::sync::Notify;
 
 pub use config::{Config, Settings};
 pub use process::main;
+use room::Room;
 
 /// How long tasks may take to stop. Nothing is lost that is cut off: it is in Postgres, or not acked.
 const PATIENCE: Duration = Duration::from_millis(2_500);
@@ -43,6 +45,8 @@ pub(crate) struct Parts {
     pub(crate) settings: Settings,
     /// Wakes the dispatch task: jobs were admitted here, or another part says so.
     pub(crate) nudge: Arc<Notify>,
+    /// What the dispatch task leaves to those who come in.
+    pub(crate) room: Arc<Room>,
 }
 
 /// A dispatcher, ready to run.
@@ -54,7 +58,7 @@ impl Service {
     /// A dispatcher over connections that the caller has made.
     pub fn new(store: Store, broker: Broker, settings: Settings) -> Self {
         let publisher = Publisher::new(&broker);
-        Self { parts: Parts { store, broker, publisher, settings, nudge: Arc::new(Notify::new()) } }
+        Self { parts: Parts { store, broker, publisher, settings, nudge: Arc::default(), room: Arc::default() } }
     }
 
     /// Declares the topology and runs until `shutdown`. What was taken in is admitted and answered first.

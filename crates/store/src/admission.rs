@@ -4,6 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
 use gantry_core::env::Environment;
+use gantry_core::limits::{Book, Traits};
+use gantry_core::message::WorkItem;
 use gantry_core::problem::{Code, Problem};
 use gantry_core::routing::failover::Routing;
 use gantry_core::spec::ResolvedSpec;
@@ -13,9 +15,9 @@ use serde_json::Value;
 use strum::{Display, EnumString, IntoStaticStr};
 use uuid::Uuid;
 
-use crate::costs;
 use crate::error::{Result, parse};
 use crate::tx::{Scope, Store};
+use crate::{costs, limits};
 
 /// How long a key stays taken, in days: by default three times as long as its job is kept.
 pub const IDEMPOTENCY_DAYS: i32 = 90;
@@ -82,6 +84,14 @@ pub struct NewJob {
     pub created_by: String,
     /// The schedule that it is of, if any.
     pub schedule: Option<ScheduleId>,
+    /// Whether it enters the window at once, unless a limit holds it back: nobody stands in its line.
+    pub at_once: bool,
+}
+
+impl NewJob {
+    fn traits(&self) -> Traits {
+        Traits { tenant: self.tenant, template: self.template, key: self.concurrency_key.clone() }
+    }
 }
 
 /// What became of a job.
@@ -89,6 +99,9 @@ pub struct NewJob {
 pub enum Inserted {
     /// It is durable now.
     New(JobId),
+    /// It is durable, and in the window: this is what the caller publishes now. If it dies before,
+    /// [`crate::queue::republishable`] finds it.
+    Dispatched(WorkItem),
     /// The same submission had made this job before.
     Existing(JobId),
     /// The key is taken by a different submission.
@@ -105,6 +118,7 @@ impl Inserted {
     pub fn job(self) -> std::result::Result<JobId, Problem> {
         match self {
             Self::New(job) | Self::Existing(job) => Ok(job),
+            Self::Dispatched(item) => Ok(item.job),
             Self::Conflict(job) => {
                 let message =
                     format!("the key was used before, for a different submission that made job {job}; use a new key");
@@ -139,13 +153,42 @@ pub(crate) async fn insert_within(tx: &mut sqlx::PgConnection, jobs: &[NewJob]) 
     let owners = reserve_keys(tx, jobs).await?;
     let mut decided: Vec<Inserted> = jobs.iter().map(|job| decide(job, &owners)).collect();
     refuse_surplus(tx, jobs, &mut decided).await?;
-    let new: Vec<&NewJob> =
-        jobs.iter().zip(&decided).filter(|(job, got)| **got == Inserted::New(job.id)).map(|(job, _)| job).collect();
-    if !new.is_empty() {
-        let estimates = costs::estimates(tx, &new).await?;
-        insert_rows(tx, &new, &estimates).await?;
+    let is_new = |(job, got): &(&NewJob, &Inserted)| **got == Inserted::New(job.id);
+    let new: Vec<&NewJob> = jobs.iter().zip(&decided).filter(is_new).map(|(job, _)| job).collect();
+    if new.is_empty() {
+        return Ok(decided);
+    }
+    let estimates = costs::estimates(tx, &new).await?;
+    let at_once = at_once(tx, &new).await?;
+    insert_rows(tx, &new, &at_once, &estimates).await?;
+    let mut dispatched = at_once.into_iter();
+    for decided in &mut decided {
+        if let Inserted::New(job) = *decided
+            && dispatched.next() == Some(true)
+        {
+            *decided = Inserted::Dispatched(WorkItem { job, attempt: 1, sequence: 1 });
+        }
     }
     Ok(decided)
+}
+
+/// Which of the jobs enter the window: what a limit holds back stays in line. Advice, as at every dispatch: the claim
+/// decides, under its locks.
+async fn at_once(tx: &mut sqlx::PgConnection, jobs: &[&NewJob]) -> Result<Vec<bool>> {
+    let subjects: BTreeSet<_> =
+        jobs.iter().filter(|job| job.at_once).flat_map(|job| job.traits().subjects().collect::<Vec<_>>()).collect();
+    let mut book = if subjects.is_empty() { Book::default() } else { limits::read(tx, &subjects).await? };
+    Ok(jobs
+        .iter()
+        .map(|job| {
+            let traits = job.traits();
+            let enters = job.at_once && book.holds_back(&traits).is_none();
+            if enters {
+                book.count(&traits);
+            }
+            enters
+        })
+        .collect())
 }
 
 fn decide(job: &NewJob, owners: &HashMap<Key, (JobId, Vec<u8>)>) -> Inserted {
@@ -235,7 +278,7 @@ async fn refuse_surplus(tx: &mut sqlx::PgConnection, jobs: &[NewJob], decided: &
             Inserted::Existing(id) | Inserted::Conflict(id) if refused.contains(&id) => {
                 *decided = Inserted::Full { cap: *cap };
             }
-            Inserted::Existing(_) | Inserted::Conflict(_) | Inserted::Full { .. } => {}
+            Inserted::Existing(_) | Inserted::Conflict(_) | Inserted::Full { .. } | Inserted::Dispatched(_) => {}
         }
     }
     if !refused.is_empty() {
@@ -286,7 +329,12 @@ async fn rooms(tx: &mut sqlx::PgConnection, jobs: &[NewJob]) -> Result<HashMap<T
     Ok(rooms)
 }
 
-async fn insert_rows(tx: &mut sqlx::PgConnection, jobs: &[&NewJob], estimates: &[Option<Decimal>]) -> Result<()> {
+async fn insert_rows(
+    tx: &mut sqlx::PgConnection,
+    jobs: &[&NewJob],
+    at_once: &[bool],
+    estimates: &[Option<Decimal>],
+) -> Result<()> {
     let ids: Vec<Uuid> = jobs.iter().map(|job| job.id.uuid()).collect();
     let tenants: Vec<Uuid> = jobs.iter().map(|job| job.tenant.uuid()).collect();
     let projects: Vec<Uuid> = jobs.iter().map(|job| job.project.uuid()).collect();
@@ -323,18 +371,21 @@ async fn insert_rows(tx: &mut sqlx::PgConnection, jobs: &[&NewJob], estimates: &
             select *, not_before > now() as later
             from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::uuid[], $6::text[], $7::text[], $8::text[],
                 $9::jsonb[], $10::jsonb[], $11::int2[], $12::timestamptz[], $13::int[], $14::text[], $15::text[], $16::jsonb[],
-                $17::uuid[], $18::text[], $19::numeric[], $20::jsonb[])
+                $17::uuid[], $18::text[], $19::numeric[], $20::jsonb[], $21::bool[])
                 as n(id, tenant_id, project_id, name, template, executor, preferred, reason, command, environment,
-                    priority, not_before, queue_timeout, key, created_by, spec, schedule_id, concurrency_key, estimate, routing)
+                    priority, not_before, queue_timeout, key, created_by, spec, schedule_id, concurrency_key, estimate, routing,
+                    at_once)
         ), j as (
             insert into container_jobs (id, tenant_id, project_id, name, template, executor_type, preferred_executor,
                 routing_reason, override_command, override_environment, priority, parked_until, waiting_reason,
-                queue_deadline_at, idempotency_key, created_by, schedule_id, concurrency_key, estimated_cost)
+                queue_deadline_at, idempotency_key, created_by, schedule_id, concurrency_key, estimated_cost,
+                dispatched_at, published_at, publishes, dispatch_sequence)
             select id, tenant_id, project_id, name, template, executor::executor_type, preferred::executor_type, reason,
                 case when command is not null then array(select jsonb_array_elements_text(command)) end, environment, priority,
                 case when later then not_before end, case when later then 'not_before'::waiting_reason end,
                 greatest(not_before, now()) + make_interval(secs => queue_timeout), key, created_by,
-                schedule_id, concurrency_key, estimate
+                schedule_id, concurrency_key, estimate,
+                case when at_once then now() end, case when at_once then now() end, at_once::int, at_once::int
             from n
         )
         insert into container_job_specs (job_id, tenant_id, spec, routing) select id, tenant_id, spec, routing from n"#,
@@ -357,7 +408,8 @@ async fn insert_rows(tx: &mut sqlx::PgConnection, jobs: &[&NewJob], estimates: &
         &schedules as &[Option<Uuid>],
         &concurrency as &[Option<String>],
         estimates as &[Option<Decimal>],
-        &routings
+        &routings,
+        at_once
     )
     .execute(&mut *tx)
     .await?;

@@ -117,6 +117,7 @@ impl Lab {
             idempotency: None,
             created_by: "test".to_owned(),
             schedule: None,
+            at_once: false,
             concurrency_key: None,
         };
         let scope = Scope::Tenant { id: tenant, operator: false };

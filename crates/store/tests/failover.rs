@@ -75,6 +75,7 @@ impl Fleet {
             idempotency: None,
             created_by: "test".to_owned(),
             schedule: None,
+            at_once: false,
         };
         admission::insert(&self.store, Scope::Fleet, std::slice::from_ref(&job)).await.expect("stored");
         let items = self.dispatched(Docker).await;

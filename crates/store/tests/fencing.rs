@@ -121,6 +121,7 @@ impl Fleet {
             idempotency: None,
             created_by: "test".to_owned(),
             schedule: None,
+            at_once: false,
         };
         let new: Vec<NewJob> = (0..jobs).map(|_| job()).collect();
         admission::insert(&self.store, Scope::Fleet, &new).await.expect("stored");

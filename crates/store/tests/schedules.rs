@@ -117,6 +117,7 @@ impl Lab {
             }),
             created_by: format!("schedule:{}", ready.schedule),
             schedule: Some(ready.schedule),
+            at_once: false,
             concurrency_key: None,
         }
     }

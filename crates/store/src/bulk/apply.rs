@@ -154,7 +154,7 @@ async fn resubmit(
             }
             Inserted::Full { .. } => Err(Skip::BacklogFull),
             // The key is the operation's own, and the operation comes here once.
-            Inserted::Existing(_) | Inserted::Conflict(_) => Err(Skip::Unchanged),
+            Inserted::Existing(_) | Inserted::Conflict(_) | Inserted::Dispatched(_) => Err(Skip::Unchanged),
         });
     }
     Ok(outcomes)
@@ -209,6 +209,7 @@ async fn new_jobs(tx: &mut sqlx::PgConnection, task: &Task, ids: &[JobId]) -> Re
             idempotency: Some(Idempotency { source: KeySource::Key, key, body_hash }),
             created_by: task.actor.clone(),
             schedule: None,
+            at_once: false,
         });
     }
     let unreadable = ids.len() - jobs.len();

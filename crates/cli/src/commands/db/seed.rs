@@ -175,7 +175,7 @@ impl Sown {
             tenant: self.key.tenant.clone(),
             name: name(job).to_owned(),
             verdict: match verdict {
-                Ok(Admitted { job, existing, executor }) => Verdict::Accepted { id: job, existing, executor },
+                Ok(Admitted { job, existing, executor, .. }) => Verdict::Accepted { id: job, existing, executor },
                 Err(problem) => Verdict::Refused(problem),
             },
         });
