@@ -1,6 +1,6 @@
 //! Admission of a batch.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use gantry_core::message::WorkItem;
 use gantry_core::problem::{Code, Problem};
@@ -31,20 +31,25 @@ pub struct Admitted {
 /// Admits a batch, deciding for each item in its order. A refusal hurts only its own item; an error is
 /// Postgres's and about the whole batch: nothing of it is durable then, and it may be tried again.
 pub async fn admit(store: &Store, scope: Scope, batch: &[Incoming]) -> Result<Vec<Result<Admitted, Problem>>, Error> {
-    admit_and_dispatch(store, scope, batch, |_| false).await
+    admit_and_dispatch(store, scope, batch, |_, _| false).await
 }
 
-/// The same, for who publishes what enters the window at once. `room` takes a free place of an executor type's window, if
-/// nobody stands in line for it.
+/// The same, for who publishes what enters the window at once. `room` takes so many places of an executor type's window, if
+/// it has them and nobody stands in line: all of a batch enter, or none, so that never the order of a batch decides.
 pub async fn admit_and_dispatch(
     store: &Store,
     scope: Scope,
     batch: &[Incoming],
-    mut room: impl FnMut(ExecutorType) -> bool,
+    mut room: impl FnMut(ExecutorType, usize) -> bool,
 ) -> Result<Vec<Result<Admitted, Problem>>, Error> {
     let mut prepared = prepare_all(store, scope, batch).await?;
+    let mut jobs: BTreeMap<ExecutorType, usize> = BTreeMap::new();
+    for job in prepared.iter().flatten() {
+        *jobs.entry(job.executor_type).or_default() += 1;
+    }
+    jobs.retain(|executor, jobs| room(*executor, *jobs));
     for job in prepared.iter_mut().flatten() {
-        job.at_once = job.not_before.is_none() && room(job.executor_type);
+        job.at_once = job.not_before.is_none() && jobs.contains_key(&job.executor_type);
     }
     let jobs: Vec<NewJob> = prepared.iter().filter_map(|job| job.as_ref().ok().cloned()).collect();
     let mut inserted = insert(store, scope, &jobs).await?.into_iter();

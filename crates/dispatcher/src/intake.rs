@@ -103,7 +103,7 @@ async fn judge(parts: &Parts, keys: &mut Keys, deliveries: &[Delivery]) -> Resul
         verdicts.push(Some(refused));
     }
     let (principals, submissions): (Vec<_>, Vec<_>) = incoming.into_iter().unzip();
-    let room = |executor| parts.room.take(executor);
+    let room = |executor, jobs| parts.room.take(executor, jobs);
     let outcomes = admit_and_dispatch(&parts.store, Scope::Fleet, &submissions, room).await?;
     let mut admitted = principals
         .into_iter()

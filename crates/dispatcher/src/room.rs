@@ -44,12 +44,12 @@ impl Room {
         }
     }
 
-    /// Takes a place, if there is one.
-    pub(crate) fn take(&self, executor: ExecutorType) -> bool {
+    /// Takes so many places, if there are as many.
+    pub(crate) fn take(&self, executor: ExecutorType, jobs: usize) -> bool {
         let mut room = self.lock();
-        let Some(places) = room.get_mut(&executor).filter(|places| places.free > 0) else { return false };
-        places.free -= 1;
-        places.taken += 1;
+        let Some(places) = room.get_mut(&executor).filter(|places| places.free >= jobs) else { return false };
+        places.free -= jobs;
+        places.taken += jobs;
         true
     }
 
@@ -65,18 +65,18 @@ mod tests {
     #[test]
     fn a_place_is_taken_once_and_a_look_does_not_give_it_back() {
         let (room, mock) = (Room::default(), ExecutorType::Mock);
-        assert!(!room.take(mock), "nobody has looked yet");
+        assert!(!room.take(mock, 1), "nobody has looked yet");
         room.look();
         room.found(&HashMap::from([(mock, 2)]));
-        assert!(room.take(mock) && !room.take(ExecutorType::Docker));
+        assert!(room.take(mock, 1) && !room.take(ExecutorType::Docker, 1));
         room.look();
-        assert!(room.take(mock), "while it looks");
+        assert!(room.take(mock, 1), "while it looks");
         room.found(&HashMap::from([(mock, 2)]));
-        assert!(room.take(mock), "of the two that it saw, one was taken meanwhile");
-        assert!(!room.take(mock));
+        assert!(room.take(mock, 1), "of the two that it saw, one was taken meanwhile");
+        assert!(!room.take(mock, 1));
         room.look();
         room.found(&HashMap::new());
-        assert!(!room.take(mock), "nobody serves it any more, or somebody stands in line");
+        assert!(!room.take(mock, 1), "nobody serves it any more, or somebody stands in line");
     }
 
     #[test]
@@ -86,13 +86,13 @@ mod tests {
         room.look();
         room.found(&free);
         room.stands_in_line(mock);
-        assert!(!room.take(mock));
+        assert!(!room.take(mock, 1));
         room.look();
         room.stands_in_line(mock);
         room.found(&free);
-        assert!(!room.take(mock), "the look may not have seen the second");
+        assert!(!room.take(mock, 1), "the look may not have seen the second");
         room.look();
         room.found(&free);
-        assert!(room.take(mock));
+        assert!(room.take(mock, 1));
     }
 }

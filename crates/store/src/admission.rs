@@ -172,23 +172,13 @@ pub(crate) async fn insert_within(tx: &mut sqlx::PgConnection, jobs: &[NewJob]) 
     Ok(decided)
 }
 
-/// Which of the jobs enter the window: what a limit holds back stays in line. Advice, as at every dispatch: the claim
-/// decides, under its locks.
+/// Which of the jobs enter the window: none that anything limits. What a limit counts is served in its order, from its line.
 async fn at_once(tx: &mut sqlx::PgConnection, jobs: &[&NewJob]) -> Result<Vec<bool>> {
     let subjects: BTreeSet<_> =
-        jobs.iter().filter(|job| job.at_once).flat_map(|job| job.traits().subjects().collect::<Vec<_>>()).collect();
+        jobs.iter().filter(|job| job.at_once).flat_map(|job| Vec::from_iter(job.traits().subjects())).collect();
     let mut book = if subjects.is_empty() { Book::default() } else { limits::read(tx, &subjects).await? };
-    Ok(jobs
-        .iter()
-        .map(|job| {
-            let traits = job.traits();
-            let enters = job.at_once && book.holds_back(&traits).is_none();
-            if enters {
-                book.count(&traits);
-            }
-            enters
-        })
-        .collect())
+    let enters = |job: &&NewJob| job.at_once && job.concurrency_key.is_none() && book.count(&job.traits()).is_empty();
+    Ok(jobs.iter().map(enters).collect())
 }
 
 fn decide(job: &NewJob, owners: &HashMap<Key, (JobId, Vec<u8>)>) -> Inserted {
