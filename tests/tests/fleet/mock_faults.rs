@@ -77,7 +77,8 @@ async fn two_hundred_jobs_end_as_documented() {
     let labels = |key| {
         [
             ("key", key),
-            ("seed", "5"),
+            // By which nobody is throttled twice, and waits through two launch deadlines.
+            ("seed", "365"),
             ("duration", "50ms"),
             ("start_delay", "300ms"),
             ("hidden_for", "500ms"),
