@@ -295,7 +295,7 @@ async fn unreachable(fleet: &Fleet, action: &str) -> (JobId, Process, [Part; 2])
     let parts = [fleet.dispatcher(), fleet.recorder()];
     let often = [("WORKER__BEAT_MILLIS", "500"), ("WORKER__HOST_CHECK_SECONDS", "1")];
     let worker = fleet.process(PART, Role::Worker, &often).await;
-    let policy = json!({ "spec": { "on_lost": { "action": action, "after_seconds": 10 } } });
+    let policy = json!({ "spec": { "on_lost": { "action": action, "after_seconds": 20 } } });
     let job = begun(fleet, host, policy).await;
     has_attempts(&worker, 1.0).await;
     let elsewhere = fleet.mock_host_elsewhere(1).await;
