@@ -271,7 +271,7 @@ mod tests {
             assert_eq!(schedule(7, size), schedule(7, size));
             assert_ne!(schedule(7, size), schedule(8, size));
         }
-        // A seed in a note from last year must still mean what it meant.
+        // A seed in an old note means what it meant for as long as the faults are the same.
         let first: Vec<String> = schedule(1, Size::Full)
             .iter()
             .take(3)
@@ -287,7 +287,7 @@ mod tests {
     fn every_kind_occurs_whatever_the_seed() {
         for seed in 0..200 {
             let steps = schedule(seed, Size::Full);
-            assert!((25..=45).contains(&steps.len()), "{}", steps.len());
+            assert_eq!(steps.len(), 41);
             let kinds: BTreeSet<String> = steps.iter().map(|step| step.fault.kind()).collect();
             for cut in CUTS {
                 for server in [Server::Postgres, Server::RabbitMq, Server::Engine] {

@@ -15,9 +15,10 @@ use serde_json::Value;
 use strum::{Display, EnumString, IntoStaticStr};
 use uuid::Uuid;
 
+use crate::costs::{self, Routed};
 use crate::error::{Result, parse};
+use crate::limits;
 use crate::tx::{Scope, Store};
-use crate::{costs, limits};
 
 /// How long a key stays taken, in days: by default three times as long as its job is kept.
 pub const IDEMPOTENCY_DAYS: i32 = 90;
@@ -158,7 +159,8 @@ pub(crate) async fn insert_within(tx: &mut sqlx::PgConnection, jobs: &[NewJob]) 
     if new.is_empty() {
         return Ok(decided);
     }
-    let estimates = costs::estimates(tx, &new).await?;
+    let routed: Vec<Routed> = new.iter().map(|job| Routed::from(*job)).collect();
+    let estimates = costs::estimates(tx, &routed).await?;
     let at_once = at_once(tx, &new).await?;
     insert_rows(tx, &new, &at_once, &estimates).await?;
     let mut dispatched = at_once.into_iter();

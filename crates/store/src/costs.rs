@@ -52,13 +52,9 @@ pub(crate) fn timeout(stored: Option<Value>) -> Duration {
 
 /// What each of the jobs is expected to cost on the cheapest of the hosts that its tenant may use now; none where there is
 /// no host of its executor type. It locks nothing, so that its place in a transaction is free.
-pub(crate) async fn estimates(
-    tx: &mut sqlx::PgConnection,
-    jobs: &[impl Copy + Into<Routed>],
-) -> Result<Vec<Option<Decimal>>> {
-    let jobs: Vec<Routed> = jobs.iter().map(|job| (*job).into()).collect();
-    let prices = prices(tx, &jobs).await?;
-    let histories = histories(tx, &jobs).await?;
+pub(crate) async fn estimates(tx: &mut sqlx::PgConnection, jobs: &[Routed]) -> Result<Vec<Option<Decimal>>> {
+    let prices = prices(tx, jobs).await?;
+    let histories = histories(tx, jobs).await?;
     Ok(jobs
         .iter()
         .map(|job| {

@@ -392,6 +392,7 @@ async fn found_unstarted(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand
             return watch(engine, run, id, stand, None);
         }
         if !stop::put_reason(engine, run, reason).await {
+            engine.registry.forget(run.token);
             return Step::Done;
         }
         if let Err(failure) = engine.executor.remove(&run.host, &id).await {
@@ -458,6 +459,7 @@ async fn lost(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand, failure: 
 /// Ends an attempt that has no container and shall not get one: the reason first.
 async fn give_up(engine: &Arc<Engine>, run: &Arc<Run>, reason: StopReason) -> Step {
     if !stop::put_reason(engine, run, reason).await {
+        engine.registry.forget(run.token);
         return Step::Done;
     }
     let failure = match reason {

@@ -50,11 +50,7 @@ async fn stop(engine: &Engine, run: &Run, id: &ExecutionId, reason: StopReason) 
 pub(crate) async fn put_reason(engine: &Engine, run: &Run, reason: StopReason) -> bool {
     loop {
         match engine.writes.stop_reason.submit((run.token, reason)).await {
-            Ok(true) => return true,
-            Ok(false) => {
-                engine.registry.forget(run.token);
-                return false;
-            }
+            Ok(held) => return held,
             Err(trouble) => {
                 tracing::error!(%trouble, "the reason for a stop could not be stored, trying again");
                 tokio::time::sleep(ASK_AGAIN).await;

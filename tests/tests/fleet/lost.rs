@@ -295,7 +295,7 @@ async fn unreachable(fleet: &Fleet, action: &str) -> (JobId, Process, [Part; 2])
     let parts = [fleet.dispatcher(), fleet.recorder()];
     let often = [("WORKER__BEAT_MILLIS", "500"), ("WORKER__HOST_CHECK_SECONDS", "1")];
     let worker = fleet.process(PART, Role::Worker, &often).await;
-    let policy = json!({ "spec": { "on_lost": { "action": action, "after_seconds": 10 } } });
+    let policy = json!({ "spec": { "on_lost": { "action": action, "after_seconds": 20 } } });
     let job = begun(fleet, host, policy).await;
     has_attempts(&worker, 1.0).await;
     let elsewhere = fleet.mock_host_elsewhere(1).await;
@@ -417,24 +417,9 @@ async fn a_container_that_never_began_goes_after_the_reason_is_stored() {
     worker.crash();
     let (_api, client) = fleet.api().await;
     assert_eq!(client.cancel(job).await.status, 202);
-    fleet
-        .execute(
-            "create function wait_for_test() returns trigger language plpgsql as
-             $$ begin perform pg_advisory_xact_lock(7); return new; end $$",
-        )
-        .await;
-    fleet
-        .execute(
-            "create trigger wait_for_test before update of stop_reason on container_executions
-             for each row execute function wait_for_test()",
-        )
-        .await;
-    let held = fleet.hold("select pg_advisory_xact_lock(7)").await;
+    let held = fleet.hold_up("stop_reason").await;
     let _next = fleet.mock_worker(quick());
-    let waiting =
-        "select count(*) from pg_locks join pg_database d on d.oid = database and d.datname = current_database()
-                   where locktype = 'advisory' and not granted";
-    eventually(PATIENCE, async || fleet.scalar::<i64>(waiting).await == 1).await;
+    fleet.is_held_up().await;
     assert_eq!(containers(&fleet), 1, "nothing is done to it before");
 
     drop(held);

@@ -7,8 +7,8 @@
 //! documents. Those words are Gantry's own reading of AWS' documents, and no evidence of what AWS says.
 //!
 //! In front of it this adds what ministack leaves out: the idempotence of RunTask, as AWS documents it, and on request a
-//! task that ECS is slow to show. [`Faults`] around it bring the rest: throttling, lost answers, no capacity. A status
-//! without a body is answered as one of AWS' common errors.
+//! task that ECS is slow to show. [`Faults`] around it bring the rest: throttling, lost answers, no capacity. A status of
+//! 400, 403, 500 or 503 without a body is answered as AWS' common error of that status.
 
 mod tokens;
 

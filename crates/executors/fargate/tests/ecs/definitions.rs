@@ -45,7 +45,7 @@ async fn registrations_stay_under(share: f64, count: usize, burst: usize, least_
     let families: HashSet<_> = registered.iter().map(|exchange| exchange.request["family"].to_string()).collect();
     assert_eq!((registered.len(), families.len()), (count, count), "the same content is registered once");
     let first = registered.iter().map(|exchange| exchange.at).min().expect("there are some");
-    let in_the_burst = registered.iter().filter(|e| e.at < first + Duration::from_millis(900)).count();
+    let in_the_burst = registered.iter().filter(|e| e.at < first + Duration::from_millis(500)).count();
     assert!(in_the_burst <= burst, "{in_the_burst} at once");
     assert!(took >= Duration::from_secs(least_seconds), "{count} registrations took {took:?}");
 }

@@ -35,7 +35,7 @@ async fn states_are_asked_for_in_hundreds() {
 async fn a_503_while_it_runs_is_no_end() {
     let lab = Lab::new().await;
     let (executor, host) = (lab.executor(), lab.host());
-    let launch = launch_of(sh("sleep 5; exit 9"));
+    let launch = launch_of(sh("sleep 10; exit 9"));
     let id = executor.launch(&host, &launch).await.expect("launches");
     until_running(&executor, &host, &id).await;
     lab.double.faults().add(Rule::new(Fault::Status { status: 503, body: Value::Null }));

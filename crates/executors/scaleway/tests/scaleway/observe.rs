@@ -15,7 +15,7 @@ async fn a_503_while_it_runs_is_no_end() {
     let faults = Faults::new(1);
     let double = double(faults.clone()).await;
     let (executor, other, host) = (executor(), executor(), host_at(&double.url(), "main"));
-    let launch = launch_of(FleetId::new(), sh("sleep 5; exit 9"));
+    let launch = launch_of(FleetId::new(), sh("sleep 10; exit 9"));
     executor.prepare(&host, &launch.spec).await.expect("can be prepared");
     let id = executor.launch(&host, &launch).await.expect("launches");
     let look = async || executor.observe(&host, std::slice::from_ref(&id)).await;
