@@ -104,10 +104,11 @@ async fn judge(parts: &Parts, keys: &mut Keys, deliveries: &[Delivery]) -> Resul
     }
     let (principals, submissions): (Vec<_>, Vec<_>) = incoming.into_iter().unzip();
     let room = |executor, jobs| parts.room.take(executor, jobs);
-    let outcomes = admit_and_dispatch(&parts.store, Scope::Fleet, &submissions, room).await?;
+    let outcomes = admit_and_dispatch(&parts.store, Scope::Fleet, &submissions, room).await;
+    parts.room.over();
     let mut admitted = principals
         .into_iter()
-        .zip(outcomes)
+        .zip(outcomes?)
         .map(|(principal, outcome)| Verdict { outcome, principal: Some(principal) });
     Ok(verdicts.into_iter().filter_map(|refused| refused.or_else(|| admitted.next())).collect())
 }

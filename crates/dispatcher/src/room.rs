@@ -1,7 +1,11 @@
 //! Room in the windows for jobs that just come in: where nobody stands in line, they need not either.
 //!
-//! Nothing here must be right for a promise to hold. What enters the window by it is counted there like any other job, and
-//! the next look at the windows says how much room is left.
+//! Nothing here must be right for a promise to hold. What enters the window by it is counted there like any other job, the
+//! claim decides who runs, and the next look at the windows says how much room is left.
+//!
+//! Somebody may come into line without being told of here: over HTTP, through another dispatcher, by a retry or another of
+//! upkeep's moves. Until the next look at all lines at most the room that was found passes them: as many jobs as there were
+//! free slots. Nudges and the poll bring that look about, and whoever stands in line then closes the room.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,21 +19,21 @@ pub(crate) struct Room(Mutex<HashMap<ExecutorType, Places>>);
 #[derive(Clone, Copy, Debug, Default)]
 struct Places {
     free: usize,
-    /// Of those that the present look may not know of.
-    taken: usize,
+    /// Taken by a transaction that is not known to be over.
+    in_flight: usize,
+    /// Taken, and perhaps not seen by the present look: what was in flight when it began, and what was taken since.
+    unseen: usize,
     /// Somebody came into line whom the present look may not have seen.
     in_line: bool,
 }
 
 impl Room {
-    /// A look at the windows and lines begins: what is taken from now on it may not see, nor who comes into line.
+    /// A look at the windows and lines begins: what is not committed yet it may not see, nor who comes into line from now on.
     pub(crate) fn look(&self) {
-        self.lock().values_mut().for_each(|places| (places.taken, places.in_line) = (0, false));
-    }
-
-    /// A job is in line, and committed: nobody passes it.
-    pub(crate) fn stands_in_line(&self, executor: ExecutorType) {
-        *self.lock().entry(executor).or_default() = Places { in_line: true, ..Places::default() };
+        for places in self.lock().values_mut() {
+            places.unseen = places.in_flight;
+            places.in_line = false;
+        }
     }
 
     /// What the look found; of an executor type that is not named, nothing.
@@ -40,17 +44,32 @@ impl Room {
         }
         for (executor, places) in room.iter_mut() {
             let found = free.get(executor).copied().filter(|_| !places.in_line).unwrap_or_default();
-            places.free = found.saturating_sub(places.taken);
+            places.free = found.saturating_sub(places.unseen);
         }
     }
 
-    /// Takes so many places, if there are as many.
+    /// Takes so many places for a transaction, if there are as many.
     pub(crate) fn take(&self, executor: ExecutorType, jobs: usize) -> bool {
         let mut room = self.lock();
         let Some(places) = room.get_mut(&executor).filter(|places| places.free >= jobs) else { return false };
         places.free -= jobs;
-        places.taken += jobs;
+        places.in_flight += jobs;
+        places.unseen += jobs;
         true
+    }
+
+    /// The transaction for which places were taken is over, one way or the other: a look that begins now sees what came of
+    /// it. There is one at a time.
+    pub(crate) fn over(&self) {
+        self.lock().values_mut().for_each(|places| places.in_flight = 0);
+    }
+
+    /// A job is in line, and committed: nobody passes it.
+    pub(crate) fn stands_in_line(&self, executor: ExecutorType) {
+        let mut room = self.lock();
+        let places = room.entry(executor).or_default();
+        places.free = 0;
+        places.in_line = true;
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ExecutorType, Places>> {
@@ -62,37 +81,67 @@ impl Room {
 mod tests {
     use super::*;
 
+    const MOCK: ExecutorType = ExecutorType::Mock;
+
+    /// A look that finds so many free places.
+    fn look(room: &Room, free: usize) {
+        room.look();
+        room.found(&HashMap::from([(MOCK, free)]));
+    }
+
     #[test]
-    fn a_place_is_taken_once_and_a_look_does_not_give_it_back() {
-        let (room, mock) = (Room::default(), ExecutorType::Mock);
-        assert!(!room.take(mock, 1), "nobody has looked yet");
-        room.look();
-        room.found(&HashMap::from([(mock, 2)]));
-        assert!(room.take(mock, 1) && !room.take(ExecutorType::Docker, 1));
-        room.look();
-        assert!(room.take(mock, 1), "while it looks");
-        room.found(&HashMap::from([(mock, 2)]));
-        assert!(room.take(mock, 1), "of the two that it saw, one was taken meanwhile");
-        assert!(!room.take(mock, 1));
+    fn a_place_is_taken_once() {
+        let room = Room::default();
+        assert!(!room.take(MOCK, 1), "nobody has looked yet");
+        look(&room, 3);
+        assert!(!room.take(MOCK, 4), "all or none");
+        assert!(room.take(MOCK, 2) && !room.take(ExecutorType::Docker, 1));
+        room.over();
+        assert!(room.take(MOCK, 1) && !room.take(MOCK, 1));
+        room.over();
         room.look();
         room.found(&HashMap::new());
-        assert!(!room.take(mock, 1), "nobody serves it any more, or somebody stands in line");
+        assert!(!room.take(MOCK, 1), "nobody serves it any more, or somebody stands in line");
+    }
+
+    #[test]
+    fn a_look_does_not_give_back_what_is_in_flight() {
+        let room = Room::default();
+        look(&room, 4);
+        assert!(room.take(MOCK, 3));
+        look(&room, 4);
+        assert!(!room.take(MOCK, 2), "it may not have seen the three");
+        assert!(room.take(MOCK, 1));
+        room.over();
+        look(&room, 4);
+        assert!(room.take(MOCK, 4), "it saw what became of them, and slots are free again");
+    }
+
+    #[test]
+    fn a_look_may_miss_what_ends_while_it_is_under_way() {
+        let room = Room::default();
+        look(&room, 4);
+        assert!(room.take(MOCK, 1));
+        room.look();
+        room.over();
+        assert!(room.take(MOCK, 2));
+        room.over();
+        room.found(&HashMap::from([(MOCK, 4)]));
+        assert!(!room.take(MOCK, 2), "of the four it may have missed three");
+        assert!(room.take(MOCK, 1));
     }
 
     #[test]
     fn nobody_passes_who_stands_in_line() {
-        let (room, mock) = (Room::default(), ExecutorType::Mock);
-        let free = HashMap::from([(mock, 2)]);
+        let room = Room::default();
+        look(&room, 2);
+        room.stands_in_line(MOCK);
+        assert!(!room.take(MOCK, 1));
         room.look();
-        room.found(&free);
-        room.stands_in_line(mock);
-        assert!(!room.take(mock, 1));
-        room.look();
-        room.stands_in_line(mock);
-        room.found(&free);
-        assert!(!room.take(mock, 1), "the look may not have seen the second");
-        room.look();
-        room.found(&free);
-        assert!(room.take(mock, 1));
+        room.stands_in_line(MOCK);
+        room.found(&HashMap::from([(MOCK, 2)]));
+        assert!(!room.take(MOCK, 1), "the look may not have seen the second");
+        look(&room, 2);
+        assert!(room.take(MOCK, 1));
     }
 }
