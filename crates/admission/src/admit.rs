@@ -26,6 +26,8 @@ pub struct Admitted {
     pub executor: ExecutorType,
     /// What the caller publishes now: it is in the window already.
     pub dispatched: Option<WorkItem>,
+    /// Whether it is new, ready and in line.
+    pub in_line: bool,
 }
 
 /// Admits a batch, deciding for each item in its order. A refusal hurts only its own item; an error is
@@ -35,7 +37,8 @@ pub async fn admit(store: &Store, scope: Scope, batch: &[Incoming]) -> Result<Ve
 }
 
 /// The same, for who publishes what enters the window at once. `room` takes so many places of an executor type's window, if
-/// it has them and nobody stands in line: all of a batch enter, or none, so that never the order of a batch decides.
+/// it has them and nobody stands in line: there is a place for all that are ready, or none enters, so that never the order
+/// of a batch decides. What a limit counts stands in line all the same.
 pub async fn admit_and_dispatch(
     store: &Store,
     scope: Scope,
@@ -43,13 +46,13 @@ pub async fn admit_and_dispatch(
     mut room: impl FnMut(ExecutorType, usize) -> bool,
 ) -> Result<Vec<Result<Admitted, Problem>>, Error> {
     let mut prepared = prepare_all(store, scope, batch).await?;
-    let mut jobs: BTreeMap<ExecutorType, usize> = BTreeMap::new();
-    for job in prepared.iter().flatten() {
-        *jobs.entry(job.executor_type).or_default() += 1;
+    let mut ready: BTreeMap<ExecutorType, usize> = BTreeMap::new();
+    for job in prepared.iter().flatten().filter(|job| job.not_before.is_none()) {
+        *ready.entry(job.executor_type).or_default() += 1;
     }
-    jobs.retain(|executor, jobs| room(*executor, *jobs));
+    ready.retain(|executor, jobs| room(*executor, *jobs));
     for job in prepared.iter_mut().flatten() {
-        job.at_once = job.not_before.is_none() && jobs.contains_key(&job.executor_type);
+        job.at_once = ready.contains_key(&job.executor_type);
     }
     let jobs: Vec<NewJob> = prepared.iter().filter_map(|job| job.as_ref().ok().cloned()).collect();
     let mut inserted = insert(store, scope, &jobs).await?.into_iter();
@@ -79,7 +82,8 @@ fn verdict(job: &NewJob, inserted: Inserted) -> Result<Admitted, Problem> {
         _ => None,
     };
     let existing = matches!(inserted, Inserted::Existing(_));
-    Ok(Admitted { job: id, existing, executor: job.executor_type, dispatched })
+    let in_line = matches!(inserted, Inserted::New(_)) && job.not_before.is_none();
+    Ok(Admitted { job: id, existing, executor: job.executor_type, dispatched, in_line })
 }
 
 /// Inserts all; if Postgres refuses the batch for its content, halves it until the one bad item stands alone.

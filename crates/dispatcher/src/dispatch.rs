@@ -61,10 +61,10 @@ async fn pass(parts: &Parts, view: &mut View) -> Result<Option<Duration>, gantry
         let mut free = HashMap::new();
         parts.room.look();
         for window in view.windows.read(&parts.store).await? {
-            let Some(room) = usize::try_from(room(window, parts.settings.window_factor)).ok().filter(|room| *room > 0)
-            else {
-                continue;
-            };
+            let factor = parts.settings.window_factor;
+            // For those who just come in: each has a slot, so it does not matter in which order they came, and whose they are.
+            let slots = usize::try_from(room(window, factor.min(1.0))).unwrap_or(0);
+            let Some(room) = usize::try_from(room(window, factor)).ok().filter(|room| *room > 0) else { continue };
             let room = room.min(BATCH);
             let lines = view.lines.entry(window.executor).or_default();
             // Those who waited for a full host stand in line with the others: a slot is free now.
@@ -78,9 +78,9 @@ async fn pass(parts: &Parts, view: &mut View) -> Result<Option<Duration>, gantry
             full |= stopped || items.len() == BATCH;
             if items.len() < room {
                 next_look = next_look.into_iter().chain(unseen).min();
-                // Nobody is in line any more.
+                // Nobody is in line any more, as far as this look sees.
                 if window.tenant.is_none() && !stopped {
-                    free.insert(window.executor, room - items.len());
+                    free.insert(window.executor, slots.saturating_sub(items.len()));
                 }
             }
             publish(parts, window.executor, &items).await;

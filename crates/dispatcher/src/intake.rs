@@ -113,14 +113,14 @@ async fn judge(parts: &Parts, keys: &mut Keys, deliveries: &[Delivery]) -> Resul
     Ok(verdicts.into_iter().filter_map(|refused| refused.or_else(|| admitted.next())).collect())
 }
 
-/// What entered the window with its admission; of the rest it is noted that it stands in line.
+/// What entered the window with its admission; of the rest that is ready it is noted that it stands in line.
 fn enter(parts: &Parts, verdicts: &[Verdict]) -> BTreeMap<ExecutorType, Vec<WorkItem>> {
     let mut dispatched: BTreeMap<ExecutorType, Vec<WorkItem>> = BTreeMap::new();
     for admitted in verdicts.iter().filter_map(|verdict| verdict.outcome.as_ref().ok()) {
         match admitted.dispatched {
             Some(item) => dispatched.entry(admitted.executor).or_default().push(item),
-            None if admitted.existing => {}
-            None => parts.room.stands_in_line(admitted.executor),
+            None if admitted.in_line => parts.room.stands_in_line(admitted.executor),
+            None => {}
         }
     }
     dispatched

@@ -85,13 +85,19 @@ pub struct NewJob {
     pub created_by: String,
     /// The schedule that it is of, if any.
     pub schedule: Option<ScheduleId>,
-    /// Whether it enters the window at once, unless a limit holds it back: nobody stands in its line.
+    /// Whether there is a place for it in the window, and nobody stands in line: it enters at once, unless it is to start
+    /// later or a limit counts it.
     pub at_once: bool,
 }
 
 impl NewJob {
     fn traits(&self) -> Traits {
         Traits { tenant: self.tenant, template: self.template, key: self.concurrency_key.clone() }
+    }
+
+    /// Whether it enters the window at once where no limit counts it. A key is a limit, also while it has no row.
+    fn may_enter(&self) -> bool {
+        self.at_once && self.not_before.is_none() && self.concurrency_key.is_none()
     }
 }
 
@@ -177,9 +183,9 @@ pub(crate) async fn insert_within(tx: &mut sqlx::PgConnection, jobs: &[NewJob]) 
 /// Which of the jobs enter the window: none that anything limits. What a limit counts is served in its order, from its line.
 async fn at_once(tx: &mut sqlx::PgConnection, jobs: &[&NewJob]) -> Result<Vec<bool>> {
     let subjects: BTreeSet<_> =
-        jobs.iter().filter(|job| job.at_once).flat_map(|job| Vec::from_iter(job.traits().subjects())).collect();
+        jobs.iter().filter(|job| job.may_enter()).flat_map(|job| Vec::from_iter(job.traits().subjects())).collect();
     let mut book = if subjects.is_empty() { Book::default() } else { limits::read(tx, &subjects).await? };
-    let enters = |job: &&NewJob| job.at_once && job.concurrency_key.is_none() && book.count(&job.traits()).is_empty();
+    let enters = |job: &&NewJob| job.may_enter() && book.count(&job.traits()).is_empty();
     Ok(jobs.iter().map(enters).collect())
 }
 
