@@ -15,8 +15,9 @@ use gantry_runtime::Shutdown;
 use gantry_store::Scope;
 use gantry_store::tenants::Principal;
 
+use crate::Parts;
 use crate::auth::{API_KEY_HEADER, Keys};
-use crate::{Parts, dispatch};
+use crate::post::Post;
 
 /// How long to wait before Postgres is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -29,18 +30,21 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
         ..consume::Options::default()
     };
     let mut consumer = Consumer::new(&parts.broker, parts.broker.topology().submissions_queue(), options);
-    let mut keys = Keys::default();
+    let (mut keys, mut post) = (Keys::default(), Post::default());
     loop {
         let deliveries = tokio::select! {
             deliveries = consumer.next_batch() => deliveries,
-            () = shutdown.requested() => return,
+            () = shutdown.requested() => break,
         };
-        take_in(parts, shutdown, &mut keys, deliveries).await;
+        take_in(parts, shutdown, &mut keys, &mut post, deliveries).await;
     }
+    // What it holds goes back to the queue at once.
+    drop(consumer);
+    post.settle().await;
 }
 
 /// Takes a batch in. While Postgres is away it waits with the batch in hand; on shutdown the batch goes back.
-async fn take_in(parts: &Parts, shutdown: &Shutdown, keys: &mut Keys, deliveries: Vec<Delivery>) {
+async fn take_in(parts: &Parts, shutdown: &Shutdown, keys: &mut Keys, post: &mut Post, deliveries: Vec<Delivery>) {
     let verdicts = loop {
         match judge(parts, keys, &deliveries).await {
             Ok(verdicts) => break verdicts,
@@ -56,13 +60,13 @@ async fn take_in(parts: &Parts, shutdown: &Shutdown, keys: &mut Keys, deliveries
             }
         }
     };
-    let dispatched = enter(parts, &verdicts);
+    hand_on(parts, post, &verdicts);
     parts.nudge.notify_one();
     gantry_runtime::metrics::batch("admit", verdicts.len());
     for verdict in &verdicts {
         metrics::count(Door::Amqp, verdict.outcome.as_ref().map(|admitted| admitted.existing));
     }
-    tokio::join!(answer(parts, shutdown, &deliveries, &verdicts), publish(parts, dispatched));
+    answer(parts, shutdown, &deliveries, &verdicts).await;
     let mut admitted = Vec::with_capacity(deliveries.len());
     let mut rejected = Vec::new();
     for (delivery, verdict) in deliveries.into_iter().zip(verdicts) {
@@ -113,8 +117,8 @@ async fn judge(parts: &Parts, keys: &mut Keys, deliveries: &[Delivery]) -> Resul
     Ok(verdicts.into_iter().filter_map(|refused| refused.or_else(|| admitted.next())).collect())
 }
 
-/// What entered the window with its admission; of the rest that is ready it is noted that it stands in line.
-fn enter(parts: &Parts, verdicts: &[Verdict]) -> BTreeMap<ExecutorType, Vec<WorkItem>> {
+/// Sends what entered the window with its admission; of the rest that is ready it is noted that it stands in line.
+fn hand_on(parts: &Parts, post: &mut Post, verdicts: &[Verdict]) {
     let mut dispatched: BTreeMap<ExecutorType, Vec<WorkItem>> = BTreeMap::new();
     for admitted in verdicts.iter().filter_map(|verdict| verdict.outcome.as_ref().ok()) {
         match admitted.dispatched {
@@ -123,13 +127,9 @@ fn enter(parts: &Parts, verdicts: &[Verdict]) -> BTreeMap<ExecutorType, Vec<Work
             None => {}
         }
     }
-    dispatched
-}
-
-async fn publish(parts: &Parts, dispatched: BTreeMap<ExecutorType, Vec<WorkItem>>) {
     for (executor, items) in dispatched {
         crate::metrics::dispatched(executor, items.len());
-        dispatch::publish(parts, executor, &items).await;
+        post.send(parts, executor, items);
     }
 }
 

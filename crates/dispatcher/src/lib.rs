@@ -12,6 +12,7 @@ mod lines;
 mod lost;
 mod metrics;
 mod observe;
+mod post;
 mod process;
 mod retention;
 mod room;

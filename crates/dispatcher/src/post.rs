@@ -1,0 +1,42 @@
+//! Work that is published while its submitters are answered already.
+//!
+//! Whoever takes submissions in does not wait for the confirms of the work queues: one that does not answer would hold up
+//! the submissions to all others. What is not published here stays dispatched, and is published again by upkeep.
+
+use std::collections::BTreeMap;
+
+use futures::future::join_all;
+use gantry_core::ExecutorType;
+use gantry_core::message::WorkItem;
+use tokio::task::JoinSet;
+
+use crate::{Parts, dispatch};
+
+/// Batches on their way to one work queue at most: far more than there are while it confirms.
+const UNDER_WAY: usize = 32;
+
+/// What is on its way to each work queue. Dropped, it stops waiting.
+#[derive(Default)]
+pub(crate) struct Post(BTreeMap<ExecutorType, JoinSet<()>>);
+
+impl Post {
+    /// Publishes work that is in the window, without waiting for it.
+    pub(crate) fn send(&mut self, parts: &Parts, executor: ExecutorType, items: Vec<WorkItem>) {
+        let under_way = self.0.entry(executor).or_default();
+        while let Some(sent) = under_way.try_join_next() {
+            sent.expect("publishing does not panic, and nobody aborts it");
+        }
+        if under_way.len() == UNDER_WAY {
+            let jobs = items.len();
+            tracing::warn!(executor.type = %executor, jobs, "the work queue does not confirm, these are published later");
+            return;
+        }
+        let parts = parts.clone();
+        under_way.spawn(async move { dispatch::publish(&parts, executor, &items).await });
+    }
+
+    /// Waits for what is on its way.
+    pub(crate) async fn settle(self) {
+        join_all(self.0.into_values().map(JoinSet::join_all)).await;
+    }
+}
