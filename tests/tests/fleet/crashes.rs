@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use gantry_core::JobId;
 use gantry_testkit::eventually;
-use gantry_tests::{Fleet, PATIENCE, Part, Producer, jobs, quick};
+use gantry_tests::{Fleet, PATIENCE, Part, Process, Producer, Role, jobs, quick};
 use serde_json::Value;
+
+const PART: &str = env!("CARGO_BIN_EXE_gantry-part");
 
 /// A fleet with two workers for one host, and a producer.
 async fn two_workers(slots: i32) -> (Fleet, [Part; 2], Part, Part, Producer) {
@@ -181,4 +183,37 @@ async fn a_dispatcher_is_killed() {
     // An answer may come twice, or be lost with its sender; every message makes one job all the same.
     fleet.count_reaches("completed", sent.len()).await;
     assert_eq!(fleet.scalar::<i64>("select count(*) from container_jobs").await, 200);
+}
+
+/// A job that enters the window with its admission has no second commit that a crash could come before: its row is in the
+/// window, whether a worker was told of it or not.
+#[tokio::test]
+async fn a_dispatcher_dies_between_an_admission_and_its_message() {
+    for point in ["commit.admission::insert.after", "publish.gantry.jobs.before", "publish.gantry.jobs.after"] {
+        let fleet = Fleet::new().await;
+        let host = fleet.mock_host(4).await;
+        let _parts = [fleet.recorder(), fleet.mock_worker(quick())];
+        fleet.served(host, 1).await;
+        let seen = fleet.folder().join("seen");
+        let passed = || std::fs::read_to_string(&seen).unwrap_or_default();
+        let settings = [("FAILPOINT", point), ("FAILPOINTS_SEEN", seen.to_str().expect("a path of ours"))];
+        let mut dying: Process = fleet.process(PART, Role::Dispatcher, &settings).await;
+        // Then it knows that nobody stands in line.
+        eventually(PATIENCE, async || passed().contains("commit.lines::standing.after")).await;
+        let producer = fleet.producer().await;
+        let sent = producer.send(producer.message(&jobs::mock(&[]))).await;
+        eventually(PATIENCE, async || dying.has_ended()).await;
+        dying.kill();
+        assert!(!passed().contains("commit.lines::dispatch"), "{point}: it was admitted and dispatched in one step");
+
+        // A worker with room finds the row by itself.
+        fleet.count_reaches("completed", 1).await;
+        let _dispatcher = fleet.dispatcher();
+        let answer = producer.answer(&sent).await;
+        assert_eq!(answer["result"], "accepted", "{point}: {answer}");
+        let id: JobId = answer["job_id"].as_str().and_then(|id| id.parse().ok()).expect("an id");
+        fleet.all_complete(&[id]).await;
+        one_start_each(&fleet, &[id]).await;
+        assert_eq!(fleet.scalar::<i64>("select count(*) from container_jobs").await, 1, "{point}");
+    }
 }

@@ -56,6 +56,15 @@ fn most_at_once(fleet: &Fleet, of: &[JobId]) -> usize {
     usize::try_from(most).expect("it never ends more than it starts")
 }
 
+/// Those of the jobs that ran, in the order of their starts.
+fn in_order_of_starts(fleet: &Fleet, of: &[JobId]) -> Vec<JobId> {
+    let ledger = fleet.ledger();
+    let ran = ledger.runs().filter(|run| of.contains(&run.job));
+    let mut starts: Vec<(u64, JobId)> = ran.map(|run| (run.started_ns, run.job)).collect();
+    starts.sort_unstable();
+    starts.into_iter().map(|(_, job)| job).collect()
+}
+
 #[tokio::test]
 async fn tenants_share_the_starts_by_their_weights() {
     const JOBS: usize = 120;
@@ -108,6 +117,41 @@ async fn a_concurrency_key_runs_one_job_at_a_time_until_more_are_allowed() {
     assert_eq!((most_at_once(&fleet, &alone), most_at_once(&fleet, &pairs)), (1, 2));
     let counted: i64 = fleet.scalar("select coalesce(sum(running), 0) from limits").await;
     assert_eq!(counted, 0, "nothing runs any more");
+}
+
+/// Others find slots free and enter the window as they come; what a limit counts stands in line, and goes in its order.
+#[tokio::test]
+async fn what_a_limit_counts_waits_its_turn_beside_a_steady_stream() {
+    const ROUNDS: usize = 6;
+    let fleet = Fleet::new().await;
+    let host = fleet.mock_host(6).await;
+    let globex = fleet.other_tenant("globex").await;
+    limit(&fleet, globex, Kind::Tenant, "", Some(1)).await;
+    let _parts = [fleet.dispatcher(), fleet.recorder(), fleet.mock_worker(quick())];
+    fleet.served(host, 1).await;
+    let (producer, (_api, client)) = (fleet.producer().await, fleet.api().await);
+    let (long, short) = (jobs::mock(&[("duration", "1h")]), jobs::mock(&[("duration", "300ms")]));
+    let of_key = |body: &Value| jobs::with(body.clone(), json!({ "concurrency_key": "alone" }));
+    // The first of each runs until it is stopped.
+    let mut keyed = vec![producer.submit(&of_key(&long)).await];
+    let mut limited = submit_as(&producer, "globex", &long, 1).await;
+    fleet.count_reaches("running", 2).await;
+    let mut others = Vec::new();
+    for _ in 0..ROUNDS {
+        keyed.push(producer.submit(&of_key(&short)).await);
+        limited.extend(submit_as(&producer, "globex", &short, 1).await);
+        others.push(producer.submit(&short).await);
+    }
+    fleet.all_complete(&others).await;
+    assert_eq!((fleet.count("running").await, fleet.count("pending").await), (2, 2 * ROUNDS));
+    let sent = "select count(*) from container_jobs where status = 'pending' and dispatch_sequence > 0";
+    assert_eq!(fleet.scalar::<i64>(sent).await, 0, "no worker was sent for what could not run");
+
+    client.cancel(keyed[0]).await;
+    client.with_key(Some("globex")).cancel(limited[0]).await;
+    fleet.all_complete(&[&keyed[1..], &limited[1..]].concat()).await;
+    assert_eq!(in_order_of_starts(&fleet, &keyed), keyed);
+    assert_eq!((most_at_once(&fleet, &keyed), most_at_once(&fleet, &limited)), (1, 1));
 }
 
 #[tokio::test]
