@@ -1,10 +1,12 @@
-//! Public events: published right after their commit, and by a poll of their unpublished mark where that failed.
+//! Public events: published right after their commit, and by a poll of the outbox where that failed.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use gantry_broker::Outgoing;
 use gantry_runtime::Shutdown;
-use gantry_store::events::{self, Committed};
+use gantry_core::JobId;
+use gantry_store::events::{self, Batch, Committed, Rest};
 use gantry_store::reach::Looks;
 use tokio::sync::mpsc;
 
@@ -17,15 +19,15 @@ const LEFT_OVER_SECONDS: f64 = 5.0;
 const POLL: Duration = Duration::from_secs(1);
 
 /// Publishes what transactions of this process wrote. Ends with its sender.
-pub(crate) async fn publish_committed(parts: &Parts, mut committed: mpsc::Receiver<Vec<Committed>>) {
-    while let Some(mut batch) = committed.recv().await {
-        while batch.len() < BATCH {
+pub(crate) async fn publish_committed(parts: &Parts, mut committed: mpsc::Receiver<Vec<Batch>>) {
+    while let Some(mut batches) = committed.recv().await {
+        while events_in(&batches) < BATCH {
             match committed.try_recv() {
-                Ok(more) => batch.extend(more),
+                Ok(more) => batches.extend(more),
                 Err(_) => break,
             }
         }
-        publish(parts, &batch).await;
+        publish(parts, &batches).await;
     }
 }
 
@@ -43,10 +45,12 @@ pub(crate) async fn publish_left_over(parts: &Parts, shutdown: &Shutdown) {
         let look = looks.begin();
         match events::unpublished(&parts.store, look.reach, LEFT_OVER_SECONDS, BATCH as i64).await {
             // After an outage there are many: no pause behind a full batch, unless some of it is still to be done.
-            Ok(batch) if publish(parts, &batch).await && batch.len() == BATCH => pause = Duration::ZERO,
-            Ok(batch) => {
-                if batch.len() < BATCH {
-                    looks.end(look);
+            Ok(batches) => {
+                let done = publish(parts, &batches).await;
+                match events_in(&batches) < BATCH {
+                    true => looks.end(look),
+                    false if done => pause = Duration::ZERO,
+                    false => {}
                 }
             }
             Err(error) => tracing::warn!(%error, "cannot read the outbox now, trying again"),
@@ -54,40 +58,53 @@ pub(crate) async fn publish_left_over(parts: &Parts, shutdown: &Shutdown) {
     }
 }
 
-/// Whether all of them were published and marked.
-async fn publish(parts: &Parts, batch: &[Committed]) -> bool {
-    if batch.is_empty() {
-        return true;
-    }
+fn events_in(batches: &[Batch]) -> usize {
+    batches.iter().map(|batch| batch.events.len() + batch.unreadable.len()).sum()
+}
+
+/// Whether all of them were published, and have left the outbox.
+async fn publish(parts: &Parts, batches: &[Batch]) -> bool {
     let topology = parts.broker.topology();
-    let (events, messages): (Vec<&Committed>, Vec<Outgoing>) = batch
+    let events: Vec<&Committed> = batches.iter().flat_map(|batch| &batch.events).collect();
+    let (told, messages): (Vec<(JobId, i32)>, Vec<Outgoing>) = events
         .iter()
         .filter_map(|event| {
             let mut message = Outgoing::json(topology.events(&event.routing_key()), &event.to_cloud_event()).ok()?;
             message.mandatory = false;
             message.properties.content_type = Some("application/cloudevents+json".to_owned());
-            Some((event, message))
+            Some((key(event), message))
         })
         .unzip();
     let results = parts.publisher.publish_all(messages).await;
-    let mut confirmed = Vec::with_capacity(batch.len());
-    let mut refused = 0;
-    for (event, result) in events.into_iter().zip(&results) {
-        match result {
-            Ok(()) => confirmed.push((event.data.job_id, event.data.sequence)),
-            Err(_) => refused += 1,
+    let confirmed: HashSet<(JobId, i32)> =
+        told.into_iter().zip(&results).filter(|(_, result)| result.is_ok()).map(|(key, _)| key).collect();
+    if let Some(error) = results.into_iter().find_map(Result::err) {
+        tracing::warn!(%error, events = events.len() - confirmed.len(), "events were not published, and will be again");
+    }
+    gantry_runtime::metrics::batch("publish_events", events.len());
+    metrics::published(confirmed.len(), events.len() - confirmed.len());
+
+    let (mut published, mut rests) = (Vec::new(), Vec::new());
+    for batch in batches {
+        let refused = batch.events.iter().map(key).filter(|key| !confirmed.contains(key));
+        let left: Vec<(JobId, i32)> = refused.chain(batch.unreadable.iter().copied()).collect();
+        match left.is_empty() {
+            true => published.push(batch.id),
+            false => rests.push(Rest { id: batch.id, events: left }),
         }
     }
-    gantry_runtime::metrics::batch("publish_events", batch.len());
-    metrics::published(confirmed.len(), refused);
-    if let Some(error) = results.into_iter().find_map(Result::err) {
-        tracing::warn!(%error, events = refused, "events were not published, and will be again");
+    if batches.is_empty() {
+        return true;
     }
-    match events::mark_published(&parts.store, &confirmed).await {
-        Ok(()) => confirmed.len() == batch.len(),
+    match events::mark_published(&parts.store, &published, &rests).await {
+        Ok(()) => rests.is_empty(),
         Err(error) => {
             tracing::warn!(%error, events = confirmed.len(), "published events could not be marked, and will be published again");
             false
         }
     }
+}
+
+fn key(event: &Committed) -> (JobId, i32) {
+    (event.data.job_id, event.data.sequence)
 }

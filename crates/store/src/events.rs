@@ -1,4 +1,5 @@
-//! The outbox: public events, written in the transaction that they tell of and marked once RabbitMQ has them.
+//! Public events and the outbox: both written in the transaction that they tell of, one row of the outbox for all of its
+//! events, which goes once RabbitMQ has them.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use gantry_core::JobId;
@@ -51,11 +52,32 @@ impl Committed {
     }
 }
 
-/// Writes events; returns them as committed. An event that is there already is left as it is.
-pub(crate) async fn insert(tx: &mut sqlx::PgConnection, events: &[NewEvent]) -> Result<Vec<Committed>> {
+/// The events of one transaction, as a row of the outbox names them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// The row's.
+    pub id: Uuid,
+    /// Those that can be published.
+    pub events: Vec<Committed>,
+    /// Those that this version cannot read, by job and sequence.
+    pub unreadable: Vec<(JobId, i32)>,
+}
+
+/// What is left of a row of the outbox whose events were published.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rest {
+    /// The row's.
+    pub id: Uuid,
+    /// Those that RabbitMQ has not got, by job and sequence.
+    pub events: Vec<(JobId, i32)>,
+}
+
+/// Writes events; returns them as committed. An event that is there already is left as it is, and told again.
+pub(crate) async fn insert(tx: &mut sqlx::PgConnection, events: &[NewEvent]) -> Result<Option<Batch>> {
     if events.is_empty() {
-        return Ok(Vec::new());
+        return Ok(None);
     }
+    let id = Uuid::now_v7();
     let jobs: Vec<Uuid> = events.iter().map(|event| event.data.job_id.uuid()).collect();
     let sequences: Vec<i32> = events.iter().map(|event| event.data.sequence).collect();
     let tenants: Vec<Uuid> = events.iter().map(|event| event.data.tenant_id.uuid()).collect();
@@ -76,27 +98,37 @@ pub(crate) async fn insert(tx: &mut sqlx::PgConnection, events: &[NewEvent]) -> 
         &tenants,
         &executors,
         &kinds,
-        &data
+        &data,
+        id
     )
     .fetch_one(&mut *tx)
     .await?;
-    Ok(events
-        .iter()
-        .map(|event| Committed { kind: event.kind.name().to_owned(), at: row.now, data: event.data.clone() })
-        .collect())
+    let committed =
+        |event: &NewEvent| Committed { kind: event.kind.name().to_owned(), at: row.now, data: event.data.clone() };
+    Ok(Some(Batch { id, events: events.iter().map(committed).collect(), unreadable: Vec::new() }))
 }
 
-/// Events that nobody has published for `older_than_seconds`: their recorder died, or RabbitMQ was away.
-pub async fn unpublished(store: &Store, reach: Reach, older_than_seconds: f64, limit: i64) -> Result<Vec<Committed>> {
+/// Rows of the outbox, oldest first, that nobody has published for `older_than_seconds`: their recorder died, or RabbitMQ
+/// was away. So many that they name `limit` events, or all.
+pub async fn unpublished(store: &Store, reach: Reach, older_than_seconds: f64, limit: i64) -> Result<Vec<Batch>> {
     let rows = store
         .read(
             "events::unpublished",
             sqlx::query!(
-                "/* events::unpublished */
-        select kind, data, created_at from job_events
-        where published_at is null and created_at < now() - make_interval(secs => $1)
-          and created_at > coalesce(now() - make_interval(secs => $3), '-infinity')
-        order by created_at, job_id, sequence limit $2",
+                r#"/* events::unpublished */
+        select o.id, k.job_id as "job_id!", k.sequence as "sequence!", e.kind as "kind?", e.data as "data?",
+            e.created_at as "created_at?"
+        from (
+            select *, sum(cardinality(jobs)) over (order by created_at, id) - cardinality(jobs) as before
+            from (
+                select * from outbox
+                where created_at < now() - make_interval(secs => $1)
+                  and created_at > coalesce(now() - make_interval(secs => $3), '-infinity')
+                order by created_at, id limit $2) oldest
+        ) o
+        cross join unnest(o.jobs, o.sequences) with ordinality as k(job_id, sequence, place)
+        left join job_events e on e.job_id = k.job_id and e.sequence = k.sequence
+        where o.before < $2 order by o.created_at, o.id, k.place"#,
                 older_than_seconds,
                 limit,
                 reach.seconds()
@@ -104,29 +136,47 @@ pub async fn unpublished(store: &Store, reach: Reach, older_than_seconds: f64, l
             .fetch_all(store.pool()),
         )
         .await?;
-    let readable = rows.into_iter().filter_map(|row| match from_json("job_events.data", row.data) {
-        Ok(data) => Some(Committed { kind: row.kind, at: row.created_at, data }),
-        // Its neighbours go on.
-        Err(error) => {
-            tracing::error!(%error, "an event of the outbox cannot be read by this version");
-            None
+    let mut batches: Vec<Batch> = Vec::new();
+    for row in rows {
+        if batches.last().is_none_or(|batch| batch.id != row.id) {
+            batches.push(Batch { id: row.id, events: Vec::new(), unreadable: Vec::new() });
         }
-    });
-    Ok(readable.collect())
+        // Its job was deleted by hand: there is nothing to tell of any more.
+        let (Some(batch), Some(kind), Some(data), Some(at)) = (batches.last_mut(), row.kind, row.data, row.created_at)
+        else {
+            continue;
+        };
+        match from_json("job_events.data", data) {
+            Ok(data) => batch.events.push(Committed { kind, at, data }),
+            // Its neighbours go on.
+            Err(error) => {
+                tracing::error!(%error, "an event of the outbox cannot be read by this version");
+                batch.unreadable.push((row.job_id.into(), row.sequence));
+            }
+        }
+    }
+    Ok(batches)
 }
 
-/// Marks events that RabbitMQ confirmed.
-pub async fn mark_published(store: &Store, events: &[(JobId, i32)]) -> Result<()> {
-    let jobs: Vec<Uuid> = events.iter().map(|(job, _)| job.uuid()).collect();
-    let sequences: Vec<i32> = events.iter().map(|(_, sequence)| *sequence).collect();
+/// Takes from the outbox what RabbitMQ confirmed: the rows in `published`, and all but the rest of others.
+pub async fn mark_published(store: &Store, published: &[Uuid], rests: &[Rest]) -> Result<()> {
+    let left = || rests.iter().flat_map(|rest| rest.events.iter().map(|event| (rest.id, *event)));
+    let rows: Vec<Uuid> = left().map(|(id, _)| id).collect();
+    let jobs: Vec<Uuid> = left().map(|(_, (job, _))| job.uuid()).collect();
+    let sequences: Vec<i32> = left().map(|(_, (_, sequence))| sequence).collect();
     store
         .single(
             "events::mark_published",
             sqlx::query!(
                 "/* events::mark_published */
-        update job_events e set published_at = now()
-        from unnest($1::uuid[], $2::int[]) as p(job_id, sequence)
-        where e.job_id = p.job_id and e.sequence = p.sequence and e.published_at is null",
+        with rest as (
+            select id, array_agg(job_id) as jobs, array_agg(sequence) as sequences
+            from unnest($2::uuid[], $3::uuid[], $4::int[]) as r(id, job_id, sequence) group by id
+        ), kept as (
+            update outbox o set jobs = rest.jobs, sequences = rest.sequences from rest where o.id = rest.id)
+        delete from outbox where id = any($1)",
+                published,
+                &rows,
                 &jobs,
                 &sequences
             )
