@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use gantry_broker::Outgoing;
-use gantry_runtime::Shutdown;
 use gantry_core::JobId;
+use gantry_runtime::Shutdown;
 use gantry_store::events::{self, Batch, Committed, Rest};
 use gantry_store::reach::Looks;
 use tokio::sync::mpsc;
@@ -58,12 +58,16 @@ pub(crate) async fn publish_left_over(parts: &Parts, shutdown: &Shutdown) {
     }
 }
 
+/// Those that can be published: the others are not to keep the poll from what is behind them.
 fn events_in(batches: &[Batch]) -> usize {
-    batches.iter().map(|batch| batch.events.len() + batch.unreadable.len()).sum()
+    batches.iter().map(|batch| batch.events.len()).sum()
 }
 
 /// Whether all of them were published, and have left the outbox.
 async fn publish(parts: &Parts, batches: &[Batch]) -> bool {
+    if batches.is_empty() {
+        return true;
+    }
     let topology = parts.broker.topology();
     let events: Vec<&Committed> = batches.iter().flat_map(|batch| &batch.events).collect();
     let (told, messages): (Vec<(JobId, i32)>, Vec<Outgoing>) = events
@@ -85,19 +89,25 @@ async fn publish(parts: &Parts, batches: &[Batch]) -> bool {
     metrics::published(confirmed.len(), events.len() - confirmed.len());
 
     let (mut published, mut rests) = (Vec::new(), Vec::new());
+    let mut all = true;
     for batch in batches {
         let refused = batch.events.iter().map(key).filter(|key| !confirmed.contains(key));
         let left: Vec<(JobId, i32)> = refused.chain(batch.unreadable.iter().copied()).collect();
-        match left.is_empty() {
-            true => published.push(batch.id),
-            false => rests.push(Rest { id: batch.id, events: left }),
+        match left.len() {
+            0 => published.push(batch.id),
+            // Nothing of it was confirmed: it stays as it is.
+            all_of_it if all_of_it == batch.events.len() + batch.unreadable.len() => all = false,
+            _ => {
+                all = false;
+                rests.push(Rest { id: batch.id, events: left });
+            }
         }
     }
-    if batches.is_empty() {
-        return true;
+    if published.is_empty() && rests.is_empty() {
+        return false;
     }
     match events::mark_published(&parts.store, &published, &rests).await {
-        Ok(()) => rests.is_empty(),
+        Ok(()) => all,
         Err(error) => {
             tracing::warn!(%error, events = confirmed.len(), "published events could not be marked, and will be published again");
             false

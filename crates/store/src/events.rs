@@ -72,7 +72,7 @@ pub struct Rest {
     pub events: Vec<(JobId, i32)>,
 }
 
-/// Writes events; returns them as committed. An event that is there already is left as it is, and told again.
+/// Writes events; returns them as committed. An event that is there already is left as it is.
 pub(crate) async fn insert(tx: &mut sqlx::PgConnection, events: &[NewEvent]) -> Result<Option<Batch>> {
     if events.is_empty() {
         return Ok(None);
@@ -91,7 +91,10 @@ pub(crate) async fn insert(tx: &mut sqlx::PgConnection, events: &[NewEvent]) -> 
             select job_id, sequence, tenant_id, executor::executor_type, kind, data
             from unnest($1::uuid[], $2::int[], $3::uuid[], $4::text[], $5::text[], $6::jsonb[])
                 as e(job_id, sequence, tenant_id, executor, kind, data)
-            on conflict (job_id, sequence) do nothing)
+            on conflict (job_id, sequence) do nothing returning job_id, sequence
+        ), told as (
+            insert into outbox (id, jobs, sequences)
+            select $7, array_agg(job_id), array_agg(sequence) from written having count(*) > 0)
         select now() as "now!""#,
         &jobs,
         &sequences,
@@ -170,11 +173,14 @@ pub async fn mark_published(store: &Store, published: &[Uuid], rests: &[Rest]) -
             sqlx::query!(
                 "/* events::mark_published */
         with rest as (
-            select id, array_agg(job_id) as jobs, array_agg(sequence) as sequences
-            from unnest($2::uuid[], $3::uuid[], $4::int[]) as r(id, job_id, sequence) group by id
+            select id, array_agg(job_id order by place) as jobs, array_agg(sequence order by place) as sequences
+            from unnest($2::uuid[], $3::uuid[], $4::int[]) with ordinality as r(id, job_id, sequence, place) group by id
+        ), held as (
+            select id from outbox where id = any($1) or id in (select id from rest) order by id for update
         ), kept as (
-            update outbox o set jobs = rest.jobs, sequences = rest.sequences from rest where o.id = rest.id)
-        delete from outbox where id = any($1)",
+            update outbox o set jobs = rest.jobs, sequences = rest.sequences
+            from rest join held on held.id = rest.id where o.id = rest.id)
+        delete from outbox o using held where o.id = held.id and o.id = any($1)",
                 published,
                 &rows,
                 &jobs,
