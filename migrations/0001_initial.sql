@@ -462,7 +462,7 @@ comment on column container_jobs.routing_reason is 'Why it went to this executor
 comment on column container_jobs.idempotency_key is 'The key that the producer gave, if any.';
 comment on column container_jobs.created_by is 'Who submitted it.';
 comment on column container_jobs.execution_id is 'The backend''s identifier of the last attempt''s container.';
-comment on column container_jobs.estimated_cost is 'What one run was expected to cost when it was accepted: the lowest price among the active hosts of its executor type over the mean time of its template''s latest completed runs, else over its timeout; null where there was no such host.';
+comment on column container_jobs.estimated_cost is 'What one run was expected to cost when it was last routed: the lowest price among the active hosts of its executor type over the mean time of its template''s latest completed runs, else over its timeout; null where there was no such host.';
 comment on column container_jobs.actual_cost is 'Sum over its attempts, as far as their costs are known; null while none is.';
 comment on column container_jobs.error_message is 'Why it did not complete, in words.';
 comment on column container_jobs.waiting_detail is 'Detail of waiting_reason.';

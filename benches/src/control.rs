@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use clap::ValueEnum;
 use gantry_core::message::{
     CloudEvent, Ended, EventKind, JobEvent, Report, ReportKind, ReportedOutcome, Reports, Token, Work, WorkItem,
 };
@@ -20,16 +21,32 @@ pub(crate) const SLOTS: u32 = 2_000;
 /// How long RabbitMQ's statistics lag behind.
 const STATISTICS_LAG: Duration = Duration::from_secs(7);
 
-/// Interleaved pairs of the path and the floors, without and with a subscriber of the events.
-pub(crate) async fn run(servers: &Servers, binaries: &Path, jobs: usize, pairs: usize) -> anyhow::Result<Value> {
+/// Who takes the events of the jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Events {
+    /// Nobody: no queue is bound
+    Unbound,
+    /// A quorum queue that is drained
+    Drained,
+}
+
+/// Interleaved pairs of the path and the floors, for each kind of `events`, or for all if none is named.
+pub(crate) async fn run(
+    servers: &Servers,
+    binaries: &Path,
+    jobs: usize,
+    pairs: usize,
+    events: &[Events],
+) -> anyhow::Result<Value> {
+    let events = if events.is_empty() { Events::value_variants() } else { events };
     let fleet = Fleet::start(servers, binaries, Layout::plain(Executor::Mock, SLOTS)).await?;
     producer::warm_up(&fleet).await?;
     let mut kinds = serde_json::Map::new();
-    for drained in [false, true] {
+    for kind in events {
         let mut rows = Vec::new();
         for pair in 0..pairs {
-            let row = one(servers, &fleet, jobs, drained).await?;
-            eprintln!("control, events {}, pair {}: {row}", name(drained), pair + 1);
+            let row = one(servers, &fleet, jobs, *kind == Events::Drained).await?;
+            eprintln!("control, events {}, pair {}: {row}", name(*kind), pair + 1);
             rows.push(row);
         }
         let figures = |key: &str| rows.iter().filter_map(|row| row[key].as_f64()).collect::<Vec<_>>();
@@ -39,7 +56,7 @@ pub(crate) async fn run(servers: &Servers, binaries: &Path, jobs: usize, pairs: 
             )
         };
         kinds.insert(
-            name(drained).to_owned(),
+            name(*kind).to_owned(),
             json!({
                 "jobs_per_second": median(figures("jobs_per_second")),
                 "sql_floor": median(figures("sql_floor")),
@@ -56,8 +73,11 @@ pub(crate) async fn run(servers: &Servers, binaries: &Path, jobs: usize, pairs: 
     Ok(json!({ "case": "control", "jobs": jobs, "events": kinds }))
 }
 
-fn name(drained: bool) -> &'static str {
-    if drained { "drained" } else { "unbound" }
+fn name(events: Events) -> &'static str {
+    match events {
+        Events::Unbound => "unbound",
+        Events::Drained => "drained",
+    }
 }
 
 async fn one(servers: &Servers, fleet: &Fleet, jobs: usize, drained: bool) -> anyhow::Result<Value> {

@@ -25,6 +25,7 @@ use clap::{Parser, ValueEnum};
 use gantry_runtime::{process, telemetry};
 use serde_json::{Value, json};
 
+use control::Events;
 use fleet::{Executor, Servers};
 use growth::Factor;
 
@@ -43,6 +44,9 @@ struct Arguments {
     /// For growth: only these
     #[arg(long = "factor", value_enum)]
     factors: Vec<Factor>,
+    /// For control: who takes the events; without, first nobody and then a queue
+    #[arg(long, value_enum)]
+    events: Vec<Events>,
     /// Fails if `ratio_to_sql_floor` of the control plane, with no queue bound to the events, is below this
     #[arg(long)]
     at_least: Option<f64>,
@@ -98,11 +102,11 @@ fn main() -> ExitCode {
 
 /// One case, on servers that nobody has used before.
 async fn run(case: Case, arguments: &Arguments) -> anyhow::Result<Value> {
-    let Arguments { jobs, pairs, binaries, factors, .. } = arguments;
+    let Arguments { jobs, pairs, binaries, factors, events, .. } = arguments;
     let settings = if case == Case::Profile { profile::SETTINGS } else { &[] };
     let servers = Servers::start(settings).await?;
     let result = match case {
-        Case::Control => control::run(&servers, binaries, *jobs, *pairs).await,
+        Case::Control => control::run(&servers, binaries, *jobs, *pairs, events).await,
         Case::Idle => idle::run(&servers, binaries, SINGLE, Executor::Mock).await,
         Case::IdleDocker => idle::run(&servers, binaries, SINGLE / 5, Executor::Docker).await,
         Case::Profile => profile::run(&servers, binaries, *jobs).await,

@@ -61,7 +61,9 @@ pub(crate) fn check(result: &Value, at_least: Option<f64>) -> anyhow::Result<()>
     let Some(at_least) = at_least else { return Ok(()) };
     let results = result["results"].as_array().into_iter().flatten();
     let control = results.into_iter().find(|result| result["case"] == "control").context("nothing to compare")?;
-    let ratio = control["events"]["unbound"]["ratio_to_sql_floor"].as_f64().context("there is no ratio")?;
+    let ratio = control["events"]["unbound"]["ratio_to_sql_floor"]
+        .as_f64()
+        .context("there is no ratio: it is that of `control` with its events unbound")?;
     ensure!(ratio >= at_least, "{ratio} of the SQL floor, and at least {at_least} was asked for");
     Ok(())
 }

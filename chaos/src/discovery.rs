@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use crate::fleet::Fleet;
 use crate::load::Load;
 use crate::part::{Part, Points};
+use crate::scenario::LAUNCH_SENT;
 use crate::verdict;
 
 /// Longer than the jobs take on a busy machine.
@@ -45,6 +46,14 @@ pub(crate) struct Target {
     pub(crate) part: Part,
     pub(crate) phase: Phase,
     pub(crate) point: String,
+}
+
+impl Target {
+    /// For how long a launch is idempotent in the fleet of its trial; for ever, if none. Only where it is not for ever do
+    /// workers store that they launch.
+    pub(crate) fn idempotence(&self) -> Option<&'static str> {
+        self.point.starts_with(LAUNCH_SENT).then_some("1h")
+    }
 }
 
 /// What each part has passed so far.
@@ -85,6 +94,10 @@ pub(crate) async fn discover(binaries: &Path) -> anyhow::Result<Vec<Target>> {
     add(&mut targets, Phase::Stop, &stopped, &restarted);
     ensure!(fleet.restarts == 0, "{} parts ended by themselves while nobody was killed", fleet.restarts);
     fleet.remove(false).await?;
+    // The workers of this fleet do not come there, see [`Target::idempotence`]. That those of the trials do is proved by
+    // their deaths.
+    let sides = ["before", "after"].map(|side| format!("{LAUNCH_SENT}.{side}"));
+    targets.extend(sides.map(|point| Target { part: Part::Worker, phase: Phase::Work, point }));
     targets.sort();
     Ok(targets)
 }

@@ -39,6 +39,8 @@ pub(crate) struct Fleet {
     pub(crate) sql: PgPool,
     pub(crate) store: Store,
     pub(crate) amqp: String,
+    /// For how long its workers have a launch under one name be idempotent; for ever, if none.
+    pub(crate) idempotence: Option<&'static str>,
     processes: Vec<(Part, Process)>,
     /// How often a part that nobody killed had to be started again.
     pub(crate) restarts: usize,
@@ -65,13 +67,18 @@ impl Fleet {
             broker: amqp.clone(),
             folder: folder.path().to_owned(),
         };
-        Ok(Self { surroundings, sql, store, amqp, processes: Vec::new(), restarts: 0, folder, vhost, db })
+        let (idempotence, processes) = (None, Vec::new());
+        Ok(Self { surroundings, sql, store, amqp, idempotence, processes, restarts: 0, folder, vhost, db })
     }
 
     /// Starts a part, in the place of one that ended.
     pub(crate) fn start(&mut self, part: Part, points: Points<'_>) -> anyhow::Result<()> {
         self.processes.retain(|(other, _)| *other != part);
-        self.processes.push((part, self.surroundings.spawn(part, points)?));
+        let mut command = self.surroundings.command(part, points)?;
+        if let Some(time) = self.idempotence {
+            command.env("GANTRY_MOCK_IDEMPOTENCE", time);
+        }
+        self.processes.push((part, Process::start(command)?));
         Ok(())
     }
 

@@ -84,12 +84,7 @@ pub(crate) struct Process {
 }
 
 impl Surroundings {
-    /// Starts a part. It is killed with the value.
-    pub(crate) fn spawn(&self, part: Part, points: Points<'_>) -> anyhow::Result<Process> {
-        Process::start(self.command(part, points)?)
-    }
-
-    /// The command that starts a part, with lease times that are over soon; for whoever wants to change some of it.
+    /// The command that starts a part, with lease times that are over soon. The part is killed with its process's value.
     pub(crate) fn command(&self, part: Part, points: Points<'_>) -> anyhow::Result<Command> {
         // Absolute, so that it may start in any folder.
         let mut command = Command::new(std::path::absolute(self.binaries.join(part.binary()))?);

@@ -41,6 +41,7 @@ pub(crate) async fn run(binaries: &Path, target: &Target, passing: u32, must_fir
     let failpoint = format!("{}@{passing}", target.point);
     let fatal = Points::Fatal(&failpoint);
     let mut fleet = Fleet::create(binaries).await?;
+    fleet.idempotence = target.idempotence();
     let mut load = Load::new(&fleet).await?;
     start(&mut fleet, target, fatal)?;
     load.submit(&fleet).await?;

@@ -140,6 +140,28 @@ impl Fleet {
         connection
     }
 
+    /// Keeps everybody from committing this column of an attempt, until the session is dropped.
+    pub async fn hold_up(&self, column: &str) -> PgConnection {
+        self.execute(
+            "create function wait_for_test() returns trigger language plpgsql as
+             $$ begin perform pg_advisory_xact_lock(7); return new; end $$",
+        )
+        .await;
+        self.execute_text(format!(
+            "create trigger wait_for_test before update of {column} on container_executions
+             for each row execute function wait_for_test()"
+        ))
+        .await;
+        self.hold("select pg_advisory_xact_lock(7)").await
+    }
+
+    /// Waits until somebody is kept from it by [`Self::hold_up`].
+    pub async fn is_held_up(&self) {
+        let waiting = "select count(*) from pg_locks join pg_database d on d.oid = database
+            where d.datname = current_database() and locktype = 'advisory' and not granted";
+        eventually(PATIENCE, async || self.scalar::<i64>(waiting).await == 1).await;
+    }
+
     /// A session that sees the database as it is now, for as long as it is held.
     pub async fn hold_snapshot(&self) -> sqlx::PgConnection {
         let mut session = self.pool.acquire().await.expect("a connection").detach();

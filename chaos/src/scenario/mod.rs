@@ -26,8 +26,9 @@ use gantry_runtime::Shutdown;
 
 use crate::outcome::Outcome;
 use cloud::Cloud;
+pub(crate) use crash_points::LAUNCH_SENT;
 #[cfg(test)]
-pub(crate) use crash_points::{LAUNCH_SENT, requests};
+pub(crate) use crash_points::requests;
 use row::Row;
 
 /// Which scenario.

@@ -16,7 +16,8 @@ pub struct Policy {
     /// Attempts of the job's own in total, 1 to 100. Failures of the infrastructure do not count. Default 1.
     #[schemars(range(min = 1, max = 100))]
     pub max_attempts: u32,
-    /// Seconds before the second attempt, 0 to 86,400; doubled for each one after. Default 10.
+    /// Seconds before the second attempt at most, 0 to 86,400; doubled for each one after. The wait is drawn between half of
+    /// that and all of it. Default 10.
     #[schemars(range(max = 86_400))]
     pub backoff_seconds: u32,
     /// The longest wait in seconds, 1 to 86,400. Default 600.
@@ -143,6 +144,7 @@ fn backoff(first: Duration, longest: Duration, retries: u32, jitter: f64) -> Dur
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use strum::VariantArray;
 
     fn exit(code: i32) -> Failure {
         Failure { exit_code: Some(code), ..Failure::new(FailureClass::ExitNonzero, "") }
@@ -187,6 +189,63 @@ mod tests {
         let policy = Policy { on_failures: vec![FailureClass::ImageNotFound], ..policy };
         assert!(matches!(decide(&policy, Used::default(), Some(&missing), 0.0), Verdict::Retry(_)));
         assert_eq!(decide(&policy, Used::default(), None, 0.0), Verdict::GiveUp);
+    }
+
+    /// In milliseconds, before the second, third, fourth and tenth attempt.
+    fn waits(policy: &Policy, jitter: f64) -> [u128; 4] {
+        [0, 1, 2, 8].map(|user| {
+            let used = Used { user, infrastructure: 0 };
+            match decide(policy, used, Some(&exit(1)), jitter) {
+                Verdict::Retry(Retry { budget: Budget::User, delay }) => delay.as_millis(),
+                other => panic!("after {user} retries: {other:?}"),
+            }
+        })
+    }
+
+    #[test]
+    fn a_user_s_wait_doubles_up_to_the_longest_and_jitter_takes_up_to_half_of_it() {
+        let policy = Policy { max_attempts: 10, backoff_seconds: 10, max_backoff_seconds: 25, ..Policy::default() };
+        assert_eq!(waits(&policy, 0.0), [5_000, 10_000, 12_500, 12_500]);
+        assert_eq!(waits(&policy, 0.5), [7_500, 15_000, 18_750, 18_750]);
+        // The highest there is, and to a nanosecond the whole wait.
+        assert_eq!(waits(&policy, 1.0 - f64::EPSILON), [10_000, 20_000, 25_000, 25_000]);
+        let at_once = Policy { backoff_seconds: 0, ..policy };
+        assert_eq!(waits(&at_once, 1.0 - f64::EPSILON), [0; 4]);
+    }
+
+    #[test]
+    fn each_class_is_paid_for_by_its_own_budget_and_timeout_and_cancel_by_none() {
+        use FailureClass::*;
+        let paid = |class, on_failures: &[FailureClass]| {
+            let policy = Policy { max_attempts: 2, on_failures: on_failures.to_vec(), ..Policy::default() };
+            match decide(&policy, Used::default(), Some(&Failure::new(class, "")), 0.0) {
+                Verdict::Retry(retry) => Some(retry.budget),
+                Verdict::GiveUp => None,
+            }
+        };
+        let (user, infrastructure) = (Some(Budget::User), Some(Budget::Infrastructure));
+        // By a policy that lists no class, and by one that lists this one.
+        let table = [
+            (ExitNonzero, user, user),
+            (OomKilled, user, user),
+            (Timeout, None, None),
+            (Cancelled, None, None),
+            (ImageNotFound, None, user),
+            (ImagePullDenied, None, user),
+            (InvalidSpec, None, user),
+            (LaunchRejected, None, user),
+            (NoCapacity, infrastructure, infrastructure),
+            (Throttled, infrastructure, infrastructure),
+            (HostUnreachable, infrastructure, infrastructure),
+            (Lost, infrastructure, infrastructure),
+            (BackendError, infrastructure, infrastructure),
+        ];
+        assert_eq!(table.map(|(class, ..)| class), FailureClass::VARIANTS);
+        for (class, unlisted, listed) in table {
+            assert_eq!((paid(class, &[]), paid(class, &[class])), (unlisted, listed), "{class}");
+        }
+        assert_eq!(paid(OomKilled, &[ImageNotFound]), None, "a list is the whole of it");
+        assert_eq!(paid(ExitNonzero, &[ImageNotFound]), user, "but for what exit codes decide");
     }
 
     proptest! {

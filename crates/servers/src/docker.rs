@@ -47,6 +47,14 @@ impl DockerEngine {
     /// # Errors
     /// [`Error::NeedsRoot`] for any other user.
     pub async fn start(data: &Path) -> Result<Self> {
+        Self::start_with(data, &[]).await
+    }
+
+    /// The same with more of `dockerd`'s own arguments, such as another `--host`.
+    ///
+    /// # Errors
+    /// [`Error::NeedsRoot`] for any other user.
+    pub async fn start_with(data: &Path, arguments: &[String]) -> Result<Self> {
         if !rustix::process::geteuid().is_root() {
             return Err(Error::NeedsRoot);
         }
@@ -81,7 +89,8 @@ impl DockerEngine {
             .arg(folder.join("exec"))
             .arg("--pidfile")
             .arg(pid_file)
-            .args(["--bridge=none", "--iptables=false", "--ip6tables=false", "--group=root"]);
+            .args(["--bridge=none", "--iptables=false", "--ip6tables=false", "--group=root"])
+            .args(arguments);
         let log = folder.join("dockerd.log");
         let mut server = Server::spawn("Docker Engine", command, log, Signal::TERM)?;
         server.ready(async || pings(&socket).await).await?;
@@ -127,6 +136,12 @@ impl DockerEngine {
         }
         self.server.stop().await?;
         unmount_below(self.folder.path()).await
+    }
+
+    /// Stops the engine as its service manager does (SIGTERM), and waits until it has ended: it takes no new connections
+    /// from then on, and stops its containers itself, each with ten seconds after SIGTERM.
+    pub async fn terminate(self) -> Result<()> {
+        self.server.stop().await
     }
 
     /// Kills the engine (SIGKILL). Its containers run on, until the next start ends them.

@@ -13,7 +13,7 @@ use serde_json::Value;
 use strum::{Display, EnumString, IntoStaticStr};
 use uuid::Uuid;
 
-use crate::costs;
+use crate::costs::{self, Routed};
 use crate::error::{Result, parse};
 use crate::tx::{Scope, Store};
 
@@ -142,7 +142,8 @@ pub(crate) async fn insert_within(tx: &mut sqlx::PgConnection, jobs: &[NewJob]) 
     let new: Vec<&NewJob> =
         jobs.iter().zip(&decided).filter(|(job, got)| **got == Inserted::New(job.id)).map(|(job, _)| job).collect();
     if !new.is_empty() {
-        let estimates = costs::estimates(tx, &new).await?;
+        let routed: Vec<Routed> = new.iter().map(|job| Routed::from(*job)).collect();
+        let estimates = costs::estimates(tx, &routed).await?;
         insert_rows(tx, &new, &estimates).await?;
     }
     Ok(decided)

@@ -127,6 +127,9 @@ pub async fn adopt(store: &Store, worker: WorkerId, hosts: &[HostId], limit: i64
             )
             .fetch_all(&mut *tx)
             .await?;
+            if rows.is_empty() {
+                return Ok(Vec::new());
+            }
             tx.commit().await?;
             let tokens =
                 rows.into_iter().map(|row| Token { job: row.job_id.into(), attempt: row.attempt, epoch: row.epoch });

@@ -1,4 +1,4 @@
-//! What jobs are expected to cost, and what they did cost: written where jobs are accepted and attempts end, read for
+//! What jobs are expected to cost, and what they did cost: written where jobs are routed and attempts end, read for
 //! whoever pays.
 //!
 //! Both are a part of the transaction around them. An estimate reads two bounded sets of rows for a whole batch; the sums
@@ -10,8 +10,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use gantry_core::cost::{self, History, Prices, Ran};
+use gantry_core::spec::DEFAULT_TIMEOUT_SECONDS;
 use gantry_core::{ExecutorType, HostId, TemplateId, TenantId};
 use rust_decimal::Decimal;
+use serde::Deserialize;
+use serde_json::Value;
 use uuid::Uuid;
 
 pub use report::{After, Days, Line, NO_TEMPLATE, NotAPlace, by_job, by_place, by_template};
@@ -22,29 +25,50 @@ use crate::error::{Result, parse};
 /// Rows of a template's days that tell how long it takes, the latest first: of as many hosts or days.
 const HISTORY_ROWS: i64 = 64;
 
+/// A job as it is routed: what its estimate depends on.
+#[derive(Clone, Copy)]
+pub(crate) struct Routed {
+    pub(crate) tenant: TenantId,
+    pub(crate) template: Option<TemplateId>,
+    /// Where it goes.
+    pub(crate) executor: ExecutorType,
+    /// For how long it may run.
+    pub(crate) timeout: Duration,
+}
+
+impl From<&NewJob> for Routed {
+    fn from(job: &NewJob) -> Self {
+        let timeout = Duration::from_secs(job.spec.timeout_seconds().into());
+        Self { tenant: job.tenant, template: job.template, executor: job.executor_type, timeout }
+    }
+}
+
+/// For how long a job may run whose stored spec has this as its `timeout_seconds`. What this version cannot read is the
+/// default: an estimate is no reason to keep a job where it is.
+pub(crate) fn timeout(stored: Option<Value>) -> Duration {
+    let seconds = stored.and_then(|seconds| u32::deserialize(seconds).ok());
+    Duration::from_secs(seconds.unwrap_or(DEFAULT_TIMEOUT_SECONDS).into())
+}
+
 /// What each of the jobs is expected to cost on the cheapest of the hosts that its tenant may use now; none where there is
-/// no host of its executor type.
-pub(crate) async fn estimates(tx: &mut sqlx::PgConnection, jobs: &[&NewJob]) -> Result<Vec<Option<Decimal>>> {
+/// no host of its executor type. It locks nothing, so that its place in a transaction is free.
+pub(crate) async fn estimates(tx: &mut sqlx::PgConnection, jobs: &[Routed]) -> Result<Vec<Option<Decimal>>> {
     let prices = prices(tx, jobs).await?;
     let histories = histories(tx, jobs).await?;
     Ok(jobs
         .iter()
         .map(|job| {
             let history = job.template.and_then(|template| histories.get(&template)).copied().unwrap_or_default();
-            let expected = cost::expected(history, Duration::from_secs(job.spec.timeout_seconds().into()));
             let open = prices.iter().filter(|(owner, executor, _)| {
-                *executor == job.executor_type && owner.is_none_or(|owner| owner == job.tenant)
+                *executor == job.executor && owner.is_none_or(|owner| owner == job.tenant)
             });
-            cost::estimate(open.map(|(.., prices)| *prices), expected)
+            cost::estimate(open.map(|(.., prices)| *prices), cost::expected(history, job.timeout))
         })
         .collect())
 }
 
 /// The prices that active hosts of these tenants have, each once.
-async fn prices(
-    tx: &mut sqlx::PgConnection,
-    jobs: &[&NewJob],
-) -> Result<Vec<(Option<TenantId>, ExecutorType, Prices)>> {
+async fn prices(tx: &mut sqlx::PgConnection, jobs: &[Routed]) -> Result<Vec<(Option<TenantId>, ExecutorType, Prices)>> {
     let tenants: BTreeSet<Uuid> = jobs.iter().map(|job| job.tenant.uuid()).collect();
     let rows = sqlx::query!(
         r#"/* costs::prices */
@@ -63,7 +87,7 @@ async fn prices(
 }
 
 /// How long these templates' latest completed runs took.
-async fn histories(tx: &mut sqlx::PgConnection, jobs: &[&NewJob]) -> Result<HashMap<TemplateId, History>> {
+async fn histories(tx: &mut sqlx::PgConnection, jobs: &[Routed]) -> Result<HashMap<TemplateId, History>> {
     let templates: BTreeSet<(Uuid, Uuid)> =
         jobs.iter().filter_map(|job| Some((job.tenant.uuid(), job.template?.uuid()))).collect();
     if templates.is_empty() {

@@ -66,9 +66,12 @@ pub async fn unpark_due(store: &Store, reach: Reach, limit: i64) -> Result<u64> 
                 reach.seconds()
             )
             .execute(&mut *tx)
-            .await?;
-            tx.commit().await?;
-            Ok(done.rows_affected())
+            .await?
+            .rows_affected();
+            if done > 0 {
+                tx.commit().await?;
+            }
+            Ok(done)
         })
         .await
 }
@@ -103,6 +106,9 @@ pub async fn end_overdue(store: &Store, reach: Reach, limit: i64) -> Result<usiz
                 {
                     ended.push(waiting.ended(status, failure));
                 }
+            }
+            if ended.is_empty() {
+                return Ok(0);
             }
             end_pending(&mut tx, &ended).await?;
             tx.commit().await?;

@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use gantry_core::cost::{self, Prices, Ran};
 use gantry_core::lost::Abandon;
 use gantry_core::message::{Ended, EventKind, JobEvent, Report, ReportKind, ReportedOutcome, Token};
-use gantry_core::routing::failover::Rerouted;
 use gantry_core::state::{self, AttemptEnded, Event, Next, Outcome, StopReason};
 use gantry_core::{ExecutorType, Failure, FailureClass, HostId, JobId, LimitId, Status, TemplateId, TenantId, retry};
 use rust_decimal::Decimal;
@@ -70,7 +69,7 @@ struct Decision<'a> {
     failure: Option<Failure>,
     next: Next,
     /// Where it is tried again, if its place refused it.
-    rerouted: Option<Rerouted>,
+    rerouted: Option<failover::Move>,
     ran: Ran,
     /// None if nobody knows.
     cost: Option<Decimal>,
@@ -117,7 +116,7 @@ async fn apply_once(store: &Store, reports: &[Report], jitter: &(dyn Fn() -> f64
                         Some(Abandon::Fail) => retry::Verdict::GiveUp,
                         None if row.stop_reason == Some(StopReason::Drain) => retry::moved(),
                         _ => match &rerouted {
-                            Some(rerouted) => retry::handed_on(row.used, rerouted.at_once, jitter()),
+                            Some(next) => retry::handed_on(row.used, next.to.at_once, jitter()),
                             None => retry::decide(&policy, row.used, failure.as_ref(), jitter()),
                         },
                     },
@@ -165,7 +164,7 @@ async fn apply_once(store: &Store, reports: &[Report], jitter: &(dyn Fn() -> f64
 /// Where a job went on that its place refused.
 fn moved(decision: &Decision<'_>) -> Option<Failover> {
     let (rerouted, failure) = (decision.rerouted.as_ref()?, decision.failure.as_ref()?);
-    Some(Failover { from: decision.locked.executor, to: rerouted.executor, class: failure.class })
+    Some(Failover { from: decision.locked.executor, to: rerouted.to.executor, class: failure.class })
 }
 
 /// For how long a container ran. One that was there, or may have been, and of which nobody told any times, has no known
@@ -193,6 +192,7 @@ fn counted(decision: &Decision<'_>) -> costs::Ended {
         completed: matches!(next, Next::End { status: Status::Completed, .. }),
         ran: *ran,
         cost: *cost,
+        // Of the executor that ran it: a job was moved, and estimated there, before this attempt could be claimed.
         estimated: locked.estimated_cost.filter(|_| matches!(next, Next::End { .. })),
     }
 }

@@ -67,7 +67,7 @@ pub async fn outlook(store: &Store, scope: Scope, job: &NewJob) -> Result<Outloo
             let hosts = hosts::list_within(&mut tx).await?.into_iter().filter(considered).collect();
             let limits = limits(&mut tx, job).await?;
             let backlog = backlog(&mut tx, job).await?;
-            let estimated_cost = costs::estimates(&mut tx, &[job]).await?.pop().flatten();
+            let estimated_cost = costs::estimates(&mut tx, &[job.into()]).await?.pop().flatten();
             tx.commit().await?;
             Ok(Outlook { facts, hosts, limits, backlog, estimated_cost })
         })

@@ -1,12 +1,14 @@
 //! The one transaction in which a refused job moves.
 
-use gantry_core::message::{Ended, Report, ReportKind, Token, WorkItem};
+use gantry_core::cost::By;
+use gantry_core::message::{Ended, Report, ReportKind, ReportedOutcome, Token, WorkItem};
 use gantry_core::routing::failover::Routing;
 use gantry_core::routing::{Question, route};
 use gantry_core::state::Outcome;
 use gantry_core::{ExecutorType, Failure, FailureClass, FleetId, HostId, JobId, TenantId, WorkerId};
 use gantry_store::admission::{self, NewJob};
 use gantry_store::claims::{self, Request};
+use gantry_store::costs::{self, Days};
 use gantry_store::hosts::{self, NewHost};
 use gantry_store::jobs::{self, Cancelled};
 use gantry_store::lines::{self, Ask};
@@ -14,6 +16,7 @@ use gantry_store::reports::{self, Applied, Failover};
 use gantry_store::workers::{self, HostCheck, NewWorker};
 use gantry_store::{Config, Scope, Store, tenants};
 use gantry_testkit::TestDb;
+use rust_decimal::Decimal;
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
 
@@ -24,9 +27,11 @@ struct Fleet {
     store: Store,
     sql: PgConnection,
     tenant: TenantId,
-    /// A worker of docker, and its host.
+    /// A worker of docker, and its host: a start costs 1.
     docker: (WorkerId, HostId),
-    _db: TestDb,
+    /// The same of cloudrun: a start costs 9, and an hour 60.
+    cloudrun: (WorkerId, HostId),
+    db: TestDb,
 }
 
 impl Fleet {
@@ -36,9 +41,9 @@ impl Fleet {
         let store = Store::new(&Config::new(db.fleet_url()), "test").expect("an address");
         let tenant = tenants::put_tenant(&store, "acme").await.expect("stored");
         let sql = PgConnection::connect(&db.owner_url()).await.expect("connected");
-        let docker = place(&store, None, Docker).await;
-        place(&store, None, Cloudrun).await;
-        Self { store, sql, tenant, docker, _db: db }
+        let docker = place(&store, None, Docker, [1, 0]).await;
+        let cloudrun = place(&store, None, Cloudrun, [9, 60]).await;
+        Self { store, sql, tenant, docker, cloudrun, db }
     }
 
     /// A job of a template with this list, claimed on docker.
@@ -94,8 +99,11 @@ impl Fleet {
     /// The end of an attempt that was refused.
     async fn refused(&self, token: Token, class: FailureClass, not_launched: bool) -> Applied {
         let outcome = Outcome::Failed(Failure::new(class, "no room")).into();
-        let kind = ReportKind::Ended(Ended { not_launched, ..Ended::bare(outcome) });
-        let report = Report { token, traceparent: None, kind };
+        self.ended(token, Ended { not_launched, ..Ended::bare(outcome) }).await
+    }
+
+    async fn ended(&self, token: Token, ended: Ended) -> Applied {
+        let report = Report { token, traceparent: None, kind: ReportKind::Ended(ended) };
         reports::apply(&self.store, &[report], &|| 0.5).await.expect("applied")
     }
 
@@ -116,7 +124,13 @@ impl Fleet {
     }
 }
 
-async fn place(store: &Store, tenant: Option<TenantId>, executor_type: ExecutorType) -> (WorkerId, HostId) {
+/// A worker and its host, with the prices of a start and of an hour.
+async fn place(
+    store: &Store,
+    tenant: Option<TenantId>,
+    executor_type: ExecutorType,
+    [per_job, per_hour]: [i64; 2],
+) -> (WorkerId, HostId) {
     let host = NewHost {
         tenant,
         name: executor_type.as_str(),
@@ -124,8 +138,8 @@ async fn place(store: &Store, tenant: Option<TenantId>, executor_type: ExecutorT
         connection_config: json!({}),
         executor_config: json!({}),
         max_concurrent_jobs: 4,
-        cost_per_job: Default::default(),
-        cost_per_hour: Default::default(),
+        cost_per_job: per_job.into(),
+        cost_per_hour: per_hour.into(),
     };
     let host = hosts::insert(store, Scope::Fleet, &host).await.expect("stored");
     let worker = WorkerId::new();
@@ -169,6 +183,48 @@ async fn all_of_it_is_one_commit_and_the_old_message_claims_nothing() {
 }
 
 #[tokio::test]
+async fn what_it_is_expected_to_cost_follows_the_job() {
+    let mut fleet = Fleet::new().await;
+    let token = fleet.claimed(&[Docker, Cloudrun]).await;
+    assert_eq!(fleet.job(token.job).await.0["estimated_cost"], 1);
+    fleet.refused(token, NoCapacity, true).await;
+    assert_eq!(fleet.job(token.job).await.0["estimated_cost"], 10, "a start, and the minute that it may run");
+
+    let items = fleet.dispatched(Cloudrun).await;
+    assert_eq!(fleet.claim(Cloudrun, fleet.cloudrun, &items).await, 1);
+    let ran = Ended {
+        execution_id: Some("c".to_owned()),
+        run_millis: Some(30_000),
+        ..Ended::bare(ReportedOutcome::Exited { exit_code: 0 })
+    };
+    assert_eq!(fleet.ended(Token { attempt: 2, ..token }, ran).await.superseded, 0);
+    let api = Store::new(&Config::new(fleet.db.api_url()), "test").expect("an address");
+    let scope = Scope::Tenant { id: fleet.tenant, operator: false };
+    let day = |year| chrono::NaiveDate::from_ymd_opt(year, 1, 1).expect("a day");
+    let ever = Days { since: day(1970), until: day(9999) };
+    let lines = costs::by_place(&api, scope, By::Executor, false, ever, None, 9).await.expect("read");
+    let told: Vec<_> = lines.iter().map(|line| (line.key.as_str(), line.cost, line.estimated_cost)).collect();
+    let nothing = Some(Decimal::ZERO);
+    // Each is measured by its own prices.
+    assert_eq!(told, [("cloudrun", Some(Decimal::new(95, 1)), Some(Decimal::from(10))), ("docker", nothing, nothing)]);
+
+    // With a template, for as long as its runs took anywhere.
+    let token = fleet.claimed(&[Docker, Cloudrun]).await;
+    let history = "with t as (
+            insert into container_templates (id, tenant_id, name, docker_image, created_by)
+            select gen_random_uuid(), tenant_id, 'nightly', 'i', 'test' from container_jobs where id = $1 returning id, tenant_id
+        ), c as (
+            insert into cost_days (day, tenant_id, template, executor_host_id, executor_type, runs, completed, measured, untimed,
+                run_millis, measured_millis, cost, failed_cost, estimated_cost)
+            select '2026-01-01', tenant_id, id, gen_random_uuid(), 'mock', 2, 2, 2, 0, 60000, 60000, 0, 0, 0 from t
+        )
+        update container_jobs j set template = t.id from t where j.id = $1";
+    sqlx::query(history).bind(token.job.uuid()).execute(&mut fleet.sql).await.expect("written");
+    fleet.refused(token, NoCapacity, true).await;
+    assert_eq!(fleet.job(token.job).await.0["estimated_cost"], 9.5);
+}
+
+#[tokio::test]
 async fn nothing_moves_without_certainty() {
     let mut fleet = Fleet::new().await;
     for (class, not_launched) in [(NoCapacity, false), (Lost, true), (Lost, false)] {
@@ -207,7 +263,7 @@ async fn a_cancel_is_before_or_after_and_decides_both_times() {
 async fn another_tenants_host_is_none_and_who_cannot_run_it_fails_nobody() {
     let mut fleet = Fleet::new().await;
     let other = tenants::put_tenant(&fleet.store, "other").await.expect("stored");
-    place(&fleet.store, Some(other), Fargate).await;
+    place(&fleet.store, Some(other), Fargate, [0, 0]).await;
     let token = fleet.claimed(&[Docker, Fargate]).await;
     assert_eq!(fleet.refused(token, NoCapacity, true).await.failovers.len(), 1, "its round begins again");
     let (row, _) = fleet.job(token.job).await;

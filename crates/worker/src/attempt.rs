@@ -19,6 +19,7 @@ use crate::hosts;
 use crate::log::LogTail;
 use crate::metrics;
 use crate::registry::Run;
+use crate::stop;
 use crate::throttle::{self, Patience};
 use crate::watch::Watched;
 
@@ -381,13 +382,18 @@ async fn find(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step {
     }
 }
 
-/// Created by somebody who did not get to start it. The same launch starts it, and only it; unwanted, it is removed.
+/// Created by somebody who did not get to start it. The same launch starts it, and only it; unwanted, it is removed. The
+/// reason is committed before: whoever adopts the attempt and finds nothing would launch it otherwise.
 async fn found_unstarted(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand, id: ExecutionId) -> Step {
     if let Some(reason) = unwanted(engine, run, stand) {
+        stand.stop = Some(reason);
         if engine.executor.idempotence() != Idempotence::Forever {
             // Launching it again is not what is wanted, and it may start by itself: it is watched, and stopped.
-            stand.stop = Some(reason);
             return watch(engine, run, id, stand, None);
+        }
+        if !stop::put_reason(engine, run, reason).await {
+            engine.registry.forget(run.token);
+            return Step::Done;
         }
         if let Err(failure) = engine.executor.remove(&run.host, &id).await {
             tracing::warn!(%failure, "a container that was never started could not be removed, trying again");
@@ -452,18 +458,9 @@ async fn lost(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand, failure: 
 
 /// Ends an attempt that has no container and shall not get one: the reason first.
 async fn give_up(engine: &Arc<Engine>, run: &Arc<Run>, reason: StopReason) -> Step {
-    loop {
-        match engine.writes.stop_reason.submit((run.token, reason)).await {
-            Ok(true) => break,
-            Ok(false) => {
-                engine.registry.forget(run.token);
-                return Step::Done;
-            }
-            Err(trouble) => {
-                tracing::error!(%trouble, "the reason for giving up could not be stored, trying again");
-                tokio::time::sleep(ASK_AGAIN_MAX).await;
-            }
-        }
+    if !stop::put_reason(engine, run, reason).await {
+        engine.registry.forget(run.token);
+        return Step::Done;
     }
     let failure = match reason {
         StopReason::Cancel => Failure::cancelled(),

@@ -155,7 +155,8 @@ pub enum Observed {
 pub struct End {
     /// Exit code, or the failure where there is none or where it is not the whole story (`oom_killed`).
     pub outcome: Outcome,
-    /// How long it ran, by the backend's own pair of times.
+    /// How long it ran, by the backend's own pair of times; none only where it has none for this end. A plain run has one, or
+    /// nobody knows what it cost.
     pub run: Option<Duration>,
     /// The highest memory use seen, in bytes; a container of a few milliseconds leaves no sample.
     pub max_memory_usage: Option<u64>,

@@ -142,6 +142,10 @@ fn variable(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    use std::process::Command;
+
     use super::*;
 
     fn folder_with(files: &[(&str, &str)]) -> (PathBuf, Secrets) {
@@ -201,10 +205,34 @@ mod tests {
 
     #[test]
     fn the_environment_holds_values_too() {
-        // Set by nobody here: a variable that every process has stands for one.
-        let secrets = Secrets::default();
-        let value = secrets.read("path", Path::new("path"), "PATH").expect("it is set");
-        assert_eq!(value.expose_secret(), std::env::var("PATH").expect("it is set"));
-        assert_eq!(variable("my-hub_2"), "GANTRY_SECRET_MY_HUB_2");
+        const THIS: &str = "secrets::tests::the_environment_holds_values_too";
+        const TENANT: &str = "GANTRY_TEST_TENANT";
+        // No process can safely set variables of its own: the test runs itself once more, with them.
+        let Ok(tenant) = std::env::var(TENANT) else {
+            let tenant = TenantId::new();
+            let id = tenant.uuid().simple().to_string().to_uppercase();
+            let child = Command::new(std::env::current_exe().expect("this program"))
+                .args([THIS, "--exact"])
+                .env(TENANT, tenant.to_string())
+                .env("GANTRY_SECRET_MY_HUB_2", "of the host")
+                .env(format!("GANTRY_SECRET_TENANT_{id}_MY_HUB_2"), "of the tenant")
+                .env("GANTRY_SECRET_BOTH", "of the variable")
+                .env("GANTRY_SECRET_BYTES", OsStr::from_bytes(b"\xff"))
+                .output()
+                .expect("this program starts");
+            let said = String::from_utf8_lossy(&child.stdout);
+            assert!(child.status.success() && said.contains("1 passed"), "{said}");
+            return;
+        };
+        let tenant: TenantId = tenant.parse().expect("an id");
+        let (folder, secrets) = folder_with(&[("both", "of the file")]);
+        let value = |name| secrets.resolve(name).expect("it is set").expose_secret().to_owned();
+        assert_eq!([value("my-hub_2"), value("both")], ["of the host", "of the file"]);
+        assert_eq!(Secrets::default().resolve("both").expect("it is set").expose_secret(), "of the variable");
+        assert_eq!(secrets.resolve_for(tenant, "my-hub_2").expect("it is set").expose_secret(), "of the tenant");
+        assert!(matches!(secrets.resolve_for(TenantId::new(), "my-hub_2"), Err(Unresolved::Missing(_))));
+        let failure = secrets.resolve("bytes").expect_err("no text");
+        assert!(failure.message.ends_with("GANTRY_SECRET_BYTES is not text"), "{failure}");
+        std::fs::remove_dir_all(folder).expect("removes the folder");
     }
 }

@@ -28,16 +28,8 @@ pub(crate) fn spawn(
 }
 
 async fn stop(engine: &Engine, run: &Run, id: &ExecutionId, reason: StopReason) {
-    loop {
-        match engine.writes.stop_reason.submit((run.token, reason)).await {
-            Ok(true) => break,
-            // Another owner: not ours to stop.
-            Ok(false) => return,
-            Err(trouble) => {
-                tracing::error!(%trouble, "the reason for a stop could not be stored, trying again");
-                tokio::time::sleep(ASK_AGAIN).await;
-            }
-        }
+    if !put_reason(engine, run, reason).await {
+        return;
     }
     let grace = engine.settings.stop_grace();
     loop {
@@ -48,6 +40,19 @@ async fn stop(engine: &Engine, run: &Run, id: &ExecutionId, reason: StopReason) 
             }
             Err(failure) => {
                 tracing::warn!(%failure, "the container could not be asked to end, trying again");
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+        }
+    }
+}
+
+/// Commits why an attempt ends, before anything is done about it. False if it is somebody else's by now.
+pub(crate) async fn put_reason(engine: &Engine, run: &Run, reason: StopReason) -> bool {
+    loop {
+        match engine.writes.stop_reason.submit((run.token, reason)).await {
+            Ok(held) => return held,
+            Err(trouble) => {
+                tracing::error!(%trouble, "the reason for a stop could not be stored, trying again");
                 tokio::time::sleep(ASK_AGAIN).await;
             }
         }

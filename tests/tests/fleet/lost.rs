@@ -1,9 +1,12 @@
-//! Attempts whose end can never be confirmed: what people see of them, who may give them up, and what comes of it.
+//! Attempts whose end can never be confirmed: what people see of them, who may give them up, and what comes of it. And one
+//! whose container never began, of which an end can be made.
 
-use gantry_core::JobId;
+use gantry_core::{HostId, JobId};
 use gantry_testkit::{eventually, eventually_some};
-use gantry_tests::{Client, Fleet, PATIENCE, Part, jobs, quick};
+use gantry_tests::{Client, Fleet, PATIENCE, Part, Process, Role, jobs, quick};
 use serde_json::{Value, json};
+
+const PART: &str = env!("CARGO_BIN_EXE_gantry-part");
 
 /// An attempt that runs, and the fleet around it.
 struct Running {
@@ -16,13 +19,24 @@ async fn running(fleet: &Fleet, more: Value) -> Running {
     let host = fleet.mock_host(1).await;
     let parts = [fleet.dispatcher(), fleet.recorder()];
     let worker = fleet.mock_worker(quick());
+    let job = begun(fleet, host, more).await;
+    Running { job, worker, _parts: parts }
+}
+
+/// A job that runs on this host, once that is served.
+async fn begun(fleet: &Fleet, host: HostId, more: Value) -> JobId {
     fleet.served(host, 1).await;
     let job = fleet.producer().await.submit(&jobs::with(jobs::mock(&[("duration", "1h")]), more)).await;
+    has_started(fleet, job, 1).await;
+    job
+}
+
+/// Waits until this attempt of a job has started.
+async fn has_started(fleet: &Fleet, job: JobId, attempt: usize) {
     eventually(PATIENCE, async || {
-        fleet.attempts(job).await.first().is_some_and(|attempt| !attempt["started_at"].is_null())
+        fleet.attempts(job).await.get(attempt - 1).is_some_and(|attempt| !attempt["started_at"].is_null())
     })
     .await;
-    Running { job, worker, _parts: parts }
 }
 
 /// Waits for this standing of the job's last attempt, and returns it.
@@ -44,6 +58,11 @@ fn identity(fleet: &Fleet, name: &str) -> String {
 }
 
 const ANOTHER: &str = "00000000-0000-4000-8000-000000000000";
+
+/// How many containers there are on the fleet's own engine, whatever their state.
+fn containers(fleet: &Fleet) -> usize {
+    std::fs::read_dir(fleet.folder().join("containers")).expect("a folder").count()
+}
 
 #[tokio::test]
 async fn a_host_out_of_reach_keeps_its_job_and_says_why() {
@@ -127,7 +146,7 @@ async fn a_lost_host_s_job_runs_elsewhere() {
     let elsewhere = fleet.mock_host_elsewhere(1).await;
     let _worker = fleet.mock_worker(quick());
     fleet.served(elsewhere, 1).await;
-    eventually(PATIENCE, async || fleet.attempts(job).await.get(1).is_some_and(|e| !e["started_at"].is_null())).await;
+    has_started(&fleet, job, 2).await;
     let second = &fleet.attempts(job).await[1];
     assert_eq!(second["executor_host_id"], json!(elsewhere.to_string()), "nothing is placed on the lost one");
     client.cancel(job).await;
@@ -176,11 +195,10 @@ async fn an_abandoned_job_ends_and_its_worker_lets_go() {
 
     // What still ran is an orphan, once its grace is over.
     fleet.execute("update container_executions set ended_at = ended_at - interval '1 hour'").await;
-    let containers = || std::fs::read_dir(fleet.folder().join("containers")).expect("a folder").count();
-    assert_eq!(containers(), 1, "it runs on");
+    assert_eq!(containers(&fleet), 1, "it runs on");
     // A worker looks for orphans soon after its start, and once a minute then.
     let _next = fleet.mock_worker(quick());
-    eventually(PATIENCE, async || containers() == 0).await;
+    eventually(PATIENCE, async || containers(&fleet) == 0).await;
 }
 
 #[tokio::test]
@@ -270,6 +288,75 @@ async fn a_policy_of_wait_waits() {
     assert_eq!(fleet.attempts(job).await[0]["abandoned_at"], Value::Null);
 }
 
+/// A job with a policy whose worker lives, and has not reached its host for an hour by the database's clock; and another
+/// host, which the same worker serves.
+async fn unreachable(fleet: &Fleet, action: &str) -> (JobId, Process, [Part; 2]) {
+    let host = fleet.mock_host(1).await;
+    let parts = [fleet.dispatcher(), fleet.recorder()];
+    let often = [("WORKER__BEAT_MILLIS", "500"), ("WORKER__HOST_CHECK_SECONDS", "1")];
+    let worker = fleet.process(PART, Role::Worker, &often).await;
+    let policy = json!({ "spec": { "on_lost": { "action": action, "after_seconds": 20 } } });
+    let job = begun(fleet, host, policy).await;
+    has_attempts(&worker, 1.0).await;
+    let elsewhere = fleet.mock_host_elsewhere(1).await;
+    fleet.served(elsewhere, 1).await;
+    let (_api, client) = fleet.api().await;
+    identity(fleet, ANOTHER);
+    stands(&client, job, "unreachable").await;
+    assert_eq!(fleet.attempts(job).await[0]["abandoned_at"], Value::Null, "its time has not come");
+    let long_ago = "update worker_hosts set unhealthy_since = unhealthy_since - interval '1 hour' where not healthy";
+    fleet.execute(long_ago).await;
+    (job, worker, parts)
+}
+
+/// Waits until so many attempts are in this worker's process.
+async fn has_attempts(worker: &Process, attempts: f64) {
+    let mock = [("executor_type", "mock")];
+    eventually(PATIENCE, async || worker.metric("gantry_worker_attempts", &mock).await == Some(attempts)).await;
+}
+
+/// What was given up was never anybody else's to take.
+async fn nobody_died(fleet: &Fleet) {
+    assert_eq!(fleet.scalar::<i64>("select count(*) from workers where state <> 'alive'").await, 0);
+}
+
+#[tokio::test]
+async fn an_unreachable_attempt_s_policy_of_retry_runs_the_job_elsewhere() {
+    let fleet = Fleet::new().await;
+    let (job, worker, _parts) = unreachable(&fleet, "retry").await;
+    has_started(&fleet, job, 2).await;
+    let attempts = fleet.attempts(job).await;
+    let (first, second) = (&attempts[0], &attempts[1]);
+    assert_eq!(
+        (&first["failure_class"], &first["abandoned_by"], &first["abandoned_as"], &first["retried_by"]),
+        (&json!("lost"), &json!("on_lost"), &json!("retry"), &json!("infrastructure"))
+    );
+    assert_ne!(first["executor_host_id"], second["executor_host_id"], "nothing is placed where nobody gets");
+    assert_eq!(first["worker_id"], second["worker_id"]);
+    nobody_died(&fleet).await;
+    let (_api, client) = fleet.api().await;
+    assert_eq!(client.cancel(job).await.status, 202);
+    let row = fleet.ended(job).await;
+    assert_eq!((&row["status"], &row["attempt"]), (&json!("cancelled"), &json!(2)), "{row}");
+    // It has let go of the first as well.
+    has_attempts(&worker, 0.0).await;
+}
+
+#[tokio::test]
+async fn an_unreachable_attempt_s_policy_of_fail_ends_the_job() {
+    let fleet = Fleet::new().await;
+    let (job, worker, _parts) = unreachable(&fleet, "fail").await;
+    let row = fleet.ended(job).await;
+    assert_eq!((&row["status"], &row["failure_class"]), (&json!("failed"), &json!("lost")), "{row}");
+    let attempts = fleet.attempts(job).await;
+    assert_eq!(
+        (attempts.len(), &attempts[0]["abandoned_by"], &attempts[0]["abandoned_as"]),
+        (1, &json!("on_lost"), &json!("fail"))
+    );
+    nobody_died(&fleet).await;
+    has_attempts(&worker, 0.0).await;
+}
+
 /// A night in which nothing ran: what was out of reach for hours by the database's clock is about to be adopted.
 #[tokio::test]
 async fn a_fleet_that_comes_back_gives_nothing_up() {
@@ -315,4 +402,30 @@ async fn an_address_that_leads_elsewhere_loses_nothing() {
     client.cancel(job).await;
     let row = fleet.ended(job).await;
     assert_eq!((&row["status"], &row["attempt"]), (&json!("cancelled"), &json!(1)), "{row}");
+}
+
+/// Its worker died before it was started, and its end is asked for: until the reason is stored it stays.
+#[tokio::test]
+async fn a_container_that_never_began_goes_after_the_reason_is_stored() {
+    let fleet = Fleet::new().await;
+    let host = fleet.mock_host(1).await;
+    let _parts = [fleet.dispatcher(), fleet.recorder()];
+    let worker = fleet.mock_worker(quick());
+    fleet.served(host, 1).await;
+    let job = fleet.producer().await.submit(&jobs::mock(&[("start_delay", "1h")])).await;
+    eventually(PATIENCE, async || containers(&fleet) == 1).await;
+    worker.crash();
+    let (_api, client) = fleet.api().await;
+    assert_eq!(client.cancel(job).await.status, 202);
+    let held = fleet.hold_up("stop_reason").await;
+    let _next = fleet.mock_worker(quick());
+    fleet.is_held_up().await;
+    assert_eq!(containers(&fleet), 1, "nothing is done to it before");
+
+    drop(held);
+    let row = fleet.ended(job).await;
+    assert_eq!((&row["status"], &row["attempt"]), (&json!("cancelled"), &json!(1)), "{row}");
+    let attempt = &fleet.attempts(job).await[0];
+    assert_eq!((&attempt["stop_reason"], &attempt["epoch"]), (&json!("cancel"), &json!(2)), "{attempt}");
+    assert_eq!(containers(&fleet), 0, "its end was reported when it was gone");
 }

@@ -18,6 +18,7 @@ mod docker_orphans;
 mod docker_outcomes;
 mod docker_output;
 mod docker_path;
+mod docker_pull;
 mod duplicates;
 mod empty_broker;
 mod failover;

@@ -77,7 +77,7 @@ async fn two_hundred_jobs_end_as_documented() {
     let labels = |key| {
         [
             ("key", key),
-            ("seed", "5"),
+            ("seed", "365"),
             ("duration", "50ms"),
             ("start_delay", "300ms"),
             ("hidden_for", "500ms"),
@@ -93,6 +93,11 @@ async fn two_hundred_jobs_end_as_documented() {
     let fates: Vec<Vec<Option<Fault>>> = keys.iter().map(|key| fate(&labels(key))).collect();
     let met: BTreeSet<Option<Fault>> = fates.iter().flatten().copied().collect();
     assert_eq!(met.len(), 12, "every fault is met, and some meet none: {met:?}");
+    let throttled = |fate: &Vec<Option<Fault>>| fate.iter().filter(|met| **met == Some(Fault::Throttled)).count();
+    assert!(
+        fates.iter().all(|fate| throttled(fate) < 2),
+        "another seed: nobody is to wait through two launch deadlines"
+    );
 
     let policy = json!({ "spec": { "retry": { "max_attempts": ATTEMPTS, "backoff_seconds": 0 } } });
     let bodies: Vec<Value> = keys.iter().map(|key| jobs::with(jobs::mock(&labels(key)), policy.clone())).collect();

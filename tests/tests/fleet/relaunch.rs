@@ -115,30 +115,12 @@ async fn a_launch_that_a_drain_kept_from_being_sent_is_no_loss() {
     let fleet = Fleet::new().await;
     let host = fleet.mock_host(1).await;
     let _parts = [fleet.dispatcher(), fleet.recorder()];
-    fleet
-        .execute(
-            "create function wait_for_test() returns trigger language plpgsql as
-             $$ begin perform pg_advisory_xact_lock(7); return new; end $$",
-        )
-        .await;
-    fleet
-        .execute(
-            "create trigger wait_for_test before update of launch_sent_at on container_executions
-             for each row execute function wait_for_test()",
-        )
-        .await;
-    let held = fleet.hold("select pg_advisory_xact_lock(7)").await;
+    let held = fleet.hold_up("launch_sent_at").await;
     // The usual lease: a drain waits for a third of it.
     let mut first = fleet.process(PART, Role::Worker, &[("MOCK_IDEMPOTENCE", "never")]).await;
     fleet.served(host, 1).await;
     let id = fleet.producer().await.submit(&jobs::mock(&[])).await;
-    eventually(PATIENCE, async || {
-        let waiting =
-            "select count(*) from pg_locks join pg_database d on d.oid = database and d.datname = current_database()
-                       where locktype = 'advisory' and not granted";
-        fleet.scalar::<i64>(waiting).await == 1
-    })
-    .await;
+    fleet.is_held_up().await;
     terminate(&fleet).await;
     eventually(PATIENCE, async || first.log().contains("draining")).await;
     drop(held);

@@ -108,7 +108,7 @@ pub struct Job {
     /// The producer's own key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
-    /// What one run of it was expected to cost when it was accepted, in the currency of the hosts' prices: on the cheapest
+    /// What one run of it was expected to cost when it was last routed, in the currency of the hosts' prices: on the cheapest
     /// active host of its executor type, for the mean time of its template's latest completed runs, else for its timeout.
     /// Absent if there was no such host.
     #[serde(default, skip_serializing_if = "Option::is_none")]

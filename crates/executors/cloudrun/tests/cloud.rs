@@ -5,7 +5,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{double, host_at, image, sh, validate, words};
 use gantry_core::host::Host;
@@ -16,7 +16,7 @@ use gantry_core::{FailureClass, FleetId, JobId};
 use gantry_double::{Fault, Faults, Rule};
 use gantry_executor_cloudrun::CloudRunExecutor;
 use gantry_executor_cloudrun::double::Double;
-use gantry_worker::executor::{ExecutionId, Executor as _, Launch, Observed, Stream};
+use gantry_worker::executor::{ExecutionId, Executor as _, Launch, LaunchError, Observed, Stream};
 use google_cloud_auth::credentials::anonymous;
 use google_cloud_run_v2::client::Jobs;
 use google_cloud_run_v2::model::{Container, ExecutionTemplate, Job, TaskTemplate};
@@ -105,6 +105,50 @@ async fn a_region_at_its_quota_has_no_room() {
     until_ended(&executor, &host, &id).await;
     executor.remove(&host, &id).await.expect("removes");
     executor.check(&host).await.expect("there is room again");
+    finish(&double).await;
+}
+
+/// What Google grants is the limit, whatever the host's `jobs_quota` says: a launch beyond it is certainly none, and
+/// may go elsewhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_launch_beyond_the_regions_quota_has_no_room() {
+    let double = double(&Faults::new(1)).await;
+    let (executor, host, fleet) = (CloudRunExecutor::new(), host_at(&double.url(), "full"), FleetId::new());
+    double.limit_jobs(1);
+    let (first, second) = (launch_in(fleet, sh("exit 0")), launch_in(fleet, sh("exit 7")));
+    let id = executor.launch(&host, &first).await.expect("there is room for one");
+    match executor.launch(&host, &second).await {
+        Err(LaunchError::NotLaunched(failure)) => assert_eq!(failure.class, FailureClass::NoCapacity, "{failure}"),
+        other => panic!("there is no room, and it is {other:?}"),
+    }
+    let owned = executor.list_owned(&host, fleet).await.expect("the double answers");
+    assert_eq!(owned.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), [first.name.as_str()]);
+    until_ended(&executor, &host, &id).await;
+    executor.remove(&host, &id).await.expect("removes");
+    let id = executor.launch(&host, &second).await.expect("there is room again");
+    let end = until(&executor, &host, &id, |state| matches!(state, Observed::Ended(_))).await;
+    assert!(matches!(end, Observed::Ended(end) if end.outcome == Outcome::Exited(7)), "the second ran");
+    finish(&double).await;
+}
+
+/// An answer that takes its time is waited for, and nothing is sent again meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_answer_is_waited_for() {
+    let (faults, later) = (Faults::new(1), Duration::from_millis(1_500));
+    faults.add(Rule::new(Fault::Latency { millis: 1_500 }).to("POST", "/jobs?jobId=").times(1));
+    let double = double(&faults).await;
+    let (executor, host) = (CloudRunExecutor::new(), host_at(&double.url(), "late"));
+    let began = Instant::now();
+    let id = executor.launch(&host, &launch_in(FleetId::new(), sh("exit 9"))).await.expect("the answer comes");
+    assert!(began.elapsed() >= later, "{:?}", began.elapsed());
+    let created = double.exchanges().iter().filter(|one| one.method == "POST").count();
+    assert_eq!(created, 1, "it was sent once");
+    until_ended(&executor, &host, &id).await;
+    faults.add(Rule::new(Fault::Latency { millis: 1_500 }).to("GET", id.0.clone()).times(1));
+    let began = Instant::now();
+    let states = executor.observe(&host, std::slice::from_ref(&id)).await.expect("the answer comes");
+    assert!(began.elapsed() >= later, "{:?}", began.elapsed());
+    assert!(matches!(&states[..], [(_, Observed::Ended(end))] if end.outcome == Outcome::Exited(9)), "{states:?}");
     finish(&double).await;
 }
 

@@ -1,9 +1,11 @@
 """Google's own clients against the double: conformance.py URL IMAGE"""
 
+import json
 import sys
 import time
+from urllib.request import Request, urlopen
 
-from google.api_core.exceptions import Conflict, Forbidden, NotFound, TooManyRequests
+from google.api_core.exceptions import Conflict, Forbidden, NotFound, ServiceUnavailable, TooManyRequests
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import run_v2
 from google.cloud.run_v2.services.executions.transports import ExecutionsRestTransport
@@ -49,8 +51,8 @@ def until(what, look):
 def refused(kind, call):
     try:
         call()
-    except kind:
-        return
+    except kind as error:
+        return error
     raise AssertionError(f"should have been refused with {kind.__name__}")
 
 
@@ -153,6 +155,18 @@ def refusals():
     assert list(tasks.list_tasks(parent=execution)) == []
 
 
+def faults_are_googles_errors():
+    for status, kind, named in [(429, TooManyRequests, "RESOURCE_EXHAUSTED"), (503, ServiceUnavailable, "UNAVAILABLE")]:
+        # Without a body: the double has to find Google's own words.
+        rule = {"method": "GET", "path": "/jobs/faulty", "times": 1, "fault": {"kind": "status", "status": status}}
+        headers = {"content-type": "application/json"}
+        urlopen(Request(f"{URL}/_faults", json.dumps(rule).encode(), headers, method="POST")).close()
+        error = refused(kind, lambda: jobs.get_job(name=f"{PARENT}/jobs/faulty"))
+        said = error.response.json()["error"]
+        assert (said["code"], said["status"]) == (status, named) and said["message"] in error.message, error
+        refused(NotFound, lambda: jobs.get_job(name=f"{PARENT}/jobs/faulty"))
+
+
 def listed_and_deleted():
     names = {one.name for one in jobs.list_jobs(request=run_v2.ListJobsRequest(parent=PARENT, page_size=2))}
     assert len(names) >= 7, names
@@ -168,6 +182,7 @@ for case in [
     a_timeout_has_no_exit_code,
     an_update_starts_it,
     refusals,
+    faults_are_googles_errors,
     listed_and_deleted,
 ]:
     case()

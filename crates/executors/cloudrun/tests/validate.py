@@ -3,7 +3,8 @@
     validate.py EXCHANGES.json
 
 Every path, query, request and answer must be what the documents describe: a property that they do not know is an
-error, and so is one in a request that only the service may set.
+error, and so is one in a request that only the service may set. What is refused must be a google.rpc.Status of a code
+that Google's clients know under the HTTP status.
 """
 
 import json
@@ -13,6 +14,11 @@ import sys
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import googleapiclient
+from google.api_core import exceptions
+from google.protobuf import any_pb2, json_format
+
+# The details of errors are known by their import.
+from google.rpc import code_pb2, error_details_pb2, status_pb2  # noqa: F401
 
 DOCUMENTS = os.path.join(os.path.dirname(googleapiclient.__file__), "discovery_cache", "documents")
 # The parameters of Google's front end, which every method has and the documents do not list.
@@ -24,9 +30,11 @@ TYPES = {
     "type.googleapis.com/google.cloud.run.v2.Job": "GoogleCloudRunV2Job",
     "type.googleapis.com/google.cloud.run.v2.Execution": "GoogleCloudRunV2Execution",
 }
-ERROR_DETAILS = {
-    "type.googleapis.com/google.rpc.QuotaFailure": {"violations"},
-    "type.googleapis.com/google.rpc.ErrorInfo": {"reason", "domain", "metadata"},
+# The HTTP status of each google.rpc.Code, as Google's clients have it. Those without one of their own are 500.
+HTTP = {
+    kind.grpc_status_code.name: int(kind.code or 500)
+    for kind in vars(exceptions).values()
+    if isinstance(kind, type) and getattr(kind, "grpc_status_code", None)
 }
 
 
@@ -126,29 +134,35 @@ class Check:
 
     def any(self, value, where):
         kind = value["@type"]
-        if kind in ERROR_DETAILS:
-            for key in set(value) - {"@type"} - ERROR_DETAILS[kind]:
-                self.error(f"{where}.{key}", "there is no such property")
-        elif kind in TYPES:
+        if kind in TYPES:
             rest = {key: item for key, item in value.items() if key != "@type"}
             self.object(self.document.schemas[TYPES[kind]], rest, where)
         else:
-            self.error(where, f"an unknown type: {kind}")
+            self.message(any_pb2.Any(), value, where)
 
-    def error_answer(self, value, where):
+    def message(self, message, value, where):
+        """The value is the JSON of a protobuf message."""
+        try:
+            json_format.ParseDict(value, message)
+        except json_format.ParseError as error:
+            self.error(where, str(error).splitlines()[0])
+
+    def error_answer(self, http, value, where):
         if not isinstance(value, dict) or set(value) != {"error"} or not isinstance(value["error"], dict):
             return self.error(where, f"not an error: {value!r}")
-        status = dict(value["error"])
-        if not re.match(r"^[A-Z_]+$", str(status.pop("status", ""))):
-            self.error(f"{where}.error.status", "not a code's name")
-        schema = {
-            "properties": {
-                "code": {"type": "integer"},
-                "message": {"type": "string"},
-                "details": {"type": "array", "items": {"type": "object", "additionalProperties": {"type": "any"}}},
-            }
-        }
-        self.object(schema, status, f"{where}.error")
+        error = dict(value["error"])
+        if error.get("code") != http:
+            self.error(f"{where}.error.code", f"{error.get('code')!r} in an answer of {http}")
+        name = error.pop("status", None)
+        if name not in code_pb2.Code.keys():
+            self.error(f"{where}.error.status", f"no google.rpc.Code: {name!r}")
+        elif name == "OK":
+            self.error(f"{where}.error.status", "OK is no error")
+        elif HTTP[name] != http:
+            self.error(f"{where}.error.status", f"{name} is {HTTP[name]} and not {http}")
+        schemas = self.document.schemas
+        self.object(schemas.get("GoogleRpcStatus") or schemas["Status"], error, f"{where}.error")
+        self.message(status_pb2.Status(), error, f"{where}.error")
 
 
 def validate(documents, exchange):
@@ -174,7 +188,7 @@ def validate(documents, exchange):
     if exchange["status"] == 200:
         response.value(method["response"], exchange["response"], f"{where} answer")
     else:
-        response.error_answer(exchange["response"], f"{where} answer {exchange['status']}")
+        response.error_answer(exchange["status"], exchange["response"], f"{where} answer {exchange['status']}")
     return errors + request.errors + response.errors
 
 

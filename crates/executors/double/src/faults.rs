@@ -55,7 +55,8 @@ pub enum Fault {
     Status {
         /// The HTTP status: 429, 503.
         status: u16,
-        /// The body, in the service's own form.
+        /// The body, in the service's own form. Without one, a double that knows its service's words for the status
+        /// says those, and any other sends none.
         #[serde(default)]
         body: serde_json::Value,
     },
@@ -71,6 +72,13 @@ pub enum Fault {
 /// For how long what this request makes is not to be seen.
 #[derive(Clone, Copy, Debug)]
 pub struct HiddenFor(pub Duration);
+
+/// With an answer that a fault gave: the request never came to the double.
+#[derive(Clone, Copy, Debug)]
+pub struct Injected {
+    /// Whether the rule has a body for it.
+    pub has_body: bool,
+}
 
 /// The rules of one double. Clones share them.
 #[derive(Clone, Debug)]
@@ -94,6 +102,11 @@ impl Faults {
         self.lock().rules.push(rule);
     }
 
+    /// Takes all rules away.
+    pub fn clear(&self) {
+        self.lock().rules.clear();
+    }
+
     /// Lays the rules around a double, with the requests that change them.
     pub fn around(&self, double: Router) -> Router {
         let change = routing::put(async |State(faults): State<Self>, Json(rules): Json<Vec<Rule>>| {
@@ -105,7 +118,7 @@ impl Faults {
             StatusCode::NO_CONTENT
         })
         .delete(async |State(faults): State<Self>| {
-            faults.lock().rules.clear();
+            faults.clear();
             StatusCode::NO_CONTENT
         });
         let control = Router::new().route("/_faults", change).with_state(self.clone());
@@ -203,16 +216,22 @@ async fn meet(State(faults): State<Faults>, request: Request, next: Next) -> Res
             tokio::time::sleep(Duration::from_millis(millis)).await;
             next.run(request).await
         }
-        Some(Fault::Status { status, body }) => {
-            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            (status, Json(body)).into_response()
-        }
+        Some(Fault::Status { status, body }) => injected(status, body),
         Some(Fault::LostResponse) => {
             let answer = next.run(request).await;
             tracing::debug!(status = %answer.status(), "an answer is lost");
             lost()
         }
     }
+}
+
+/// What a rule says, marked as that.
+fn injected(status: u16, body: serde_json::Value) -> Response {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let has_body = !body.is_null();
+    let mut answer = if has_body { (status, Json(body)).into_response() } else { status.into_response() };
+    answer.extensions_mut().insert(Injected { has_body });
+    answer
 }
 
 /// Half an answer: what is promised does not come, so the connection is closed, and the client knows nothing.
@@ -224,7 +243,30 @@ fn lost() -> Response {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+
     use super::*;
+    use crate::Served;
+
+    /// A double that answers everything with `done`, with these faults around it.
+    async fn served(faults: &Faults) -> Served {
+        let router = faults.around(Router::new().fallback(|| async { "done" }));
+        Served::start(([127, 0, 0, 1], 0).into(), router).await.expect("a port")
+    }
+
+    /// The status and the body of what is answered to a request, such as `GET /jobs`.
+    async fn ask(double: &Served, request: &str, body: &str) -> (u16, String) {
+        let mut connection = TcpStream::connect(double.address()).await.expect("it listens");
+        let headers = "Host: double\r\nConnection: close\r\nContent-Type: application/json";
+        let asked = format!("{request} HTTP/1.1\r\n{headers}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        connection.write_all(asked.as_bytes()).await.expect("asks");
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.expect("answers");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        (status, body.to_owned())
+    }
 
     fn asked<'a>(method: &'a Method, path: &'a str, body: &'a [u8]) -> Asked<'a> {
         Asked { method, path, headers: "Service.RunTask".into(), body }
@@ -245,21 +287,40 @@ mod tests {
 
     #[tokio::test]
     async fn latency_comes_before_the_answer() {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        const LATER: Duration = Duration::from_millis(300);
         let faults = Faults::new(1);
         faults.add(Rule::new(Fault::Latency { millis: 300 }).to("GET", "/slow"));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("bound");
-        let router = faults.around(Router::new().fallback(|| async { "done" }));
-        tokio::spawn(async move { axum::serve(listener, router).await });
+        let double = served(&faults).await;
         let began = std::time::Instant::now();
-        let mut connection = tokio::net::TcpStream::connect(address).await.expect("it listens");
-        connection.write_all(b"GET /slow HTTP/1.1\r\nHost: double\r\nConnection: close\r\n\r\n").await.expect("asks");
-        let mut answer = String::new();
-        connection.read_to_string(&mut answer).await.expect("answers");
-        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("done"), "{answer}");
-        assert!(began.elapsed() >= LATER, "{:?}", began.elapsed());
+        assert_eq!(ask(&double, "GET /slow", "").await, (200, "done".to_owned()));
+        assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn rules_are_put_added_and_taken_away_over_http() {
+        let double = served(&Faults::new(1)).await;
+        let status = async |path: &str| ask(&double, &format!("GET {path}"), "").await.0;
+        let changed = (204, String::new());
+
+        let rules = r#"[{"path": "/a", "fault": {"kind": "status", "status": 429, "body": {"n": 1}}},
+            {"path": "/b", "fault": {"kind": "status", "status": 503}}]"#;
+        assert_eq!(ask(&double, "PUT /_faults", rules).await, changed);
+        assert_eq!(ask(&double, "GET /a", "").await, (429, r#"{"n":1}"#.to_owned()));
+        assert_eq!(ask(&double, "GET /b", "").await, (503, String::new()), "a rule without a body");
+
+        let rule = r#"{"path": "/c", "times": 1, "fault": {"kind": "status", "status": 500}}"#;
+        assert_eq!(ask(&double, "POST /_faults", rule).await, changed);
+        assert_eq!((status("/c").await, status("/c").await, status("/a").await), (500, 200, 429), "one more");
+
+        let unknown = r#"{"paht": "/d", "fault": {"kind": "status", "status": 500}}"#;
+        assert_eq!(ask(&double, "POST /_faults", unknown).await.0, 422);
+        assert_eq!((status("/d").await, status("/b").await), (200, 503), "what is no rule changes nothing");
+
+        let others = r#"[{"path": "/c", "fault": {"kind": "status", "status": 502}}]"#;
+        assert_eq!(ask(&double, "PUT /_faults", others).await, changed);
+        assert_eq!((status("/a").await, status("/b").await, status("/c").await), (200, 200, 502), "others instead");
+
+        assert_eq!(ask(&double, "DELETE /_faults", "").await, changed);
+        assert_eq!(ask(&double, "GET /c", "").await, (200, "done".to_owned()));
     }
 
     #[test]

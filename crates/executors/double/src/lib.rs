@@ -9,6 +9,6 @@ mod faults;
 mod machine;
 mod served;
 
-pub use faults::{Fault, Faults, HiddenFor, Rule};
+pub use faults::{Fault, Faults, HiddenFor, Injected, Rule};
 pub use machine::{Line, Machine, Refused, State, Stream, Task};
 pub use served::Served;

@@ -123,6 +123,28 @@ async fn a_stop_by_another_worker_is_seen() {
 }
 
 #[tokio::test]
+async fn a_slow_stop_ends_it_late_and_is_a_kill_without_grace() {
+    let fixture = fixture();
+    let labels = json!({"mock.fail": "slow_stop", "mock.stop_delay": "300ms", "mock.duration": "1h"});
+    for (grace, least, code) in
+        [(Duration::from_secs(5), Duration::from_millis(300), 143), (Duration::ZERO, Duration::ZERO, 137)]
+    {
+        let (_, id) = fixture.start(labels.clone()).await;
+        let began = Instant::now();
+        fixture.executor.stop(&fixture.host, &id, grace).await.expect("stops");
+        let end = loop {
+            if let Observed::Ended(end) = fixture.state(&fixture.executor, &id).await {
+                break end;
+            }
+            fixture.executor.changed(&fixture.host, LONG).await;
+        };
+        assert_eq!(end.outcome, gantry_core::state::Outcome::Exited(code));
+        let took = began.elapsed();
+        assert!(took >= least && took < Duration::from_secs(10), "{took:?}");
+    }
+}
+
+#[tokio::test]
 async fn faults_happen_where_they_belong() {
     let fixture = fixture();
     for class in ["image_not_found", "image_pull_denied"] {

@@ -7,6 +7,7 @@ use gantry_core::env::Environment;
 use gantry_core::routing::failover::Routing;
 use gantry_core::spec::ResolvedSpec;
 use gantry_core::{ExecutorType, Failure, JobId, Status};
+use rust_decimal::Decimal;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -14,6 +15,7 @@ use uuid::Uuid;
 
 use super::work::{Outcome, Task};
 use crate::admission::{self, Idempotency, Inserted, KeySource, NewJob};
+use crate::costs::{self, Routed};
 use crate::error::{Result, parse};
 use crate::queue::{self, Waiting};
 
@@ -95,20 +97,39 @@ async fn prioritise(tx: &mut sqlx::PgConnection, ids: &[Uuid], priority: i16) ->
     Ok(())
 }
 
-/// Moves jobs into the lines of another executor type. What they waited for at the old one is over.
+/// Moves jobs into the lines of another executor type. What they waited for at the old one is over, and what they were
+/// expected to cost there.
 async fn send_to(tx: &mut sqlx::PgConnection, task: &Task, ids: &[Uuid], executor: ExecutorType) -> Result<()> {
+    let rows = sqlx::query!(
+        "/* bulk::send_to */
+        select id, template, (select spec->'timeout_seconds' from container_job_specs where job_id = j.id) as timeout
+        from container_jobs j where id = any($1)",
+        ids
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let (ids, routed): (Vec<Uuid>, Vec<Routed>) = rows
+        .into_iter()
+        .map(|row| {
+            let (template, timeout) = (row.template.map(Into::into), costs::timeout(row.timeout));
+            (row.id, Routed { tenant: task.tenant, template, executor, timeout })
+        })
+        .unzip();
+    let estimates = costs::estimates(tx, &routed).await?;
     sqlx::query!(
         "/* bulk::send_to */
-        update container_jobs
+        update container_jobs j
         set executor_type = $2::text::executor_type,
             routing_reason = 'moved from ' || executor_type::text || ' by ' || $3 || ' (bulk operation ' || $4 || ')',
             parked_until = case when waiting_reason in ('host_full', 'host_unavailable', 'no_host', 'no_worker') then null else parked_until end,
-            waiting_reason = case when waiting_reason in ('host_full', 'host_unavailable', 'no_host', 'no_worker') then null else waiting_reason end
-        where id = any($1)",
-        ids,
+            waiting_reason = case when waiting_reason in ('host_full', 'host_unavailable', 'no_host', 'no_worker') then null else waiting_reason end,
+            estimated_cost = m.estimate
+        from unnest($1::uuid[], $5::numeric[]) as m(job_id, estimate) where j.id = m.job_id",
+        &ids,
         executor.as_str(),
         task.actor,
-        task.id.to_string()
+        task.id.to_string(),
+        &estimates as &[Option<Decimal>]
     )
     .execute(&mut *tx)
     .await?;

@@ -1,15 +1,18 @@
 //! Jobs that their place refused: read and moved within the recorder's transaction.
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use gantry_core::message::{Ended, Report, ReportKind, ReportedOutcome};
 use gantry_core::routing::failover::{Reach, Refusal, Rerouted, Routing};
 use gantry_core::{ExecutorType, FailureClass, JobId, TenantId};
+use rust_decimal::Decimal;
 use serde::Deserialize;
 use serde_json::json;
 use uuid::Uuid;
 
 use super::Locked;
+use crate::costs::{self, Routed};
 use crate::error::Result;
 use crate::hosts;
 
@@ -27,8 +30,20 @@ pub struct Failover {
 /// What refused jobs can do next.
 #[derive(Default)]
 pub(super) struct Ways {
-    routings: HashMap<JobId, Routing>,
+    ways: HashMap<JobId, Way>,
     hosts: Vec<(Option<TenantId>, ExecutorType, bool)>,
+}
+
+/// Where a job may run, and for how long.
+struct Way {
+    routing: Routing,
+    timeout: Duration,
+}
+
+/// Where a job goes on, and what its estimate there depends on.
+pub(super) struct Move {
+    pub(super) to: Rerouted,
+    routed: Routed,
 }
 
 /// The refusal that an end is: of an attempt that was certainly never launched, and that nobody had stopped or given up.
@@ -62,29 +77,34 @@ pub(super) async fn read_ways(
         return Ok(Ways::default());
     }
     let rows = sqlx::query!(
-        "/* reports::read_ways */ select job_id, routing from container_job_specs where job_id = any($1)",
+        "/* reports::read_ways */
+        select job_id, routing, spec->'timeout_seconds' as timeout from container_job_specs where job_id = any($1)",
         &refused.keys().map(|job| job.uuid()).collect::<Vec<_>>()
     )
     .fetch_all(&mut *tx)
     .await?;
     // A way that this version cannot read leads nowhere: the job is tried again where it was.
     let read = |row: serde_json::Value| Routing::deserialize(row).unwrap_or_default();
-    let mut routings: HashMap<JobId, Routing> =
-        rows.into_iter().map(|row| (row.job_id.into(), read(row.routing))).collect();
-    routings.retain(|job, routing| refused.get(job).is_some_and(|(_, present)| routing.has_others(*present)));
-    if routings.is_empty() {
+    let mut ways: HashMap<JobId, Way> = rows
+        .into_iter()
+        .map(|row| (row.job_id.into(), Way { routing: read(row.routing), timeout: costs::timeout(row.timeout) }))
+        .collect();
+    ways.retain(|job, way| refused.get(job).is_some_and(|(_, present)| way.routing.has_others(*present)));
+    if ways.is_empty() {
         return Ok(Ways::default());
     }
     let tenants: BTreeSet<TenantId> =
-        routings.keys().filter_map(|job| refused.get(job)).map(|(tenant, _)| *tenant).collect();
-    Ok(Ways { routings, hosts: hosts::reach_within(tx, &Vec::from_iter(tenants)).await? })
+        ways.keys().filter_map(|job| refused.get(job)).map(|(tenant, _)| *tenant).collect();
+    Ok(Ways { ways, hosts: hosts::reach_within(tx, &Vec::from_iter(tenants)).await? })
 }
 
 impl Ways {
     /// Where a job goes on whose attempt ended like this; none if it does not.
-    pub(super) fn next(&self, report: &Report, ended: &Ended, row: &Locked) -> Option<Rerouted> {
-        let routing = self.routings.get(&report.token.job)?;
-        routing.refused(refusal(report, ended, row)?, &self.reach(row.tenant))
+    pub(super) fn next(&self, report: &Report, ended: &Ended, row: &Locked) -> Option<Move> {
+        let way = self.ways.get(&report.token.job)?;
+        let to = way.routing.refused(refusal(report, ended, row)?, &self.reach(row.tenant))?;
+        let routed = Routed { tenant: row.tenant, template: row.template, executor: to.executor, timeout: way.timeout };
+        Some(Move { to, routed })
     }
 
     fn reach(&self, tenant: TenantId) -> Reach {
@@ -96,28 +116,34 @@ impl Ways {
     }
 }
 
-/// Moves jobs whose ends were written as retries.
-pub(super) async fn hand_on(tx: &mut sqlx::PgConnection, moves: &[(JobId, &Rerouted)]) -> Result<()> {
+/// Moves jobs whose ends were written as retries. What was expected of the place that refused them is no measure for the
+/// next: they are estimated anew.
+pub(super) async fn hand_on(tx: &mut sqlx::PgConnection, moves: &[(JobId, &Move)]) -> Result<()> {
     if moves.is_empty() {
         return Ok(());
     }
+    let routed: Vec<Routed> = moves.iter().map(|(_, next)| next.routed).collect();
+    let estimates = costs::estimates(tx, &routed).await?;
     let jobs: Vec<Uuid> = moves.iter().map(|(job, _)| job.uuid()).collect();
-    let executors: Vec<&str> = moves.iter().map(|(_, next)| next.executor.as_str()).collect();
-    let reasons: Vec<&str> = moves.iter().map(|(_, next)| next.reason.as_str()).collect();
-    let routings: Vec<serde_json::Value> = moves.iter().map(|(_, next)| json!(next.routing)).collect();
+    let executors: Vec<&str> = moves.iter().map(|(_, next)| next.to.executor.as_str()).collect();
+    let reasons: Vec<&str> = moves.iter().map(|(_, next)| next.to.reason.as_str()).collect();
+    let routings: Vec<serde_json::Value> = moves.iter().map(|(_, next)| json!(next.to.routing)).collect();
     sqlx::query!(
         "/* reports::hand_on */
         with m as (
-            select * from unnest($1::uuid[], $2::text[], $3::text[], $4::jsonb[]) as m(job_id, executor, reason, routing)
+            select * from unnest($1::uuid[], $2::text[], $3::text[], $4::jsonb[], $5::numeric[])
+                as m(job_id, executor, reason, routing, estimate)
         ), s as (
             update container_job_specs s set routing = m.routing from m where s.job_id = m.job_id
         )
-        update container_jobs j set executor_type = m.executor::executor_type, routing_reason = m.reason
+        update container_jobs j
+        set executor_type = m.executor::executor_type, routing_reason = m.reason, estimated_cost = m.estimate
         from m where j.id = m.job_id",
         &jobs,
         &executors as &[&str],
         &reasons as &[&str],
-        &routings
+        &routings,
+        &estimates as &[Option<Decimal>]
     )
     .execute(&mut *tx)
     .await?;

@@ -55,12 +55,32 @@ impl Refusal {
         Self::new(StatusCode::BAD_REQUEST, "FAILED_PRECONDITION", message)
     }
 
-    pub(super) fn no_room(location: &str) -> Self {
-        let description = "Quota exceeded for total allowable CPU per project per region.";
+    pub(super) fn no_room(location: &str, what: &str) -> Self {
+        let description = format!("Quota exceeded for total allowable {what} per project per region.");
         let violation = json!({ "subject": format!("location:{location}"), "description": description });
         let details = json!({ "@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [violation] });
         let refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, "RESOURCE_EXHAUSTED", description);
         Self { details: vec![details], ..refusal }
+    }
+
+    /// What the service says to this status, for a fault that has no words of its own. Source: "HTTP Mapping" of each
+    /// `google.rpc.Code`.
+    pub(super) fn of(code: StatusCode) -> Self {
+        let status = match code.as_u16() {
+            400 => "INVALID_ARGUMENT",
+            401 => "UNAUTHENTICATED",
+            403 => "PERMISSION_DENIED",
+            404 => "NOT_FOUND",
+            409 => "ABORTED",
+            429 => "RESOURCE_EXHAUSTED",
+            499 => "CANCELLED",
+            500 => "INTERNAL",
+            501 => "UNIMPLEMENTED",
+            503 => "UNAVAILABLE",
+            504 => "DEADLINE_EXCEEDED",
+            _ => "UNKNOWN",
+        };
+        Self::new(code, status, code.canonical_reason().unwrap_or("The request failed."))
     }
 }
 

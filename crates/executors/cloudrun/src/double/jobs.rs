@@ -30,9 +30,10 @@ pub(super) async fn create(
     let id = query.get("jobId").filter(|id| is_name(id)).ok_or_else(|| Refusal::invalid("job_id: invalid name"))?;
     let token = check(&given, id)?;
     if image_of(&given).starts_with(FULL) {
-        return Err(Refusal::no_room(&location));
+        return Err(Refusal::no_room(&location, "CPU"));
     }
-    let name = format!("projects/{project}/locations/{location}/jobs/{id}");
+    let parent = format!("projects/{project}/locations/{location}");
+    let name = format!("{parent}/jobs/{id}");
     let hidden = extensions.get::<HiddenFor>().map(|hidden| Instant::now() + hidden.0);
     let created = now();
     let job = Job {
@@ -52,6 +53,9 @@ pub(super) async fn create(
         let mut state = shared.store.lock();
         if state.jobs.contains_key(&name) {
             return Err(Refusal::exists(&name));
+        }
+        if state.is_full(&parent) {
+            return Err(Refusal::no_room(&location, "Jobs"));
         }
         let rendered = render::job(&name, &job);
         state.jobs.insert(name.clone(), job);

@@ -8,9 +8,10 @@
 //! - `broken.invalid/…` is taken, and its execution fails without ever having a task;
 //! - the project `denied` refuses everybody (`PERMISSION_DENIED`).
 //!
-//! Faults ([`Faults`]) come on top. Where it differs from Google's: enums are always answered by name, which a
-//! client takes as well; a container without a memory limit has none; times of log entries are whole milliseconds, so
-//! that many are equal.
+//! A region holds any number of Jobs, unless [`Double::limit_jobs`] says how many. Faults ([`Faults`]) come on top; a
+//! status without a body is answered in Google's form. Where it differs from Google's: enums are always answered by
+//! name, which a client takes as well; a container without a memory limit has none; times of log entries are whole
+//! milliseconds, so that many are equal.
 
 mod answer;
 mod execution;
@@ -39,6 +40,7 @@ use store::Store;
 /// A running double. It ends when this value is dropped; its containers end with [`Double::remove_containers`].
 pub struct Double {
     served: Served,
+    store: Arc<Store>,
     machine: Machine,
     recorder: Recorder,
 }
@@ -77,10 +79,11 @@ impl Double {
             .await
             .map_err(|error| StartError::Machine { endpoint: docker_endpoint.to_owned(), reason: error.to_string() })?;
         let recorder = Recorder::default();
-        let shared = Shared { store, machine: machine.clone() };
-        let api = router(shared).layer(from_fn_with_state(recorder.clone(), record::record));
-        let served = Served::start(listen, faults.around(api)).await?;
-        Ok(Self { served, machine, recorder })
+        let shared = Shared { store: Arc::clone(&store), machine: machine.clone() };
+        let api = router(shared).layer(from_fn_with_state(recorder.clone(), record::record_done));
+        let all = faults.around(api).layer(from_fn_with_state(recorder.clone(), record::record_injected));
+        let served = Served::start(listen, all).await?;
+        Ok(Self { served, store, machine, recorder })
     }
 
     /// Where it answers, both APIs, without a slash at its end.
@@ -89,7 +92,13 @@ impl Double {
         self.served.url()
     }
 
-    /// The last requests that it did, and its answers to them. Those of faults are not among them.
+    /// From now on a region has room for so many Jobs, and refuses one more as Google does (`RESOURCE_EXHAUSTED`).
+    pub fn limit_jobs(&self, jobs: usize) {
+        self.store.lock().most_jobs = Some(jobs);
+    }
+
+    /// The last requests and their answers, those of faults among them. Of an answer that was lost it is what was
+    /// answered.
     #[must_use]
     pub fn exchanges(&self) -> Vec<Exchange> {
         self.recorder.exchanges()

@@ -24,6 +24,8 @@ pub(super) struct State {
     pub(super) jobs: BTreeMap<String, Job>,
     /// By full name.
     pub(super) operations: BTreeMap<String, Operation>,
+    /// How many Jobs a location may have, if that is bounded.
+    pub(super) most_jobs: Option<usize>,
 }
 
 /// A Job.
@@ -117,6 +119,13 @@ impl State {
     /// A Job that can be seen.
     pub(super) fn job(&self, name: &str) -> Option<&Job> {
         self.jobs.get(name).filter(|job| job.is_visible())
+    }
+
+    /// Whether a location has as many Jobs as it may have, those that cannot be seen yet among them.
+    pub(super) fn is_full(&self, parent: &str) -> bool {
+        let prefix = format!("{parent}/jobs/");
+        let jobs = self.jobs.keys().filter(|name| name.starts_with(&prefix)).count();
+        self.most_jobs.is_some_and(|most| jobs >= most)
     }
 
     /// Changes a Job, if it is still there.

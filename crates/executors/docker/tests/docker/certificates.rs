@@ -35,6 +35,14 @@ impl Authority {
         }
     }
 
+    /// Writes what a server shows, as `server` and `server-key`.
+    pub(crate) fn write_server(&self, folder: &Path) {
+        let (certificate, key) = self.issue();
+        for (name, pem) in [("server", certificate), ("server-key", key)] {
+            std::fs::write(folder.join(name), pem).expect("writes the file");
+        }
+    }
+
     /// A server that takes only clients which this authority has signed, as `dockerd --tlsverify`.
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
         let provider = Arc::new(rustls::crypto::ring::default_provider());

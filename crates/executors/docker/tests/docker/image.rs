@@ -71,6 +71,19 @@ async fn always_means_every_time() {
 }
 
 #[tokio::test]
+async fn never_means_that_no_registry_is_asked() {
+    let (lab, registry) = (Lab::with(json!({ "pull_policy": "never" })), Registry::start().await);
+    let image = push(&registry, &lab.docker().await, "there").await;
+    let before = pulls(&registry, "there");
+    let failure = lab.executor.prepare(&lab.host, &of_image(&image)).await.expect_err("is not pulled");
+    assert_eq!(failure.class, FailureClass::ImageNotFound, "{failure}");
+    assert!(failure.message.contains("configured never to pull"), "{failure}");
+    assert_eq!(pulls(&registry, "there"), before);
+    let there = lab.executor.prepare(&lab.host, &words(&["true"])).await;
+    assert_eq!(there, Ok(String::new()), "what the host has may run");
+}
+
+#[tokio::test]
 async fn an_aborted_pull_is_taken_up_again() {
     let (lab, registry) = (Lab::new(), Registry::start().await);
     let docker = lab.docker().await;
@@ -97,8 +110,4 @@ async fn what_goes_wrong_has_its_class() {
         let failure = lab.executor.prepare(&lab.host, &of_image(&image)).await.expect_err("cannot be pulled");
         assert_eq!(failure.class, class, "{failure}");
     }
-    let never = Lab::with(json!({ "pull_policy": "never" }));
-    let image = format!("{}/nothing/here:1", registry.address);
-    let failure = never.executor.prepare(&never.host, &of_image(&image)).await.expect_err("is not pulled");
-    assert_eq!(failure.class, FailureClass::ImageNotFound, "{failure}");
 }

@@ -142,6 +142,21 @@ async fn a_host_without_its_network_is_not_well() {
 }
 
 #[tokio::test]
+async fn the_hosts_network_is_of_jobs_that_name_none() {
+    let lab = Lab::with(json!({ "network": "none" }));
+    let docker = lab.docker().await;
+    let mode = async |spec| {
+        let id = lab.start(spec).await;
+        let container = docker.inspect_container(&id.0, None).await.expect("it is there");
+        container.host_config.and_then(|config| config.network_mode).expect("inspect gives the network")
+    };
+    let mut spec = words(&["true"]);
+    assert_eq!(mode(spec.clone()).await, "none");
+    spec.container.network = Some("default".into());
+    assert_ne!(mode(spec).await, "none", "the job's own comes first");
+}
+
+#[tokio::test]
 async fn words_environment_and_folder_arrive() {
     let lab = Lab::new();
     let mut spec = words(&["-c", r#"echo "$GREETING|$(pwd)""#]);

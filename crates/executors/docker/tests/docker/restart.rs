@@ -1,5 +1,7 @@
 //! An engine that goes down takes its containers along: that is not their own end.
 
+use std::time::Duration;
+
 use gantry_core::FailureClass;
 use gantry_core::state::Outcome;
 use gantry_executor_docker::DockerExecutor;
@@ -47,6 +49,49 @@ async fn an_end_with_the_engine_is_the_engines_fault() {
     engine.stop().await.expect("stops");
 }
 
+/// An engine that is asked to stop ends its containers first, while it still talks to whoever is connected. What it would
+/// tell of their ends then is not told: whoever asks hears nothing until an engine is there that can say what happened.
+#[tokio::test]
+async fn an_engine_that_stops_in_order_is_not_believed() {
+    let data = tempfile::tempdir().expect("a folder");
+    let engine = DockerEngine::start(data.path()).await.expect("an engine of this test's own");
+    engine.import_test_image().await.expect("the test image");
+    let lab = Lab::at(&format!("unix://{}", engine.socket_path().display()), json!({}));
+    let spec = |command| {
+        let mut spec = sh(command);
+        spec.container.image = gantry_servers::TEST_IMAGE.into();
+        spec
+    };
+    let heeds = lab.start(spec("trap 'exit 143' TERM; sleep 100 & wait")).await;
+    // Until it is killed the engine waits.
+    let ignores = lab.start(spec("sleep 100")).await;
+    let both = [heeds, ignores];
+    // Somebody listens, as a worker does.
+    lab.executor.changed(&lab.host, Duration::from_millis(1)).await;
+    for id in &both {
+        assert_eq!(lab.observe(id).await, Observed::Running);
+    }
+
+    let mut stopping = std::pin::pin!(engine.terminate());
+    loop {
+        for (id, state) in lab.executor.observe(&lab.host, &both).await.unwrap_or_default() {
+            assert_eq!(state, Observed::Running, "{id}");
+        }
+        tokio::select! {
+            stopped = &mut stopping => break stopped.expect("stops in order"),
+            () = lab.executor.changed(&lab.host, Duration::from_millis(20)) => {}
+        }
+    }
+    let engine = DockerEngine::start(data.path()).await.expect("the engine again");
+    for id in &both {
+        let Observed::Ended(end) = lab.observe(id).await else { panic!("it went down with the engine") };
+        let Outcome::Failed(failure) = &end.outcome else { panic!("not its own end: {end:?}") };
+        assert_eq!((failure.class, failure.exit_code), (FailureClass::BackendError, None), "{failure}");
+    }
+    drop(lab);
+    engine.stop().await.expect("stops");
+}
+
 /// It ends well while no engine looks, and what it printed meanwhile is lost with the engine.
 #[tokio::test]
 async fn a_log_that_the_engine_lost_is_told_to_be_cut() {
@@ -60,11 +105,11 @@ async fn a_log_that_the_engine_lost_is_told_to_be_cut() {
     let (_, whole) = lab.run(spec.clone()).await;
     assert!(!whole.log_cut, "{whole:?}");
     // Somebody listens, as a worker does.
-    lab.executor.changed(&lab.host, std::time::Duration::from_millis(1)).await;
+    lab.executor.changed(&lab.host, Duration::from_millis(1)).await;
     let running = lab.start(spec.clone()).await;
     engine.crash().await.expect("is killed");
     // It has ended by itself by then: it takes 4 s, and there is no engine to ask.
-    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
     let engine = DockerEngine::start(data.path()).await.expect("the engine again");
     let Observed::Ended(end) = lab.observe(&running).await else { panic!("it is over") };
     assert!(end.log_cut, "{end:?}");

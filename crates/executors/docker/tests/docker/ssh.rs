@@ -64,10 +64,13 @@ impl Sshd {
         sshd
     }
 
-    /// As root, whose the engine is, and who runs these tests.
     pub(crate) fn connection(&self) -> Value {
-        let (address, socket) = (&self.relay.address, endpoint());
-        let socket = socket.trim_start_matches("unix://");
+        self.connection_to(endpoint().trim_start_matches("unix://"))
+    }
+
+    /// As root, whose the engine is, and who runs these tests.
+    pub(crate) fn connection_to(&self, socket: &str) -> Value {
+        let address = &self.relay.address;
         json!({ "endpoint": format!("ssh://root@{address}{socket}"), "ssh": { "key": "key", "known_hosts": "known" } })
     }
 

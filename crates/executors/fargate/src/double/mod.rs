@@ -7,7 +7,8 @@
 //! documents. Those words are Gantry's own reading of AWS' documents, and no evidence of what AWS says.
 //!
 //! In front of it this adds what ministack leaves out: the idempotence of RunTask, as AWS documents it, and on request a
-//! task that ECS is slow to show. [`Faults`] around it bring the rest: throttling, lost answers, no capacity.
+//! task that ECS is slow to show. [`Faults`] around it bring the rest: throttling, lost answers, no capacity. A status of
+//! 400, 403, 500 or 503 without a body is answered as AWS' common error of that status.
 
 mod tokens;
 
@@ -18,11 +19,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::{Bytes, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use gantry_double::{Faults, HiddenFor, Served};
+use gantry_double::{Faults, HiddenFor, Injected, Served};
 use serde_json::{Value, json};
 use tokens::{Claim, Tokens};
 
@@ -54,7 +56,7 @@ pub struct Exchange {
     pub status: u16,
     /// The answer's body.
     pub answer: Value,
-    /// When it came.
+    /// When the request came.
     pub at: Instant,
 }
 
@@ -98,8 +100,9 @@ impl Double {
         };
         ecs.pass(&create).await.map_err(io::Error::other)?;
         let faults = Faults::new(0);
-        let router = Router::new().fallback(answer).with_state(Arc::clone(&ecs));
-        Ok(Self { served: Served::start(listen, faults.around(router)).await?, faults, ecs })
+        let router = faults.around(Router::new().fallback(answer).with_state(Arc::clone(&ecs)));
+        let router = router.layer(from_fn_with_state(Arc::clone(&ecs), note_injected));
+        Ok(Self { served: Served::start(listen, router).await?, faults, ecs })
     }
 
     /// Where it answers.
@@ -114,7 +117,7 @@ impl Double {
         &self.faults
     }
 
-    /// What was asked and answered so far; faults that answered themselves are not among it.
+    /// What was asked and answered so far, by faults too. Of an answer that was lost it is what was answered.
     #[must_use]
     pub fn exchanges(&self) -> Vec<Exchange> {
         lock(&self.ecs.exchanges).iter().cloned().collect()
@@ -154,9 +157,10 @@ impl Double {
 }
 
 async fn answer(State(ecs): State<Arc<Ecs>>, request: Request) -> Response {
+    let at = Instant::now();
     let (parts, body) = request.into_parts();
     let hidden = parts.extensions.get::<HiddenFor>().map(|hidden| hidden.0);
-    let target = parts.headers.get(TARGET).and_then(|target| target.to_str().ok()).unwrap_or_default().to_owned();
+    let target = target(&parts.headers);
     let Ok(body) = to_bytes(body, MOST).await else { return StatusCode::PAYLOAD_TOO_LARGE.into_response() };
     let Ok(body) = serde_json::from_slice(&body) else { return StatusCode::BAD_REQUEST.into_response() };
     let asked = Asked { target, headers: parts.headers, body };
@@ -168,10 +172,52 @@ async fn answer(State(ecs): State<Arc<Ecs>>, request: Request) -> Response {
                 (StatusCode::BAD_GATEWAY, json!({ "__type": "ServerException", "message": error.to_string() }))
             }
         };
-        ecs.note(asked, status, &body);
-        (status, [(header::CONTENT_TYPE, "application/x-amz-json-1.1")], Bytes::from(body.to_string())).into_response()
+        ecs.note(asked, at, status, &body);
+        written(status, &body)
     });
     done.await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+}
+
+/// Around the faults: what they answer themselves never comes to [`answer`], and is noted here. Only that: an answer
+/// that is lost cannot be read.
+async fn note_injected(State(ecs): State<Arc<Ecs>>, request: Request, next: Next) -> Response {
+    let at = Instant::now();
+    let (parts, body) = request.into_parts();
+    let Ok(sent) = to_bytes(body, MOST).await else { return StatusCode::PAYLOAD_TOO_LARGE.into_response() };
+    let (target, headers) = (target(&parts.headers), parts.headers.clone());
+    let response = next.run(Request::from_parts(parts, Body::from(sent.clone()))).await;
+    let injected = response.extensions().get::<Injected>().copied();
+    let Some(Injected { has_body }) = injected else { return response };
+    let status = response.status();
+    let body = if has_body {
+        let said = to_bytes(response.into_body(), MOST).await.unwrap_or_default();
+        serde_json::from_slice(&said).unwrap_or_default()
+    } else {
+        common_error(status)
+    };
+    let asked = Asked { target, headers, body: serde_json::from_slice(&sent).unwrap_or_default() };
+    ecs.note(asked, at, status, &body);
+    written(status, &body)
+}
+
+/// What AWS says to this status, for a fault that has no words of its own. Source: "Common Errors", Amazon ECS API
+/// Reference.
+fn common_error(status: StatusCode) -> Value {
+    let code = match status.as_u16() {
+        400 => "ThrottlingException",
+        403 => "AccessDeniedException",
+        503 => "ServiceUnavailable",
+        _ => "InternalFailure",
+    };
+    json!({ "__type": code, "message": status.canonical_reason().unwrap_or("The request failed.") })
+}
+
+fn target(headers: &HeaderMap) -> String {
+    headers.get(TARGET).and_then(|target| target.to_str().ok()).unwrap_or_default().to_owned()
+}
+
+fn written(status: StatusCode, body: &Value) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/x-amz-json-1.1")], Bytes::from(body.to_string())).into_response()
 }
 
 impl Ecs {
@@ -257,13 +303,13 @@ impl Ecs {
         arn.as_str().and_then(|arn| lock(&self.hidden).get(arn).copied()).is_some_and(|until| Instant::now() < until)
     }
 
-    fn note(&self, asked: Asked, status: StatusCode, answer: &Value) {
+    fn note(&self, asked: Asked, at: Instant, status: StatusCode, answer: &Value) {
         let mut exchanges = lock(&self.exchanges);
         if exchanges.len() >= KEPT {
             exchanges.pop_front();
         }
         let (status, answer) = (status.as_u16(), answer.clone());
-        exchanges.push_back(Exchange { target: asked.target, request: asked.body, status, answer, at: Instant::now() });
+        exchanges.push_back(Exchange { target: asked.target, request: asked.body, status, answer, at });
     }
 }
 

@@ -13,6 +13,18 @@ from botocore.parsers import create_parser
 from botocore.validate import ParamValidator
 
 SERVICES = {"AmazonEC2ContainerServiceV20141113": "ecs", "Logs_20140328": "logs"}
+# The errors that every operation has and no model names, and their HTTP status. Source: "Common Errors", Amazon ECS API
+# Reference.
+COMMON = {
+    "AccessDeniedException": {400, 403},
+    "ExpiredTokenException": {400, 403},
+    "InternalFailure": {500},
+    "RequestExpired": {400},
+    "ServiceUnavailable": {503},
+    "ThrottlingException": {400},
+    "UnrecognizedClientException": {400, 403},
+    "ValidationError": {400},
+}
 session = botocore.session.Session()
 models = {}
 faults, checked = set(), set()
@@ -59,7 +71,11 @@ def check_answer(name, model, operation, status, answer):
         return
     code = parser.parse(response, operation.output_shape)["Error"]["Code"]
     shape = next((shape for shape in operation.error_shapes if shape.error_code == code), None)
-    if shape is None:
+    if shape is None and status in COMMON.get(code, ()):
+        for member, value in answer.items():
+            if member not in ("__type", "message") or not isinstance(value, str):
+                faults.add(f"{what}, {code}, has {member}: {value!r}")
+    elif shape is None:
         faults.add(f"{what}: {status} {code} is no error of this operation")
     else:
         # The protocol's own: the models of CloudWatch Logs' errors do not name the message.

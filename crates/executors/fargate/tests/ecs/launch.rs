@@ -1,15 +1,15 @@
 //! Launches: tokens, starts that fail, interruptions, credentials.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gantry_core::FailureClass;
 use gantry_core::state::Outcome;
 use gantry_double::{Fault, Rule};
-use gantry_worker::executor::{Executor, Idempotence, LaunchError, Observed};
+use gantry_worker::executor::{Executor, Idempotence, LaunchError};
 use serde_json::json;
 
 use crate::common::{Lab, image_of, marked, sh, words};
-use crate::{launch_of, of, until_ended};
+use crate::{launch_of, of, until_ended, until_running};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_that_failed_to_start_without_containers_is_an_end() {
@@ -49,14 +49,7 @@ async fn a_spot_interruption_is_the_places_doing() {
     // A program that takes SIGTERM for a reason to end well has not done its work.
     let launch = launch_of(sh("trap 'exit 0' TERM; echo begun; sleep 60 & wait"));
     let id = executor.launch(&host, &launch).await.expect("launches");
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !matches!(
-        executor.observe(&host, std::slice::from_ref(&id)).await.expect("answers")[..],
-        [(_, Observed::Running)]
-    ) {
-        assert!(Instant::now() < deadline, "it does not run");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until_running(&executor, &host, &id).await;
     let exchanges = lab.double.exchanges();
     let run = of(&exchanges, "RunTask").pop().expect("it was launched");
     assert_eq!(run.request["capacityProviderStrategy"][0]["capacityProvider"], "FARGATE_SPOT");
@@ -89,6 +82,7 @@ async fn a_throttled_launch_is_tried_again() {
     lab.double.faults().add(Rule::new(Fault::Status { status: 400, body }).containing("one-too-many").times(2));
     let id = executor.launch(&host, &launch_of(marked(sh("exit 3"), "one-too-many"))).await.expect("launches");
     assert_eq!(until_ended(&executor, &host, &id).await.outcome, Outcome::Exited(3));
+    assert_eq!(sent(&lab), [400, 400, 200]);
 }
 
 /// What may have been done is for Gantry to find out: neither the executor nor the SDK sends it again.
@@ -100,11 +94,16 @@ async fn a_launch_of_unknown_outcome_is_sent_once() {
     lab.double.faults().add(Rule::new(Fault::LostResponse).containing("no-answer").times(5));
     let error = executor.launch(&host, &launch).await.expect_err("the answer is lost");
     assert!(matches!(error, LaunchError::MaybeLaunched(_)), "{error}");
-    assert_eq!(of(&lab.double.exchanges(), "RunTask").len(), 1);
+    assert_eq!(sent(&lab), [200], "it was done, and not sent again");
     let launch = launch_of(marked(sh("exit 3"), "own-fault"));
     let body = json!({ "__type": "ServerException", "message": "Service Unavailable." });
     lab.double.faults().add(Rule::new(Fault::Status { status: 503, body }).containing("own-fault").times(1));
     let error = executor.launch(&host, &launch).await.expect_err("a fault of ECS' own");
     assert!(matches!(error, LaunchError::MaybeLaunched(_)), "{error}");
-    assert_eq!(of(&lab.double.exchanges(), "RunTask").len(), 1, "the second never came through");
+    assert_eq!(sent(&lab), [200, 503], "nor was this one");
+}
+
+/// What every RunTask was answered, by ECS or by a fault.
+fn sent(lab: &Lab) -> Vec<u16> {
+    of(&lab.double.exchanges(), "RunTask").iter().map(|exchange| exchange.status).collect()
 }

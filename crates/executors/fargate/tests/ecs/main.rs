@@ -43,6 +43,19 @@ pub(crate) async fn until_ended(executor: &FargateExecutor, host: &Host, id: &Ex
     }
 }
 
+/// Waits until it runs.
+pub(crate) async fn until_running(executor: &FargateExecutor, host: &Host, id: &ExecutionId) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !matches!(
+        executor.observe(host, std::slice::from_ref(id)).await.expect("the double answers")[..],
+        [(_, Observed::Running)]
+    ) {
+        assert!(Instant::now() < deadline, "{id} does not run");
+        // The pace of looking.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// The exchanges of one operation.
 pub(crate) fn of<'a>(exchanges: &'a [Exchange], operation: &str) -> Vec<&'a Exchange> {
     exchanges.iter().filter(|exchange| exchange.target.ends_with(&format!(".{operation}"))).collect()

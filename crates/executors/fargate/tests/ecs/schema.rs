@@ -98,4 +98,12 @@ async fn a_wrong_body_is_seen() {
     is_seen(&logs, |_, answer| answer["events"] = json!([{ "message": "m", "nonsense": 1 }]), "nonsense");
     is_seen(&refused, |_, answer| answer["nonsense"] = json!(1), "nonsense");
     is_seen(&refused, |_, answer| answer["__type"] = json!("NoSuchException"), "NoSuchException");
+
+    let mut throttled = refused.clone();
+    throttled.answer = json!({ "__type": "ThrottlingException", "message": "Rate exceeded" });
+    check(std::slice::from_ref(&throttled)).unwrap_or_else(|said| panic!("AWS' common errors are errors: {said}"));
+    is_seen(&throttled, |_, answer| answer["nonsense"] = json!(1), "nonsense");
+    is_seen(&throttled, |_, answer| answer["message"] = json!(1), "message");
+    throttled.status = 503;
+    is_seen(&throttled, |_, _| {}, "503 ThrottlingException");
 }

@@ -8,6 +8,7 @@ mod common;
 
 mod definitions;
 mod late;
+mod observe;
 mod once;
 mod sdk;
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use gantry_core::{FailureClass, FleetId};
 use gantry_double::{Fault, Faults, Rule};
@@ -64,6 +65,25 @@ async fn a_start_that_was_refused_with_429_is_no_start() {
     assert_eq!(runs.len(), 1, "{runs:?}");
     assert_eq!(runs[0]["id"], id.0);
     assert_eq!(runs[0]["environment_variables"]["GANTRY_EXTERNAL_NAME"], launch.name);
+    double.end().await.expect("ends");
+}
+
+/// A start whose answer takes its time is waited for, and is one start.
+#[tokio::test]
+async fn a_start_that_is_answered_late_is_waited_for() {
+    let (faults, later) = (Faults::new(1), Duration::from_millis(1_500));
+    faults.add(Rule::new(Fault::Latency { millis: 1_500 }).to("POST", "/start").times(1));
+    let double = double(faults).await;
+    let (executor, host) = (executor(), host_at(&double.url(), "main"));
+    let launch = launch_of(FleetId::new(), sh("exit 0"));
+    executor.prepare(&host, &launch.spec).await.expect("can be prepared");
+    let began = Instant::now();
+    let id = executor.launch(&host, &launch).await.expect("the answer comes");
+    assert!(began.elapsed() >= later, "{:?}", began.elapsed());
+    assert_eq!(arrived(&double, "/start"), 1, "it was sent once");
+    let runs = runs(&double).await;
+    assert_eq!(runs.len(), 1, "{runs:?}");
+    assert_eq!(runs[0]["id"], id.0);
     double.end().await.expect("ends");
 }
 
