@@ -61,10 +61,7 @@ async fn what_was_kept_long_enough_leaves_and_nothing_else_does() {
     fleet.reaches(running, "running").await;
     let later = jobs::with(jobs::mock(&[]), json!({ "not_before": "2999-01-01T00:00:00Z" }));
     let pending = client.submit(&later).await;
-    eventually(PATIENCE, async || {
-        fleet.scalar::<i64>("select count(*) from outbox").await == 0
-    })
-    .await;
+    eventually(PATIENCE, async || fleet.scalar::<i64>("select count(*) from outbox").await == 0).await;
     dispatcher.stop().await;
     recorder.stop().await;
 
