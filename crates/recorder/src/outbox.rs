@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use gantry_broker::Outgoing;
-use gantry_core::JobId;
+use gantry_core::{JobId, OutboxId};
 use gantry_runtime::Shutdown;
 use gantry_store::events::{self, Batch, Committed, Rest};
 use gantry_store::reach::Looks;
@@ -43,14 +43,14 @@ pub(crate) async fn publish_left_over(parts: &Parts, shutdown: &Shutdown) {
         }
         pause = POLL;
         let look = looks.begin();
-        match events::unpublished(&parts.store, look.reach, LEFT_OVER_SECONDS, BATCH as i64).await {
-            // After an outage there are many: no pause behind a full batch, unless some of it is still to be done.
+        match events::unpublished(&parts.store, look.reach, LEFT_OVER_SECONDS, BATCH).await {
             Ok(batches) => {
                 let done = publish(parts, &batches).await;
-                match events_in(&batches) < BATCH {
-                    true => looks.end(look),
-                    false if done => pause = Duration::ZERO,
-                    false => {}
+                // After an outage there are many: no pause behind a full batch, unless some of it is still to be done.
+                if events_in(&batches) < BATCH {
+                    looks.end(look);
+                } else if done {
+                    pause = Duration::ZERO;
                 }
             }
             Err(error) => tracing::warn!(%error, "cannot read the outbox now, trying again"),
@@ -58,7 +58,7 @@ pub(crate) async fn publish_left_over(parts: &Parts, shutdown: &Shutdown) {
     }
 }
 
-/// Those that can be published: the others are not to keep the poll from what is behind them.
+/// Those that can be published.
 fn events_in(batches: &[Batch]) -> usize {
     batches.iter().map(|batch| batch.events.len()).sum()
 }
@@ -80,41 +80,86 @@ async fn publish(parts: &Parts, batches: &[Batch]) -> bool {
         })
         .unzip();
     let results = parts.publisher.publish_all(messages).await;
-    let confirmed: HashSet<(JobId, i32)> =
-        told.into_iter().zip(&results).filter(|(_, result)| result.is_ok()).map(|(key, _)| key).collect();
-    if let Some(error) = results.into_iter().find_map(Result::err) {
-        tracing::warn!(%error, events = events.len() - confirmed.len(), "events were not published, and will be again");
-    }
+    let taken = told.into_iter().zip(&results).filter(|(_, result)| result.is_ok());
+    let confirmed: HashSet<(JobId, i32)> = taken.map(|(key, _)| key).collect();
+    let refused = events.len() - results.iter().filter(|result| result.is_ok()).count();
     gantry_runtime::metrics::batch("publish_events", events.len());
-    metrics::published(confirmed.len(), events.len() - confirmed.len());
-
-    let (mut published, mut rests) = (Vec::new(), Vec::new());
-    let mut all = true;
-    for batch in batches {
-        let refused = batch.events.iter().map(key).filter(|key| !confirmed.contains(key));
-        let left: Vec<(JobId, i32)> = refused.chain(batch.unreadable.iter().copied()).collect();
-        match left.len() {
-            0 => published.push(batch.id),
-            // Nothing of it was confirmed: it stays as it is.
-            all_of_it if all_of_it == batch.events.len() + batch.unreadable.len() => all = false,
-            _ => {
-                all = false;
-                rests.push(Rest { id: batch.id, events: left });
-            }
-        }
+    metrics::published(events.len() - refused, refused);
+    if let Some(error) = results.into_iter().find_map(Result::err) {
+        tracing::warn!(%error, events = refused, "events were not published, and will be again");
     }
-    if published.is_empty() && rests.is_empty() {
+    let (published, rests) = settle(batches, &confirmed);
+    if !(published.is_empty() && rests.is_empty())
+        && let Err(error) = events::mark_published(&parts.store, &published, &rests).await
+    {
+        tracing::warn!(%error, events = confirmed.len(), "published events are still in the outbox, and will be published again");
         return false;
     }
-    match events::mark_published(&parts.store, &published, &rests).await {
-        Ok(()) => all,
-        Err(error) => {
-            tracing::warn!(%error, events = confirmed.len(), "published events could not be marked, and will be published again");
-            false
+    refused == 0
+}
+
+/// The rows that leave the outbox when RabbitMQ has confirmed these events, and what is left of those of which it has a
+/// part. One of which it has nothing stays as it is: nobody rewrites the outbox during an outage.
+fn settle(batches: &[Batch], confirmed: &HashSet<(JobId, i32)>) -> (Vec<OutboxId>, Vec<Rest>) {
+    let (mut published, mut rests) = (Vec::new(), Vec::new());
+    for Batch { id, events, unreadable } in batches {
+        let mut left: Vec<(JobId, i32)> = events.iter().map(key).filter(|key| !confirmed.contains(key)).collect();
+        let told = events.len() - left.len();
+        left.extend(unreadable);
+        if left.is_empty() {
+            published.push(*id);
+        } else if told > 0 {
+            rests.push(Rest { id: *id, events: left });
         }
     }
+    (published, rests)
 }
 
 fn key(event: &Committed) -> (JobId, i32) {
     (event.data.job_id, event.data.sequence)
+}
+
+#[cfg(test)]
+mod tests {
+    use gantry_core::message::JobEvent;
+    use gantry_core::{ExecutorType, Status, TenantId};
+
+    use super::*;
+
+    fn event(job_id: JobId, sequence: i32) -> Committed {
+        let data = JobEvent {
+            job_id,
+            tenant_id: TenantId::new(),
+            name: "job".to_owned(),
+            status: Status::Completed,
+            executor_type: ExecutorType::Mock,
+            attempt: 1,
+            sequence,
+            exit_code: None,
+            failure: None,
+        };
+        Committed { kind: "completed".to_owned(), at: Default::default(), data }
+    }
+
+    #[test]
+    fn a_row_is_rewritten_only_if_rabbitmq_took_a_part_of_it() {
+        let (job, id) = (JobId::new(), OutboxId::new());
+        let keys = |sequences: &[i32]| -> Vec<(JobId, i32)> { sequences.iter().map(|n| (job, *n)).collect() };
+        let settled = |events: &[i32], unreadable: &[i32], confirmed: &[i32]| {
+            let events = events.iter().map(|n| event(job, *n)).collect();
+            let row = Batch { id, events, unreadable: keys(unreadable) };
+            settle(&[row], &keys(confirmed).into_iter().collect())
+        };
+        let rest = |sequences: &[i32]| (Vec::<OutboxId>::new(), vec![Rest { id, events: keys(sequences) }]);
+        let as_it_is = (Vec::<OutboxId>::new(), Vec::<Rest>::new());
+        let gone = (vec![id], Vec::<Rest>::new());
+
+        assert_eq!(settled(&[1, 3], &[], &[]), as_it_is, "RabbitMQ is away");
+        assert_eq!(settled(&[1, 3], &[], &[3]), rest(&[1]));
+        assert_eq!(settled(&[1, 3], &[], &[1, 3]), gone);
+        assert_eq!(settled(&[1, 3], &[2], &[]), as_it_is);
+        assert_eq!(settled(&[1, 3], &[2], &[1, 3]), rest(&[2]), "it waits for a version that can read it");
+        assert_eq!(settled(&[], &[2], &[]), as_it_is);
+        assert_eq!(settled(&[], &[], &[]), gone, "its jobs were deleted by hand");
+    }
 }

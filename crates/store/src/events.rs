@@ -2,12 +2,12 @@
 //! events, which goes once RabbitMQ has them.
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use gantry_core::JobId;
 use gantry_core::message::{CloudEvent, EventKind, JobEvent};
+use gantry_core::{JobId, OutboxId};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::error::{Result, from_json};
+use crate::error::{Error, Result, from_json};
 use crate::reach::Reach;
 use crate::tx::Store;
 
@@ -55,29 +55,30 @@ impl Committed {
 /// The events of one transaction, as a row of the outbox names them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// The row's.
-    pub id: Uuid,
+    /// The row.
+    pub id: OutboxId,
     /// Those that can be published.
     pub events: Vec<Committed>,
     /// Those that this version cannot read, by job and sequence.
     pub unreadable: Vec<(JobId, i32)>,
 }
 
-/// What is left of a row of the outbox whose events were published.
+/// What is left of a row of the outbox when some of its events are published.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rest {
-    /// The row's.
-    pub id: Uuid,
+    /// The row.
+    pub id: OutboxId,
     /// Those that RabbitMQ has not got, by job and sequence.
     pub events: Vec<(JobId, i32)>,
 }
 
-/// Writes events; returns them as committed. An event that is there already is left as it is.
+/// Writes events, and the row of the outbox that names them; returns them as committed. An event that is there already is
+/// left as it is, and not named again.
 pub(crate) async fn insert(tx: &mut sqlx::PgConnection, events: &[NewEvent]) -> Result<Option<Batch>> {
     if events.is_empty() {
         return Ok(None);
     }
-    let id = Uuid::now_v7();
+    let id = OutboxId::new();
     let jobs: Vec<Uuid> = events.iter().map(|event| event.data.job_id.uuid()).collect();
     let sequences: Vec<i32> = events.iter().map(|event| event.data.sequence).collect();
     let tenants: Vec<Uuid> = events.iter().map(|event| event.data.tenant_id.uuid()).collect();
@@ -94,7 +95,7 @@ pub(crate) async fn insert(tx: &mut sqlx::PgConnection, events: &[NewEvent]) -> 
             on conflict (job_id, sequence) do nothing returning job_id, sequence
         ), told as (
             insert into outbox (id, jobs, sequences)
-            select $7, array_agg(job_id), array_agg(sequence) from written having count(*) > 0)
+            select $7::uuid, array_agg(job_id), array_agg(sequence) from written having count(*) > 0)
         select now() as "now!""#,
         &jobs,
         &sequences,
@@ -102,7 +103,7 @@ pub(crate) async fn insert(tx: &mut sqlx::PgConnection, events: &[NewEvent]) -> 
         &executors,
         &kinds,
         &data,
-        id
+        id.uuid()
     )
     .fetch_one(&mut *tx)
     .await?;
@@ -112,37 +113,68 @@ pub(crate) async fn insert(tx: &mut sqlx::PgConnection, events: &[NewEvent]) -> 
 }
 
 /// Rows of the outbox, oldest first, that nobody has published for `older_than_seconds`: their recorder died, or RabbitMQ
-/// was away. So many that they name `limit` events, or all.
-pub async fn unpublished(store: &Store, reach: Reach, older_than_seconds: f64, limit: i64) -> Result<Vec<Batch>> {
+/// was away. So many that `limit` of their events can be published, or all: those that this version cannot read keep
+/// nobody from what is behind them.
+pub async fn unpublished(store: &Store, reach: Reach, older_than_seconds: f64, limit: usize) -> Result<Vec<Batch>> {
+    let mut batches: Vec<Batch> = Vec::new();
+    let mut behind = (DateTime::<Utc>::UNIX_EPOCH, Uuid::nil());
+    loop {
+        let (found, last) = read(store, reach, older_than_seconds, behind, limit).await?;
+        batches.extend(found);
+        let readable: usize = batches.iter().map(|batch| batch.events.len()).sum();
+        match last {
+            Some(last) if readable < limit => behind = last,
+            _ => return Ok(batches),
+        }
+    }
+}
+
+/// When a row of the outbox was written, and its id: its place among the others.
+type Place = (DateTime<Utc>, Uuid);
+
+/// The rows behind a place, so many that they name `limit` events; with the place of the last, if more may follow.
+async fn read(
+    store: &Store,
+    reach: Reach,
+    older_than_seconds: f64,
+    behind: Place,
+    limit: usize,
+) -> Result<(Vec<Batch>, Option<Place>)> {
     let rows = store
         .read(
             "events::unpublished",
             sqlx::query!(
                 r#"/* events::unpublished */
-        select o.id, k.job_id as "job_id!", k.sequence as "sequence!", e.kind as "kind?", e.data as "data?",
-            e.created_at as "created_at?"
+        select o.id as "id!", o.created_at as "written!", k.job_id as "job_id!", k.sequence as "sequence!",
+            e.kind as "kind?", e.data as "data?", e.created_at as "created_at?"
         from (
             select *, sum(cardinality(jobs)) over (order by created_at, id) - cardinality(jobs) as before
             from (
                 select * from outbox
                 where created_at < now() - make_interval(secs => $1)
                   and created_at > coalesce(now() - make_interval(secs => $3), '-infinity')
+                  and (created_at, id) > ($4::timestamptz, $5::uuid)
                 order by created_at, id limit $2) oldest
         ) o
         cross join unnest(o.jobs, o.sequences) with ordinality as k(job_id, sequence, place)
         left join job_events e on e.job_id = k.job_id and e.sequence = k.sequence
         where o.before < $2 order by o.created_at, o.id, k.place"#,
                 older_than_seconds,
-                limit,
-                reach.seconds()
+                limit as i64,
+                reach.seconds(),
+                behind.0,
+                behind.1
             )
             .fetch_all(store.pool()),
         )
         .await?;
+    let last = rows.last().filter(|_| rows.len() >= limit).map(|row| (row.written, row.id));
     let mut batches: Vec<Batch> = Vec::new();
+    let mut problem: Option<Error> = None;
     for row in rows {
-        if batches.last().is_none_or(|batch| batch.id != row.id) {
-            batches.push(Batch { id: row.id, events: Vec::new(), unreadable: Vec::new() });
+        let id = OutboxId::from(row.id);
+        if batches.last().is_none_or(|batch| batch.id != id) {
+            batches.push(Batch { id, events: Vec::new(), unreadable: Vec::new() });
         }
         // Its job was deleted by hand: there is nothing to tell of any more.
         let (Some(batch), Some(kind), Some(data), Some(at)) = (batches.last_mut(), row.kind, row.data, row.created_at)
@@ -153,18 +185,23 @@ pub async fn unpublished(store: &Store, reach: Reach, older_than_seconds: f64, l
             Ok(data) => batch.events.push(Committed { kind, at, data }),
             // Its neighbours go on.
             Err(error) => {
-                tracing::error!(%error, "an event of the outbox cannot be read by this version");
                 batch.unreadable.push((row.job_id.into(), row.sequence));
+                problem = problem.or(Some(error));
             }
         }
     }
-    Ok(batches)
+    if let Some(error) = problem {
+        let events: usize = batches.iter().map(|batch| batch.unreadable.len()).sum();
+        tracing::error!(%error, events, "events of the outbox cannot be read by this version");
+    }
+    Ok((batches, last))
 }
 
 /// Takes from the outbox what RabbitMQ confirmed: the rows in `published`, and all but the rest of others.
-pub async fn mark_published(store: &Store, published: &[Uuid], rests: &[Rest]) -> Result<()> {
-    let left = || rests.iter().flat_map(|rest| rest.events.iter().map(|event| (rest.id, *event)));
-    let rows: Vec<Uuid> = left().map(|(id, _)| id).collect();
+pub async fn mark_published(store: &Store, published: &[OutboxId], rests: &[Rest]) -> Result<()> {
+    let published: Vec<Uuid> = published.iter().map(|id| id.uuid()).collect();
+    let left = || rests.iter().flat_map(|rest| rest.events.iter().map(move |event| (rest.id, *event)));
+    let rows: Vec<Uuid> = left().map(|(id, _)| id.uuid()).collect();
     let jobs: Vec<Uuid> = left().map(|(_, (job, _))| job.uuid()).collect();
     let sequences: Vec<i32> = left().map(|(_, (_, sequence))| sequence).collect();
     store
@@ -181,7 +218,7 @@ pub async fn mark_published(store: &Store, published: &[Uuid], rests: &[Rest]) -
             update outbox o set jobs = rest.jobs, sequences = rest.sequences
             from rest join held on held.id = rest.id where o.id = rest.id)
         delete from outbox o using held where o.id = held.id and o.id = any($1)",
-                published,
+                &published,
                 &rows,
                 &jobs,
                 &sequences
