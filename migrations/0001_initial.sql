@@ -1105,11 +1105,13 @@ begin
     execute 'create policy fleet on api_keys to gantry_fleet using (true) with check (true)';
 end $$;
 
--- Only the fleet reads it: it names jobs of all tenants.
+-- Only the fleet reads it: it names jobs of all tenants. Whoever inserts a row must see the jobs that it names.
 alter table outbox enable row level security;
 alter table outbox force row level security;
 create policy fleet on outbox to gantry_fleet using (true) with check (true);
-create policy written on outbox for insert to gantry_api with check (true);
+create policy written on outbox for insert to gantry_api with check (not exists (
+    select from unnest(jobs) as n(job_id)
+    where not exists (select from container_jobs j where j.id = n.job_id and j.tenant_id = gantry_tenant())));
 
 grant select, insert, delete on schedules, schedule_runs to gantry_api;
 grant update (cron, time_zone, submission, missed, overlap, revision, paused_at, next_due_at, last_job_id, created_by, updated_at) on schedules to gantry_api;
