@@ -635,13 +635,11 @@ create table job_events (
     kind text not null,
     data jsonb not null,
     created_at timestamptz not null default now(),
-    published_at timestamptz,
     primary key (job_id, sequence),
     constraint job_events_kinds check (kind in ('started', 'retrying', 'completed', 'failed', 'timeout', 'cancelled'))
-) with (fillfactor = 80);
+);
 create unique index job_events_one_end on job_events (job_id) where kind in ('completed', 'failed', 'timeout', 'cancelled');
-create index job_events_unpublished on job_events (created_at) where published_at is null;
-comment on table job_events is 'The outbox: public events, written in the transaction that they tell of.';
+comment on table job_events is 'Public events, written once, in the transaction that they tell of.';
 comment on column job_events.job_id is 'The job.';
 comment on column job_events.sequence is 'Attempt times four plus the kind: grows with the events of a job. The public id is derived from it.';
 comment on column job_events.tenant_id is 'The owner.';
@@ -649,7 +647,22 @@ comment on column job_events.executor_type is 'Part of the routing key.';
 comment on column job_events.kind is 'started, retrying, or the terminal status.';
 comment on column job_events.data is 'The data of the event.';
 comment on column job_events.created_at is 'When it was written.';
-comment on column job_events.published_at is 'When RabbitMQ confirmed it.';
+
+-- A row for each transaction, not for each event: that an event was published costs its job nothing.
+create table outbox (
+    id uuid primary key,
+    jobs uuid[] not null,
+    sequences integer[] not null,
+    created_at timestamptz not null default now(),
+    constraint outbox_names_events check (cardinality(jobs) > 0 and cardinality(jobs) = cardinality(sequences)
+        and array_position(jobs, null) is null and array_position(sequences, null) is null)
+);
+create index outbox_created on outbox (created_at);
+comment on table outbox is 'The events of a transaction that RabbitMQ has not confirmed yet; gone once it has.';
+comment on column outbox.id is 'UUIDv7.';
+comment on column outbox.jobs is 'The jobs of the events.';
+comment on column outbox.sequences is 'Their sequences, in the same order.';
+comment on column outbox.created_at is 'When they were written.';
 
 -- Costs ---------------------------------------------------------------------------------------------------------
 -- One row for a day and what is paid for, so that the costs of the past outlive its jobs and are answered at once. All
@@ -1057,7 +1070,7 @@ grant insert, update on container_jobs, executor_hosts, limits, environment_vari
 grant delete on idempotency_keys to gantry_api;
 -- To let a new limit count what runs already.
 grant update (limits) on container_executions to gantry_api;
-grant insert on container_job_specs, idempotency_keys, job_events, audit_log to gantry_api;
+grant insert on container_job_specs, idempotency_keys, job_events, outbox, audit_log to gantry_api;
 -- To give an attempt up, and nothing else.
 grant update (epoch, abandoned_at, abandoned_by, abandoned_as) on container_executions to gantry_api;
 
@@ -1091,6 +1104,14 @@ begin
     execute 'alter table api_keys enable row level security';
     execute 'create policy fleet on api_keys to gantry_fleet using (true) with check (true)';
 end $$;
+
+-- Only the fleet reads it: it names jobs of all tenants. Whoever inserts a row must see the jobs that it names.
+alter table outbox enable row level security;
+alter table outbox force row level security;
+create policy fleet on outbox to gantry_fleet using (true) with check (true);
+create policy written on outbox for insert to gantry_api with check (not exists (
+    select from unnest(jobs) as n(job_id)
+    where not exists (select from container_jobs j where j.id = n.job_id and j.tenant_id = gantry_tenant())));
 
 grant select, insert, delete on schedules, schedule_runs to gantry_api;
 grant update (cron, time_zone, submission, missed, overlap, revision, paused_at, next_due_at, last_job_id, created_by, updated_at) on schedules to gantry_api;

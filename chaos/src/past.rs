@@ -219,12 +219,15 @@ async fn insert(sql: &PgPool, kind: &Kind, ids: &[JobId]) -> anyhow::Result<()> 
             insert into container_log_chunks (job_id, attempt, stream, byte_offset, sequence, tenant_id, data)
             select id, 1, 'stdout', n, n, tenant, convert_to('line ' || n || chr(10), 'UTF8')
             from place, unnest($1::uuid[]) as o(id), generate_series(1, $6) as n
+        ), untold as (
+            insert into outbox (id, jobs, sequences, created_at)
+            select gen_random_uuid(), array[id], array[7], ended from place, unnest($1::uuid[]) as o(id) where $7
         )
-        insert into job_events (job_id, sequence, tenant_id, executor_type, kind, data, created_at, published_at)
+        insert into job_events (job_id, sequence, tenant_id, executor_type, kind, data, created_at)
         select id, 7, tenant, 'mock', case when $4 then 'completed' else 'retrying' end,
             jsonb_build_object('job_id', id, 'tenant_id', tenant, 'name', $5, 'executor_type', 'mock', 'attempt', 1,
                 'sequence', 7, 'status', case when $4 then 'completed' else 'pending' end),
-            ended, case when not $7 then ended end
+            ended
         from place, unnest($1::uuid[]) as o(id)",
     )
     .bind(&ids)

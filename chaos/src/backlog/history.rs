@@ -51,9 +51,9 @@ pub(super) async fn fill(sql: &PgPool, past: &Past, jobs: usize) -> anyhow::Resu
                     'one line of output'
                 from past
             )
-            insert into job_events (job_id, sequence, tenant_id, executor_type, kind, data, created_at, published_at)
+            insert into job_events (job_id, sequence, tenant_id, executor_type, kind, data, created_at)
             select id, e.sequence, $4, 'mock', case when e.sequence = 1 then 'started' when failed then 'failed' else 'completed' end,
-                '{}', began, ended
+                '{}', began
             from past cross join (values (1), (2)) as e(sequence)",
         )
         .bind(i64::try_from(first)?)

@@ -63,8 +63,7 @@ pub(crate) async fn judge(lab: &mut Lab, client: &Client) -> anyhow::Result<Verd
 
 /// Ends that the producer should have heard of and has not; while it was away, those that no event says.
 async fn untold(lab: &Lab, client: &Client) -> anyhow::Result<usize> {
-    let unpublished: i64 =
-        sqlx::query_scalar("select count(*) from job_events where published_at is null").fetch_one(&lab.sql).await?;
+    let unpublished: i64 = sqlx::query_scalar("select count(*) from outbox, unnest(jobs)").fetch_one(&lab.sql).await?;
     let unheard =
         (0..client.jobs.len()).filter_map(|index| client.id(index)).filter(|id| client.ends(*id) == 0).count();
     Ok(if client.heard_all() { unheard } else { usize::try_from(unpublished)? })

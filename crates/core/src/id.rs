@@ -76,6 +76,8 @@ ids! {
     LimitId,
     /// A public event.
     EventId,
+    /// A row of the outbox: the events of one transaction.
+    OutboxId,
     /// An API key (not its secret).
     ApiKeyId,
     /// An entry of the audit log.

@@ -35,8 +35,8 @@ pub mod why;
 pub use executor::ExecutorType;
 pub use failure::{Failure, FailureClass};
 pub use id::{
-    ApiKeyId, AuditId, BulkId, EventId, FleetId, HostId, JobId, LetterId, LetterRequestId, LimitId, ProjectId,
-    ScheduleId, TemplateId, TenantId, WorkerId,
+    ApiKeyId, AuditId, BulkId, EventId, FleetId, HostId, JobId, LetterId, LetterRequestId, LimitId, OutboxId,
+    ProjectId, ScheduleId, TemplateId, TenantId, WorkerId,
 };
 pub use problem::Problem;
 pub use state::Status;

@@ -10,7 +10,7 @@ use gantry_core::message::{self, Control, Ended, Nudge, Report, ReportKind, Repo
 use gantry_core::text::sanitize_json;
 use gantry_core::{ExecutorType, Failure, FailureClass};
 use gantry_runtime::Shutdown;
-use gantry_store::events::Committed;
+use gantry_store::events::Batch;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -26,7 +26,7 @@ const POISON: &str = "poison_report";
 /// How long to wait before Postgres is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
 
-pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown, committed: mpsc::Sender<Vec<Committed>>) {
+pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown, committed: mpsc::Sender<Vec<Batch>>) {
     let options = consume::Options { max_batch: LISTS, prefetch: 4 * LISTS as u16, ..consume::Options::default() };
     let mut consumer = Consumer::new(&parts.broker, parts.broker.topology().reports_queue(), options);
     loop {
@@ -44,7 +44,7 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown, committed: mpsc::Sen
 async fn record(
     parts: &Parts,
     shutdown: &Shutdown,
-    committed: &mpsc::Sender<Vec<Committed>>,
+    committed: &mpsc::Sender<Vec<Batch>>,
     deliveries: Vec<Delivery>,
 ) -> Option<()> {
     let delivered = Instant::now();

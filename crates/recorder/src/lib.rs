@@ -14,7 +14,7 @@ use gantry_broker::{Broker, Publisher};
 use gantry_core::ExecutorType;
 use gantry_runtime::Shutdown;
 use gantry_store::Store;
-use gantry_store::events::Committed;
+use gantry_store::events::Batch;
 use tokio::sync::mpsc;
 
 pub use config::Config;
@@ -51,7 +51,7 @@ impl Service {
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
         let types: Vec<&str> = ExecutorType::ALL.iter().map(|executor| executor.as_str()).collect();
         self.parts.broker.topology().declare(&self.parts.broker, &types).await?;
-        let (committed, events) = mpsc::channel::<Vec<Committed>>(UNPUBLISHED);
+        let (committed, events) = mpsc::channel::<Vec<Batch>>(UNPUBLISHED);
         let tasks = async {
             tokio::join!(
                 consume::run(&self.parts, &shutdown, committed),

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use gantry_runtime::metrics::STAGE_SECONDS;
-use gantry_store::events::Committed;
+use gantry_store::events::Batch;
 use gantry_store::reports::Failover;
 use opentelemetry::metrics::{Counter, Histogram, Meter};
 use opentelemetry::{KeyValue, global};
@@ -52,11 +52,11 @@ impl Metrics {
 }
 
 /// A chunk of `reports` was applied.
-pub(crate) fn applied(reports: usize, superseded: usize, events: &[Committed]) {
+pub(crate) fn applied(reports: usize, superseded: usize, events: &[Batch]) {
     let count = |result, n: usize| METRICS.reports.add(n as u64, &[KeyValue::new("result", result)]);
     count("superseded", superseded);
     count("applied", reports.saturating_sub(superseded));
-    for event in events.iter().filter(|event| event.kind != "started") {
+    for event in events.iter().flat_map(|batch| &batch.events).filter(|event| event.kind != "started") {
         let class = event.data.failure.as_ref().map_or_else(String::new, |failure| failure.class.to_string());
         METRICS.ended.add(
             1,

@@ -91,8 +91,7 @@ pub async fn standing(store: &Store) -> Result<Standing> {
                     (select count(*) from container_jobs j where j.executor_type = t.executor_type
                         and j.status = 'pending' and j.dispatched_at is not null
                         and j.published_at < now() - interval '2 seconds') as "unclaimed!",
-                    (select extract(epoch from now() - min(e.created_at))::float8 from job_events e
-                        where e.published_at is null) as oldest_unpublished
+                    (select extract(epoch from now() - min(created_at))::float8 from outbox) as oldest_unpublished
                 from unnest(enum_range(null::executor_type)) as t(executor_type)"#
             )
             .fetch_all(store.pool()),

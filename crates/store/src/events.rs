@@ -1,12 +1,13 @@
-//! The outbox: public events, written in the transaction that they tell of and marked once RabbitMQ has them.
+//! Public events and the outbox: both written in the transaction that they tell of, one row of the outbox for all of its
+//! events, which goes once RabbitMQ has them.
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use gantry_core::JobId;
 use gantry_core::message::{CloudEvent, EventKind, JobEvent};
+use gantry_core::{JobId, OutboxId};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::error::{Result, from_json};
+use crate::error::{Error, Result, from_json};
 use crate::reach::Reach;
 use crate::tx::Store;
 
@@ -51,11 +52,33 @@ impl Committed {
     }
 }
 
-/// Writes events; returns them as committed. An event that is there already is left as it is.
-pub(crate) async fn insert(tx: &mut sqlx::PgConnection, events: &[NewEvent]) -> Result<Vec<Committed>> {
+/// The events of one transaction, as a row of the outbox names them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// The row.
+    pub id: OutboxId,
+    /// Those that can be published.
+    pub events: Vec<Committed>,
+    /// Those that this version cannot read, by job and sequence.
+    pub unreadable: Vec<(JobId, i32)>,
+}
+
+/// What is left of a row of the outbox when some of its events are published.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rest {
+    /// The row.
+    pub id: OutboxId,
+    /// Those that RabbitMQ has not got, by job and sequence.
+    pub events: Vec<(JobId, i32)>,
+}
+
+/// Writes events, and the row of the outbox that names them; returns them as committed. An event that is there already is
+/// left as it is, and not named again.
+pub(crate) async fn insert(tx: &mut sqlx::PgConnection, events: &[NewEvent]) -> Result<Option<Batch>> {
     if events.is_empty() {
-        return Ok(Vec::new());
+        return Ok(None);
     }
+    let id = OutboxId::new();
     let jobs: Vec<Uuid> = events.iter().map(|event| event.data.job_id.uuid()).collect();
     let sequences: Vec<i32> = events.iter().map(|event| event.data.sequence).collect();
     let tenants: Vec<Uuid> = events.iter().map(|event| event.data.tenant_id.uuid()).collect();
@@ -69,64 +92,134 @@ pub(crate) async fn insert(tx: &mut sqlx::PgConnection, events: &[NewEvent]) -> 
             select job_id, sequence, tenant_id, executor::executor_type, kind, data
             from unnest($1::uuid[], $2::int[], $3::uuid[], $4::text[], $5::text[], $6::jsonb[])
                 as e(job_id, sequence, tenant_id, executor, kind, data)
-            on conflict (job_id, sequence) do nothing)
+            on conflict (job_id, sequence) do nothing returning job_id, sequence
+        ), told as (
+            insert into outbox (id, jobs, sequences)
+            select $7::uuid, array_agg(job_id), array_agg(sequence) from written having count(*) > 0)
         select now() as "now!""#,
         &jobs,
         &sequences,
         &tenants,
         &executors,
         &kinds,
-        &data
+        &data,
+        id.uuid()
     )
     .fetch_one(&mut *tx)
     .await?;
-    Ok(events
-        .iter()
-        .map(|event| Committed { kind: event.kind.name().to_owned(), at: row.now, data: event.data.clone() })
-        .collect())
+    let committed =
+        |event: &NewEvent| Committed { kind: event.kind.name().to_owned(), at: row.now, data: event.data.clone() };
+    Ok(Some(Batch { id, events: events.iter().map(committed).collect(), unreadable: Vec::new() }))
 }
 
-/// Events that nobody has published for `older_than_seconds`: their recorder died, or RabbitMQ was away.
-pub async fn unpublished(store: &Store, reach: Reach, older_than_seconds: f64, limit: i64) -> Result<Vec<Committed>> {
+/// Rows of the outbox, oldest first, that nobody has published for `older_than_seconds`: their recorder died, or RabbitMQ
+/// was away. So many that `limit` of their events can be published, or all: those that this version cannot read keep
+/// nobody from what is behind them.
+pub async fn unpublished(store: &Store, reach: Reach, older_than_seconds: f64, limit: usize) -> Result<Vec<Batch>> {
+    let mut batches: Vec<Batch> = Vec::new();
+    let mut behind = (DateTime::<Utc>::UNIX_EPOCH, Uuid::nil());
+    loop {
+        let (found, last) = read(store, reach, older_than_seconds, behind, limit).await?;
+        batches.extend(found);
+        let readable: usize = batches.iter().map(|batch| batch.events.len()).sum();
+        match last {
+            Some(last) if readable < limit => behind = last,
+            _ => return Ok(batches),
+        }
+    }
+}
+
+/// When a row of the outbox was written, and its id: its place among the others.
+type Place = (DateTime<Utc>, Uuid);
+
+/// The rows behind a place, so many that they name `limit` events; with the place of the last, if more may follow.
+async fn read(
+    store: &Store,
+    reach: Reach,
+    older_than_seconds: f64,
+    behind: Place,
+    limit: usize,
+) -> Result<(Vec<Batch>, Option<Place>)> {
     let rows = store
         .read(
             "events::unpublished",
             sqlx::query!(
-                "/* events::unpublished */
-        select kind, data, created_at from job_events
-        where published_at is null and created_at < now() - make_interval(secs => $1)
-          and created_at > coalesce(now() - make_interval(secs => $3), '-infinity')
-        order by created_at, job_id, sequence limit $2",
+                r#"/* events::unpublished */
+        select o.id as "id!", o.created_at as "written!", k.job_id as "job_id!", k.sequence as "sequence!",
+            e.kind as "kind?", e.data as "data?", e.created_at as "created_at?"
+        from (
+            select *, sum(cardinality(jobs)) over (order by created_at, id) - cardinality(jobs) as before
+            from (
+                select * from outbox
+                where created_at < now() - make_interval(secs => $1)
+                  and created_at > coalesce(now() - make_interval(secs => $3), '-infinity')
+                  and (created_at, id) > ($4::timestamptz, $5::uuid)
+                order by created_at, id limit $2) oldest
+        ) o
+        cross join unnest(o.jobs, o.sequences) with ordinality as k(job_id, sequence, place)
+        left join job_events e on e.job_id = k.job_id and e.sequence = k.sequence
+        where o.before < $2 order by o.created_at, o.id, k.place"#,
                 older_than_seconds,
-                limit,
-                reach.seconds()
+                limit as i64,
+                reach.seconds(),
+                behind.0,
+                behind.1
             )
             .fetch_all(store.pool()),
         )
         .await?;
-    let readable = rows.into_iter().filter_map(|row| match from_json("job_events.data", row.data) {
-        Ok(data) => Some(Committed { kind: row.kind, at: row.created_at, data }),
-        // Its neighbours go on.
-        Err(error) => {
-            tracing::error!(%error, "an event of the outbox cannot be read by this version");
-            None
+    let last = rows.last().filter(|_| rows.len() >= limit).map(|row| (row.written, row.id));
+    let mut batches: Vec<Batch> = Vec::new();
+    let mut problem: Option<Error> = None;
+    for row in rows {
+        let id = OutboxId::from(row.id);
+        if batches.last().is_none_or(|batch| batch.id != id) {
+            batches.push(Batch { id, events: Vec::new(), unreadable: Vec::new() });
         }
-    });
-    Ok(readable.collect())
+        // Its job was deleted by hand: there is nothing to tell of any more.
+        let (Some(batch), Some(kind), Some(data), Some(at)) = (batches.last_mut(), row.kind, row.data, row.created_at)
+        else {
+            continue;
+        };
+        match from_json("job_events.data", data) {
+            Ok(data) => batch.events.push(Committed { kind, at, data }),
+            // Its neighbours go on.
+            Err(error) => {
+                batch.unreadable.push((row.job_id.into(), row.sequence));
+                problem = problem.or(Some(error));
+            }
+        }
+    }
+    if let Some(error) = problem {
+        let events: usize = batches.iter().map(|batch| batch.unreadable.len()).sum();
+        tracing::error!(%error, events, "events of the outbox cannot be read by this version");
+    }
+    Ok((batches, last))
 }
 
-/// Marks events that RabbitMQ confirmed.
-pub async fn mark_published(store: &Store, events: &[(JobId, i32)]) -> Result<()> {
-    let jobs: Vec<Uuid> = events.iter().map(|(job, _)| job.uuid()).collect();
-    let sequences: Vec<i32> = events.iter().map(|(_, sequence)| *sequence).collect();
+/// Takes from the outbox what RabbitMQ confirmed: the rows in `published`, and all but the rest of others.
+pub async fn mark_published(store: &Store, published: &[OutboxId], rests: &[Rest]) -> Result<()> {
+    let published: Vec<Uuid> = published.iter().map(|id| id.uuid()).collect();
+    let left = || rests.iter().flat_map(|rest| rest.events.iter().map(move |event| (rest.id, *event)));
+    let rows: Vec<Uuid> = left().map(|(id, _)| id.uuid()).collect();
+    let jobs: Vec<Uuid> = left().map(|(_, (job, _))| job.uuid()).collect();
+    let sequences: Vec<i32> = left().map(|(_, (_, sequence))| sequence).collect();
     store
         .single(
             "events::mark_published",
             sqlx::query!(
                 "/* events::mark_published */
-        update job_events e set published_at = now()
-        from unnest($1::uuid[], $2::int[]) as p(job_id, sequence)
-        where e.job_id = p.job_id and e.sequence = p.sequence and e.published_at is null",
+        with rest as (
+            select id, array_agg(job_id order by place) as jobs, array_agg(sequence order by place) as sequences
+            from unnest($2::uuid[], $3::uuid[], $4::int[]) with ordinality as r(id, job_id, sequence, place) group by id
+        ), held as (
+            select id from outbox where id = any($1) or id in (select id from rest) order by id for update
+        ), kept as (
+            update outbox o set jobs = rest.jobs, sequences = rest.sequences
+            from rest join held on held.id = rest.id where o.id = rest.id)
+        delete from outbox o using held where o.id = held.id and o.id = any($1)",
+                &published,
+                &rows,
                 &jobs,
                 &sequences
             )

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::attempts::columns;
 use crate::costs;
 use crate::error::{Result, parse};
-use crate::events::{self, Committed, NewEvent};
+use crate::events::{self, Batch, NewEvent};
 use crate::limits;
 use crate::tx::Store;
 
@@ -26,8 +26,8 @@ pub use failover::Failover;
 /// What became of a batch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Applied {
-    /// The events that were written, to be published now.
-    pub events: Vec<Committed>,
+    /// The events that were written, to be published now, by transaction.
+    pub events: Vec<Batch>,
     /// Reports that changed nothing: their token is stale, or the same was recorded before.
     pub superseded: usize,
     /// The executor types whose hosts have free slots now.
@@ -153,7 +153,7 @@ async fn apply_once(store: &Store, reports: &[Report], jitter: &(dyn Fn() -> f64
         applied.freed.sort_unstable();
         applied.freed.dedup();
     }
-    applied.events = events::insert(&mut tx, &events).await?;
+    applied.events.extend(events::insert(&mut tx, &events).await?);
     if !decisions.is_empty() {
         costs::add(&mut tx, &decisions.iter().map(counted).collect::<Vec<_>>()).await?;
     }

@@ -149,7 +149,7 @@ pub async fn remove_jobs(store: &Store, defaults: Defaults, jobs: i64) -> Result
                     select id from container_jobs where tenant_id = t.id and completed_at < now() - t.kept
                     order by completed_at limit $3) o
                 join container_jobs j on j.id = o.id
-                where not exists (select from job_events v where v.job_id = j.id and v.published_at is null)
+                where not exists (select from outbox u cross join unnest(u.jobs) as n(job_id) where n.job_id = j.id)
                   and not exists (select from container_log_chunks c where c.job_id = j.id)
                 limit $2 for update of j skip locked"#,
                 defaults.jobs_seconds,

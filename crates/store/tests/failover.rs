@@ -158,7 +158,8 @@ async fn all_of_it_is_one_commit_and_the_old_message_claims_nothing() {
     let applied = fleet.refused(token, NoCapacity, true).await;
     assert_eq!(applied.failovers, [Failover { from: Docker, to: Cloudrun, class: NoCapacity }], "fargate has no host");
     assert_eq!((applied.freed, applied.events.len()), (vec![Docker], 1));
-    assert_eq!((applied.events[0].kind.as_str(), applied.events[0].data.executor_type), ("retrying", Docker));
+    let told = &applied.events[0].events[0];
+    assert_eq!((told.kind.as_str(), told.data.executor_type), ("retrying", Docker));
     let (row, way) = fleet.job(token.job).await;
     assert_eq!((&row["status"], &row["executor_type"]), (&json!("pending"), &json!("cloudrun")));
     assert_eq!((&row["parked_until"], &row["waiting_reason"]), (&Value::Null, &Value::Null), "in line at once");

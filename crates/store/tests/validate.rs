@@ -64,8 +64,8 @@ mutations! {
         alter table tenants add constraint tenants_name_length check (char_length(name) between 1 and 255) not valid"
         => (Constraint, "tenants.tenants_name_length", Different);
     a_dropped_index: "drop index container_jobs_line" => (Index, "container_jobs_line", Missing);
-    an_index_without_its_predicate: "drop index job_events_unpublished; create index job_events_unpublished on job_events (created_at)"
-        => (Index, "job_events_unpublished", Different);
+    an_index_without_its_predicate: "drop index schedules_due; create index schedules_due on schedules (next_due_at)"
+        => (Index, "schedules_due", Different);
     an_added_label: "alter type job_status add value 'paused'" => (Type, "job_status", Different);
     a_label_in_another_place: "alter type log_stream rename value 'stdout' to 'x';
         alter type log_stream rename value 'stderr' to 'stdout'; alter type log_stream rename value 'x' to 'stderr'"

@@ -61,10 +61,7 @@ async fn what_was_kept_long_enough_leaves_and_nothing_else_does() {
     fleet.reaches(running, "running").await;
     let later = jobs::with(jobs::mock(&[]), json!({ "not_before": "2999-01-01T00:00:00Z" }));
     let pending = client.submit(&later).await;
-    eventually(PATIENCE, async || {
-        fleet.scalar::<i64>("select count(*) from job_events where published_at is null").await == 0
-    })
-    .await;
+    eventually(PATIENCE, async || fleet.scalar::<i64>("select count(*) from outbox").await == 0).await;
     dispatcher.stop().await;
     recorder.stop().await;
 
@@ -73,7 +70,9 @@ async fn what_was_kept_long_enough_leaves_and_nothing_else_does() {
     }
     fleet
         .execute_text(format!(
-            "update job_events set published_at = null where job_id = '{untold}' and kind = 'completed'"
+            "insert into outbox (id, jobs, sequences)
+             select gen_random_uuid(), array[job_id], array[sequence] from job_events
+             where job_id = '{untold}' and kind = 'completed'"
         ))
         .await;
     fleet

@@ -116,6 +116,31 @@ async fn keys_cannot_be_read() {
     assert_eq!(sqlstate(refused.expect_err("refused")), "42501");
 }
 
+/// It names jobs of every tenant.
+#[tokio::test]
+async fn the_outbox_takes_what_names_own_jobs_and_shows_nothing() {
+    let (fleet, tenant, other) = two_tenants().await;
+    let mut connection = as_tenant(&fleet, Some(tenant)).await;
+    let job = async |owner: TenantId| -> Uuid {
+        let mut connection = as_tenant(&fleet, Some(owner)).await;
+        sqlx::query_scalar("select id from container_jobs").fetch_one(&mut connection).await.expect("a job")
+    };
+    let (own, others) = (job(tenant).await, job(other).await);
+    let mut insert = async |jobs: Vec<Uuid>| {
+        let sql = "insert into outbox (id, jobs, sequences)
+            select gen_random_uuid(), $1::uuid[], array_fill(7, array[cardinality($1::uuid[])])";
+        sqlx::query(sql).bind(jobs).execute(&mut connection).await
+    };
+    for jobs in [vec![others], vec![own, others]] {
+        assert_eq!(sqlstate(insert(jobs).await.expect_err("refused")), "42501");
+    }
+    insert(vec![own]).await.expect("its own");
+    for sql in ["select id from outbox", "update outbox set created_at = now()", "delete from outbox"] {
+        let refused = sqlx::query(sql).execute(&mut connection).await.expect_err(sql);
+        assert_eq!(sqlstate(refused), "42501", "{sql}");
+    }
+}
+
 #[tokio::test]
 async fn nothing_is_written_for_another_tenant() {
     let (fleet, tenant, other) = two_tenants().await;
