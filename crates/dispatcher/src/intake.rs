@@ -61,7 +61,6 @@ async fn take_in(parts: &Parts, shutdown: &Shutdown, keys: &mut Keys, post: &mut
         }
     };
     hand_on(parts, post, &verdicts);
-    parts.nudge.notify_one();
     gantry_runtime::metrics::batch("admit", verdicts.len());
     for verdict in &verdicts {
         metrics::count(Door::Amqp, verdict.outcome.as_ref().map(|admitted| admitted.existing));
@@ -117,15 +116,21 @@ async fn judge(parts: &Parts, keys: &mut Keys, deliveries: &[Delivery]) -> Resul
     Ok(verdicts.into_iter().filter_map(|refused| refused.or_else(|| admitted.next())).collect())
 }
 
-/// Sends what entered the window with its admission; of the rest that is ready it is noted that it stands in line.
+/// Sends what entered the window with its admission; of the rest that is ready it is noted that it stands in line, and
+/// what is new is looked at.
 fn hand_on(parts: &Parts, post: &mut Post, verdicts: &[Verdict]) {
     let mut dispatched: BTreeMap<ExecutorType, Vec<WorkItem>> = BTreeMap::new();
+    let mut is_new = false;
     for admitted in verdicts.iter().filter_map(|verdict| verdict.outcome.as_ref().ok()) {
         match admitted.dispatched {
             Some(item) => dispatched.entry(admitted.executor).or_default().push(item),
             None if admitted.in_line => parts.room.stands_in_line(admitted.executor),
             None => {}
         }
+        is_new |= !admitted.existing && admitted.dispatched.is_none();
+    }
+    if is_new {
+        parts.nudge.notify_one();
     }
     for (executor, items) in dispatched {
         crate::metrics::dispatched(executor, items.len());

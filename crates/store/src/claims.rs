@@ -11,7 +11,8 @@ use gantry_core::state::{self, Event, Next};
 use gantry_core::{
     ExecutorType, Failure, FailureClass, FleetId, HostId, JobId, LimitId, Status, TenantId, WorkerId, naming,
 };
-use serde::Deserialize;
+use serde_json::value::RawValue;
+use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::error::{Result, parse};
@@ -208,14 +209,15 @@ async fn lock_jobs(
 async fn read_specs(tx: &mut sqlx::PgConnection, placed: &mut Vec<Placed>) -> Result<Vec<ResolvedSpec>> {
     let ids: Vec<Uuid> = placed.iter().map(|placed| placed.job.uuid()).collect();
     let rows = sqlx::query!(
-        "/* claims::read_specs */ select job_id, spec from container_job_specs where job_id = any($1)",
+        r#"/* claims::read_specs */
+        select job_id, spec as "spec: Json<Box<RawValue>>" from container_job_specs where job_id = any($1)"#,
         &ids
     )
     .fetch_all(&mut *tx)
     .await?;
     let mut specs = HashMap::with_capacity(rows.len());
     for row in rows {
-        if let Ok(spec) = ResolvedSpec::deserialize(row.spec) {
+        if let Ok(spec) = serde_json::from_str::<ResolvedSpec>(row.spec.get()) {
             specs.insert(JobId::from(row.job_id), spec);
         }
     }
