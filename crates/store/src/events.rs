@@ -204,6 +204,9 @@ pub async fn mark_published(store: &Store, published: &[OutboxId], rests: &[Rest
     let rows: Vec<Uuid> = left().map(|(id, _)| id.uuid()).collect();
     let jobs: Vec<Uuid> = left().map(|(_, (job, _))| job.uuid()).collect();
     let sequences: Vec<i32> = left().map(|(_, (_, sequence))| sequence).collect();
+    // In one list, so that their primary key finds them: with an OR, each call would read the whole outbox, and the dead
+    // rows in it.
+    let all: Vec<Uuid> = published.iter().copied().chain(rests.iter().map(|rest| rest.id.uuid())).collect();
     store
         .single(
             "events::mark_published",
@@ -213,7 +216,7 @@ pub async fn mark_published(store: &Store, published: &[OutboxId], rests: &[Rest
             select id, array_agg(job_id order by place) as jobs, array_agg(sequence order by place) as sequences
             from unnest($2::uuid[], $3::uuid[], $4::int[]) with ordinality as r(id, job_id, sequence, place) group by id
         ), held as (
-            select id from outbox where id = any($1) or id in (select id from rest) order by id for update
+            select id from outbox where id = any($5) order by id for update
         ), kept as (
             update outbox o set jobs = rest.jobs, sequences = rest.sequences
             from rest join held on held.id = rest.id where o.id = rest.id)
@@ -221,7 +224,8 @@ pub async fn mark_published(store: &Store, published: &[OutboxId], rests: &[Rest
                 &published,
                 &rows,
                 &jobs,
-                &sequences
+                &sequences,
+                &all
             )
             .execute(store.pool()),
         )
