@@ -45,11 +45,13 @@ pub(crate) async fn publish_left_over(parts: &Parts, shutdown: &Shutdown) {
         let look = looks.begin();
         match events::unpublished(&parts.store, look.reach, LEFT_OVER_SECONDS, BATCH).await {
             Ok(batches) => {
-                let done = publish(parts, &batches).await;
-                // After an outage there are many: no pause behind a full batch, unless some of it is still to be done.
-                if events_in(&batches) < BATCH {
+                let is_full = events_in(&batches) >= BATCH;
+                if !is_full {
+                    // Before RabbitMQ is asked: for how long it does not answer says nothing of what a look costs.
                     looks.end(look);
-                } else if done {
+                }
+                // After an outage there are many: no pause behind a full batch, unless some of it is still to be done.
+                if publish(parts, &batches).await && is_full {
                     pause = Duration::ZERO;
                 }
             }
