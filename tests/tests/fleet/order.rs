@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use gantry_core::limits::{Kind, Subject};
 use gantry_core::{JobId, TenantId};
+use gantry_dispatcher::Settings;
 use gantry_store::audit::Actor;
 use gantry_store::{Scope, limits, tenants};
 use gantry_testkit::eventually;
@@ -127,7 +128,10 @@ async fn what_a_limit_counts_waits_its_turn_beside_a_steady_stream() {
     let host = fleet.mock_host(6).await;
     let globex = fleet.other_tenant("globex").await;
     limit(&fleet, globex, Kind::Tenant, "", Some(1)).await;
-    let _parts = [fleet.dispatcher(), fleet.recorder(), fleet.mock_worker(quick())];
+    // Upkeep puts all back in line that wait for a limit with room, also between an end and the next start; some of them
+    // would be seen before others then. The ends alone put them back one by one.
+    let settings = Settings { upkeep_millis: 3_600_000, ..Settings::default() };
+    let _parts = [fleet.dispatcher_with(settings), fleet.recorder(), fleet.mock_worker(quick())];
     fleet.served(host, 1).await;
     let (producer, (_api, client)) = (fleet.producer().await, fleet.api().await);
     let (long, short) = (jobs::mock(&[("duration", "1h")]), jobs::mock(&[("duration", "300ms")]));
@@ -144,6 +148,8 @@ async fn what_a_limit_counts_waits_its_turn_beside_a_steady_stream() {
     }
     fleet.all_complete(&others).await;
     assert_eq!((fleet.count("running").await, fleet.count("pending").await), (2, 2 * ROUNDS));
+    let parked = "select count(*) from container_jobs where waiting_reason = 'key_limit'";
+    eventually(PATIENCE, async || fleet.scalar::<i64>(parked).await == ROUNDS as i64).await;
     let sent = "select count(*) from container_jobs where status = 'pending' and dispatch_sequence > 0";
     assert_eq!(fleet.scalar::<i64>(sent).await, 0, "no worker was sent for what could not run");
 
