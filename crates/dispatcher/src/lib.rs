@@ -44,7 +44,7 @@ pub(crate) struct Parts {
     pub(crate) broker: Broker,
     pub(crate) publisher: Publisher,
     pub(crate) settings: Settings,
-    /// Wakes the dispatch task: jobs were admitted here, or another part says so.
+    /// Wakes the dispatch task: jobs came into line here, or another part says so.
     pub(crate) nudge: Arc<Notify>,
     /// What the dispatch task leaves to those who come in.
     pub(crate) room: Arc<Room>,

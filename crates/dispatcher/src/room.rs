@@ -4,8 +4,8 @@
 //! claim decides who runs, and the next look at the windows says how much room is left.
 //!
 //! Somebody may come into line without being told of here: over HTTP, through another dispatcher, by a retry or another of
-//! upkeep's moves. Until the next look at all lines at most the room that was found passes them: as many jobs as there were
-//! free slots. Nudges and the poll bring that look about, and whoever stands in line then closes the room.
+//! upkeep's moves. Until a look finds them, the last one at all lines, at most the room that each look found passes them: as
+//! many jobs as there were free slots. Nudges and the poll bring looks about, and whoever stands in line then closes the room.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
