@@ -54,12 +54,21 @@ pub async fn admit_and_dispatch(
     for job in prepared.iter_mut().flatten() {
         job.at_once = ready.contains_key(&job.executor_type);
     }
-    let jobs: Vec<NewJob> = prepared.iter().filter_map(|job| job.as_ref().ok().cloned()).collect();
+    let mut jobs: Vec<NewJob> = Vec::with_capacity(prepared.len());
+    let prepared: Vec<Result<usize, Problem>> = prepared
+        .into_iter()
+        .map(|job| {
+            job.map(|job| {
+                jobs.push(job);
+                jobs.len() - 1
+            })
+        })
+        .collect();
     let mut inserted = insert(store, scope, &jobs).await?.into_iter();
     let verdicts = prepared.into_iter().map(|job| {
-        let job = job?;
+        let job = &jobs[job?];
         // One verdict for each prepared job, in their order.
-        inserted.next().unwrap_or_else(|| Err(refused_by_database())).and_then(|inserted| verdict(&job, inserted))
+        inserted.next().unwrap_or_else(|| Err(refused_by_database())).and_then(|inserted| verdict(job, inserted))
     });
     Ok(verdicts.collect())
 }

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use futures::future::join_all;
 use gantry_core::ExecutorType;
 use gantry_core::message::WorkItem;
 use tokio::task::JoinSet;
@@ -23,9 +22,7 @@ impl Post {
     /// Publishes work that is in the window, without waiting for it.
     pub(crate) fn send(&mut self, parts: &Parts, executor: ExecutorType, items: Vec<WorkItem>) {
         let under_way = self.0.entry(executor).or_default();
-        while let Some(sent) = under_way.try_join_next() {
-            sent.expect("publishing does not panic, and nobody aborts it");
-        }
+        while under_way.try_join_next().is_some() {}
         if under_way.len() == UNDER_WAY {
             let jobs = items.len();
             tracing::warn!(executor.type = %executor, jobs, "the work queue does not confirm, these are published later");
@@ -37,6 +34,8 @@ impl Post {
 
     /// Waits for what is on its way.
     pub(crate) async fn settle(self) {
-        join_all(self.0.into_values().map(JoinSet::join_all)).await;
+        for mut under_way in self.0.into_values() {
+            while under_way.join_next().await.is_some() {}
+        }
     }
 }

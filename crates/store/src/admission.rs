@@ -12,6 +12,7 @@ use gantry_core::spec::ResolvedSpec;
 use gantry_core::{ExecutorType, JobId, ProjectId, ScheduleId, TemplateId, TenantId};
 use rust_decimal::Decimal;
 use serde_json::Value;
+use sqlx::types::Json;
 use strum::{Display, EnumString, IntoStaticStr};
 use uuid::Uuid;
 
@@ -361,8 +362,8 @@ async fn insert_rows(
     let creators: Vec<String> = jobs.iter().map(|job| job.created_by.clone()).collect();
     let schedules: Vec<Option<Uuid>> = jobs.iter().map(|job| job.schedule.map(ScheduleId::uuid)).collect();
     let concurrency: Vec<Option<String>> = jobs.iter().map(|job| job.concurrency_key.clone()).collect();
-    let specs: Vec<Value> = jobs.iter().map(|job| serde_json::json!(job.spec)).collect();
-    let routings: Vec<Value> = jobs.iter().map(|job| serde_json::json!(job.routing)).collect();
+    let specs: Vec<Json<&ResolvedSpec>> = jobs.iter().map(|job| Json(&job.spec)).collect();
+    let routings: Vec<Json<&Routing>> = jobs.iter().map(|job| Json(&job.routing)).collect();
     sqlx::query!(
         r#"/* admission::insert_rows */
         with n as (
@@ -402,11 +403,11 @@ async fn insert_rows(
         &queue_timeouts as &[Option<i32>],
         &keys as &[Option<String>],
         &creators,
-        &specs,
+        &specs as &[Json<&ResolvedSpec>],
         &schedules as &[Option<Uuid>],
         &concurrency as &[Option<String>],
         estimates as &[Option<Decimal>],
-        &routings,
+        &routings as &[Json<&Routing>],
         at_once
     )
     .execute(&mut *tx)

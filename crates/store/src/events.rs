@@ -4,7 +4,7 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use gantry_core::message::{CloudEvent, EventKind, JobEvent};
 use gantry_core::{JobId, OutboxId};
-use serde_json::Value;
+use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::error::{Error, Result, from_json};
@@ -84,7 +84,7 @@ pub(crate) async fn insert(tx: &mut sqlx::PgConnection, events: &[NewEvent]) -> 
     let tenants: Vec<Uuid> = events.iter().map(|event| event.data.tenant_id.uuid()).collect();
     let executors: Vec<String> = events.iter().map(|event| event.data.executor_type.to_string()).collect();
     let kinds: Vec<String> = events.iter().map(|event| event.kind.name().to_owned()).collect();
-    let data: Vec<Value> = events.iter().map(|event| serde_json::json!(event.data)).collect();
+    let data: Vec<Json<&JobEvent>> = events.iter().map(|event| Json(&event.data)).collect();
     let row = sqlx::query!(
         r#"/* events::insert */
         with written as (
@@ -102,7 +102,7 @@ pub(crate) async fn insert(tx: &mut sqlx::PgConnection, events: &[NewEvent]) -> 
         &tenants,
         &executors,
         &kinds,
-        &data,
+        &data as &[Json<&JobEvent>],
         id.uuid()
     )
     .fetch_one(&mut *tx)

@@ -37,10 +37,11 @@ impl Windows {
     /// # Errors
     /// Postgres's.
     pub async fn read(&mut self, store: &Store) -> Result<Vec<Window>> {
-        let slots = slots(store).await?;
         let look = self.looks.begin();
         let found = dispatched(store, look.reach).await?;
         self.looks.end(look);
+        // Second: what is claimed meanwhile takes room twice, and not a slot that nobody has.
+        let slots = slots(store).await?;
         if look.reach == Reach::All {
             self.older = found.older;
         }
