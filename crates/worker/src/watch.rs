@@ -2,7 +2,9 @@
 
 mod watched;
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::binary_heap::PeekMut;
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,8 +22,10 @@ use crate::{hosts, logs, stop};
 
 pub(crate) use watched::Watched;
 
-/// The longest time between two looks at a host's containers; an executor's hints shorten it.
+/// The longest time between two looks at a host's containers, and what each of them adds to it: a look at many takes its
+/// time, here and at the backend. An executor's hints shorten it.
 const LOOK: Duration = Duration::from_secs(1);
+const LOOK_EACH: Duration = Duration::from_micros(100);
 /// How soon a container that was just launched is looked at, so that its start is stored within a second.
 const FIRST_LOOK: Duration = Duration::from_millis(250);
 /// The shortest time between two looks, for one container and for each more of them.
@@ -32,12 +36,22 @@ const LOG_READS: usize = 8;
 /// How soon a container's log is read again after it gave something, and after it gave nothing.
 const LOG_BUSY: Duration = Duration::from_millis(200);
 const LOG_IDLE: Duration = Duration::from_millis(1_000);
+/// What each container adds to the latter: logs that give nothing are read 400 times a second at most, all together.
+const LOG_IDLE_EACH: Duration = Duration::from_micros(2_500);
 
 /// Starts the watcher of a host; it ends with the sender.
 pub(crate) fn spawn(engine: Arc<Engine>, host: Arc<Host>) -> mpsc::UnboundedSender<Box<Watched>> {
     let (sender, added) = mpsc::unbounded_channel();
     tokio::spawn(async move {
-        let mut watcher = Watcher { engine, host, containers: HashMap::new(), reads: JoinSet::new() };
+        let mut watcher = Watcher {
+            engine,
+            host,
+            containers: HashMap::new(),
+            reads: JoinSet::new(),
+            logs: BinaryHeap::new(),
+            unseen: false,
+            deadline: None,
+        };
         watcher.run(added).await;
     });
     sender
@@ -50,6 +64,12 @@ struct Watcher {
     /// Log pages on their way; each brings the container's log back. Tasks, because they must go on while this one looks:
     /// a read that nobody polls would keep what it holds of the executor, and the look may be waiting for just that.
     reads: JoinSet<LogRead>,
+    /// When whose log is to be read, the first on top. What is not due then any more has another place by now, or is over.
+    logs: BinaryHeap<Reverse<(Duration, ExecutionId)>>,
+    /// Whether some container is to be looked at soon: its start was not stored at the last look, or it came since.
+    unseen: bool,
+    /// The first of the deadlines that were ahead at the last look, or came since.
+    deadline: Option<Duration>,
 }
 
 /// A log that came back from a read.
@@ -76,7 +96,7 @@ impl Watcher {
         let mut looked = self.engine.lease.now();
         loop {
             let now = self.engine.lease.now();
-            let gap = GAP + GAP_EACH * u32::try_from(self.containers.len()).unwrap_or(u32::MAX);
+            let gap = GAP + self.each(GAP_EACH);
             let not_before = (looked + gap).saturating_sub(now);
             let at_most = self.next_look(looked).saturating_sub(now);
             let idle = self.containers.is_empty();
@@ -122,7 +142,17 @@ impl Watcher {
     }
 
     fn add(&mut self, watched: Box<Watched>) {
+        let now = self.engine.lease.now();
+        self.unseen |= !watched.start_stored || watched.overdue(now).is_some();
+        self.deadline = self.deadline.into_iter().chain(watched.due().filter(|due| *due > now)).min();
+        if watched.was_seen_running() {
+            self.logs.push(Reverse((watched.log_due, watched.id.clone())));
+        }
         self.containers.insert(watched.id.clone(), watched);
+    }
+
+    fn each(&self, time: Duration) -> Duration {
+        time * u32::try_from(self.containers.len()).unwrap_or(u32::MAX)
     }
 
     /// The host as it is now: an operator may have changed how it is reached.
@@ -132,22 +162,24 @@ impl Watcher {
 
     /// When to look again, if nothing hints at it before.
     fn next_look(&self, looked: Duration) -> Duration {
-        let unseen = self.containers.values().any(|c| !c.start_stored);
-        let regular = looked + if unseen { FIRST_LOOK } else { LOOK };
+        let regular = looked + if self.unseen { FIRST_LOOK } else { LOOK + self.each(LOOK_EACH) };
         // A deadline counts once: what is overdue after a look is being stopped.
-        let deadlines = self.containers.values().filter_map(|c| c.due()).filter(|due| *due > looked);
-        deadlines.fold(regular, Duration::min)
+        self.deadline.filter(|due| *due > looked).map_or(regular, |due| due.min(regular))
     }
 
     async fn look(&mut self) {
         // What left this worker is somebody else's to watch, or nobody's.
         self.containers.retain(|_, container| self.engine.registry.is_active(&container.run));
         let ids: Vec<ExecutionId> = self.containers.keys().cloned().collect();
-        if ids.is_empty() {
-            return;
+        if !ids.is_empty() {
+            self.observe(&ids).await;
         }
+        self.enforce();
+    }
+
+    async fn observe(&mut self, ids: &[ExecutionId]) {
         let host = self.host();
-        match self.engine.executor.observe(&host, &ids).await {
+        match self.engine.executor.observe(&host, ids).await {
             Ok(mut states) => {
                 let gone = states.iter().any(|(_, state)| *state == Observed::Gone);
                 if gone && !hosts::answers_as_itself(&self.engine, &host).await {
@@ -164,7 +196,6 @@ impl Watcher {
                 tokio::time::sleep(FIRST_LOOK).await;
             }
         }
-        self.enforce();
     }
 
     fn observed(&mut self, id: &ExecutionId, state: Observed) {
@@ -173,7 +204,9 @@ impl Watcher {
         match state {
             Observed::Starting => {}
             Observed::Running => {
-                container.seen_running(now);
+                if container.seen_running(now) {
+                    self.logs.push(Reverse((container.log_due, id.clone())));
+                }
                 if !container.start_stored {
                     container.start_stored = true;
                     finish::started(&self.engine, container);
@@ -202,23 +235,27 @@ impl Watcher {
 
     fn give_back(&mut self, read: LogRead) {
         let now = self.engine.lease.now();
-        let Some(container) = self.containers.get_mut(&read.id) else { return };
-        container.log = Some(read.log);
-        container.log_due = match read.due {
+        let due = match read.due {
             Due::Now => now,
             Due::Soon => now + LOG_BUSY,
-            Due::Later => now + LOG_IDLE,
+            Due::Later => now + LOG_IDLE.max(self.each(LOG_IDLE_EACH)),
         };
+        let Some(container) = self.containers.get_mut(&read.id) else { return };
+        container.log = Some(read.log);
+        container.log_due = due;
         if container.end.is_some()
             && let Some(container) = self.containers.remove(&read.id)
         {
             finish::spawn(&self.engine, *container);
+        } else {
+            self.logs.push(Reverse((due, read.id)));
         }
     }
 
-    /// Begins the stops that are due.
+    /// Begins the stops that are due, and notes what the next look is for.
     fn enforce(&mut self) {
         let now = self.engine.lease.now();
+        (self.unseen, self.deadline) = (false, None);
         for container in self.containers.values_mut().filter(|container| container.end.is_none()) {
             let reason = container.stop.or_else(|| container.run.unwanted()).or_else(|| container.overdue(now));
             if let Some(reason) = reason
@@ -226,20 +263,22 @@ impl Watcher {
             {
                 container.stopping = Some(stop::spawn(&self.engine, &container.run, &container.id, reason));
             }
+            self.unseen |= !container.start_stored;
+            self.deadline = self.deadline.into_iter().chain(container.due().filter(|due| *due > now)).min();
         }
     }
 
     fn read_logs(&mut self) {
         let now = self.engine.lease.now();
-        for container in self.containers.values_mut() {
-            if self.reads.len() >= LOG_READS {
-                return;
-            }
-            if !container.was_seen_running() || container.log_due > now {
+        while self.reads.len() < LOG_READS
+            && let Some(first) = self.logs.peek_mut().filter(|first| first.0.0 <= now)
+        {
+            let Reverse((due, id)) = PeekMut::pop(first);
+            let Some(container) = self.containers.get_mut(&id).filter(|container| container.log_due == due) else {
                 continue;
-            }
+            };
             let Some(mut log) = container.log.take() else { continue };
-            let (engine, run, id) = (self.engine.clone(), container.run.clone(), container.id.clone());
+            let (engine, run) = (self.engine.clone(), container.run.clone());
             self.reads.spawn(async move {
                 // A failed read is tried again when it is due: only the end waits for completeness.
                 let due = match logs::read_page(&engine, &run, &id, &mut log).await {

@@ -73,9 +73,10 @@ impl Watched {
         Self { stop: reason, ..self }
     }
 
-    /// It runs; the first sight counts.
-    pub(super) fn seen_running(&mut self, now: Duration) {
-        if self.running_since.is_none() {
+    /// It runs; the first sight counts. Whether this is it: its log is due at another time then.
+    pub(super) fn seen_running(&mut self, now: Duration) -> bool {
+        let is_first = self.running_since.is_none();
+        if is_first {
             self.running_since = Some(now);
             self.startup = self.launch_sent.map(|sent| now.saturating_sub(sent));
             // One that ends right away is read once, at its end.
@@ -83,6 +84,7 @@ impl Watched {
             let timeout = Duration::from_secs(self.run.spec.timeout_seconds().into());
             self.run_deadline.get_or_insert(now + timeout);
         }
+        is_first
     }
 
     /// From its claim to when it ran, `ran_for` before `now`. The launch deadline counts from the claim.
