@@ -192,7 +192,13 @@ pub(crate) fn engines(mock: &Path) -> anyhow::Result<Vec<Engine>> {
             Err(error) if name != SHARED && error.kind() == io::ErrorKind::NotFound => Ledger::default(),
             ledger => ledger.context("the containers left no ledger")?,
         };
-        engines.push(Engine { ledger, limit: slots.into(), printed: BTreeMap::new(), left });
+        engines.push(Engine {
+            ledger,
+            forgotten: Ledger::default(),
+            limit: slots.into(),
+            printed: BTreeMap::new(),
+            left,
+        });
     }
     Ok(engines)
 }

@@ -113,6 +113,9 @@ pub(crate) type Rows = BTreeMap<JobId, Value>;
 /// Of one engine.
 pub(crate) struct Engine {
     pub(crate) ledger: Ledger,
+    /// Containers that the engine has forgotten, because it was killed while it started them: it calls them created, though
+    /// they run on. Nobody can tell them from those that never ran, nor stop them: they do not count as running.
+    pub(crate) forgotten: Ledger,
     /// Containers that may run at once.
     pub(crate) limit: usize,
     /// What each attempt has printed, where its container told.
@@ -185,7 +188,9 @@ impl Evidence {
         for engine in &self.engines {
             engine.judge(&mut verdict);
         }
-        let ran = ran(&whole(&self.engines), &mut verdict);
+        let mut forgotten = Ledger::default();
+        self.engines.iter().for_each(|engine| forgotten.add_all(&engine.forgotten));
+        let ran = ran(&whole(&self.engines), &forgotten, &mut verdict);
         for (job, end, id) in workload::accepted(&self.received, &self.jobs) {
             match self.rows.get(&id) {
                 Some(row) if row["over"] == true => self.ended(&mut verdict, job, end, row, ran.contains(&id)),
@@ -313,14 +318,23 @@ impl Engine {
             verdict.over_limit += most - self.limit;
             verdict.notes.push(format!("over limit: {most} containers ran at once where {} may", self.limit));
         }
+        for run in self.forgotten.runs() {
+            let (job, attempt) = (run.job, run.attempt);
+            verdict.excuse(format!(
+                "attempt {attempt} of {job}: the engine was killed while it started it, and forgot it"
+            ));
+        }
         verdict.orphans += self.left.len();
         verdict.notes.extend(self.left.iter().map(|name| format!("orphan: {name}")));
     }
 }
 
 /// What ran twice, on whichever hosts; returns the jobs that ran.
-fn ran(ledger: &Ledger, verdict: &mut Verdict) -> BTreeSet<JobId> {
-    let starts = ledger.starts();
+fn ran(ledger: &Ledger, forgotten: &Ledger, verdict: &mut Verdict) -> BTreeSet<JobId> {
+    let mut starts = ledger.starts();
+    for (attempt, count) in forgotten.starts() {
+        *starts.entry(attempt).or_default() += count;
+    }
     for ((job, attempt), count) in starts.iter().filter(|(_, count)| **count > 1) {
         verdict.duplicate(format!("attempt {attempt} of {job} had {count} containers"));
     }
@@ -356,6 +370,19 @@ pub(crate) async fn rows(sql: &PgPool) -> anyhow::Result<Rows> {
         .collect()
 }
 
+/// Attempts that ended as lost because their engine was restarted since it created their container and cannot know whether it
+/// ran.
+pub(crate) async fn doubted(sql: &PgPool) -> anyhow::Result<BTreeSet<(JobId, i32)>> {
+    let doubted: Vec<(Uuid, i32)> = sqlx::query_as(
+        "select job_id, attempt from container_executions
+         where failure_class = 'lost' and started_at is null
+           and error_message like 'the engine was restarted since it created the container%'",
+    )
+    .fetch_all(sql)
+    .await?;
+    Ok(doubted.into_iter().map(|(job, attempt)| (job.into(), attempt)).collect())
+}
+
 /// The slots that hosts count, and those that attempts hold.
 pub(crate) async fn slots(sql: &PgPool) -> anyhow::Result<i64> {
     let sum = "select (select coalesce(sum(current_job_count), 0) from executor_hosts)
@@ -375,6 +402,7 @@ mod tests {
         let id: JobId = row["id"].as_str().expect("an id").parse().expect("an id");
         let engine = Engine {
             ledger: Ledger::default(),
+            forgotten: Ledger::default(),
             limit: 1,
             printed: BTreeMap::from([((id, 1), Printed { heard, in_all: 9 })]),
             left: Vec::new(),
@@ -456,7 +484,8 @@ mod tests {
         received.take(None, event(id, "1").as_bytes());
         let mut ledger = Ledger::default();
         ledger.add(run("a", id, 1, 0..100));
-        let engine = Engine { ledger, limit: 1, printed: BTreeMap::new(), left: Vec::new() };
+        let engine =
+            Engine { ledger, forgotten: Ledger::default(), limit: 1, printed: BTreeMap::new(), left: Vec::new() };
         let evidence = Evidence {
             jobs: vec![Submitted { name: "job", key: "key".to_owned(), cancel: Cancel::Never, end }],
             received,
@@ -505,7 +534,13 @@ mod tests {
         let on_another_host = |all: &mut Evidence, id| {
             let mut ledger = Ledger::default();
             ledger.add(run("b", id, 2, 50..300));
-            all.engines.push(Engine { ledger, limit: 1, printed: BTreeMap::new(), left: Vec::new() });
+            all.engines.push(Engine {
+                ledger,
+                forgotten: Ledger::default(),
+                limit: 1,
+                printed: BTreeMap::new(),
+                left: Vec::new(),
+            });
         };
         assert_eq!(counted(&on_another_host), [0, 1, 0, 0, 0, 0], "each within its limit");
         let another_job = |all: &mut Evidence, _| {

@@ -19,7 +19,7 @@ use super::servers::{Addresses, Servers, output};
 use super::{jobs, ledger};
 use crate::fleet::{declare, engines, few_connections, left, populate};
 use crate::part::Part;
-use crate::verdict::{Engine, Evidence, rows, slots};
+use crate::verdict::{Engine, Evidence, doubted, rows, slots};
 
 /// Of the host with real containers. Few, so that some jobs wait.
 pub(crate) const DOCKER_SLOTS: u16 = 3;
@@ -127,8 +127,10 @@ impl Fleet {
         let (_, real) = self.containers().await?;
         let book = ledger::read(&self.ledger().join(jobs::FILE))?;
         let printed = book.printed(self.servers.engine_away());
+        let doubted = doubted(&self.sql).await?;
+        let (forgotten, ledger) = book.forgotten(self.servers.engine_away(), &doubted);
         let mut engines = engines(&self.folders.mock())?;
-        engines.push(Engine { ledger: book.ledger, limit: DOCKER_SLOTS.into(), printed, left: real });
+        engines.push(Engine { ledger, forgotten, limit: DOCKER_SLOTS.into(), printed, left: real });
         Ok(Evidence {
             jobs: Vec::new(),
             received: Default::default(),

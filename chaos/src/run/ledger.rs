@@ -1,6 +1,6 @@
 //! What the real containers wrote down themselves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::Context;
@@ -15,6 +15,9 @@ pub(crate) struct Book {
     pub(crate) ledger: Ledger,
     beats: BTreeMap<(JobId, i32), Vec<u64>>,
 }
+
+/// How long before its end, at most, an engine has begun a start that it does not get to write down.
+const STARTING: u64 = 10_000_000_000;
 
 /// What a container has printed when its engine dies may still be on its way to the log.
 const ON_ITS_WAY: u64 = 400_000_000;
@@ -31,6 +34,19 @@ impl Book {
             Printed { heard: count(heard), in_all: count(beats.len()) }
         };
         self.beats.iter().map(|(key, beats)| (*key, lines(beats))).collect()
+    }
+
+    /// The runs that an engine which was away from and to these times cannot know of, and all others: those of `doubted`
+    /// attempts that began right before it went.
+    pub(crate) fn forgotten(&self, away: &[(u64, u64)], doubted: &BTreeSet<(JobId, i32)>) -> (Ledger, Ledger) {
+        let (mut forgotten, mut others) = (Ledger::default(), Ledger::default());
+        for run in self.ledger.runs() {
+            let began_as_it_went =
+                away.iter().any(|(from, to)| (from.saturating_sub(STARTING)..*to).contains(&run.started_ns));
+            let is_forgotten = began_as_it_went && doubted.contains(&(run.job, run.attempt));
+            if is_forgotten { &mut forgotten } else { &mut others }.add(run.clone());
+        }
+        (forgotten, others)
     }
 }
 
@@ -105,5 +121,23 @@ mod tests {
         assert!(book.ledger.alive_twice().contains(&one));
         assert_eq!(book.ledger.starts()[&(one, 1)], 2);
         assert!(parse("nonsense").is_err());
+    }
+
+    #[test]
+    fn forgotten_is_what_began_as_its_engine_went_and_is_doubted() {
+        let (one, two) = (JobId::new(), JobId::new());
+        let text =
+            format!("{one} 1 a 20.00 start\n{two} 1 b 20.00 start\n{one} 2 c 50.00 start\n{two} 2 d 50.00 start\n");
+        let book = parse(&text).expect("a ledger");
+        let second = 1_000_000_000;
+        let away = [(21 * second, 30 * second)];
+        let doubted = BTreeSet::from([(one, 1), (two, 2)]);
+        let (forgotten, others) = book.forgotten(&away, &doubted);
+        assert_eq!(forgotten.starts().into_keys().collect::<Vec<_>>(), [(one, 1)]);
+        assert_eq!(
+            others.starts().len(),
+            3,
+            "of the others one is not doubted, and one began when the engine was there"
+        );
     }
 }

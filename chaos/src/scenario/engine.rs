@@ -1,6 +1,6 @@
 //! Docker Engine asked by its own program, so that what ran is told by the engine and not by Gantry.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -8,12 +8,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use bollard::query_parameters::EventsOptionsBuilder;
+use bollard::{API_DEFAULT_VERSION, Docker};
+use futures::StreamExt as _;
 use gantry_core::JobId;
 use gantry_servers::DockerEngine;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
+
+/// How long the engine may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An engine and the file with its events.
 #[derive(Clone, Debug)]
@@ -70,27 +75,21 @@ impl Engine {
     }
 
     /// Begins to look whose each new container is: the variables that Gantry gives it say so. For containers of clouds,
-    /// which have no labels of Gantry's, and which their cloud may remove as soon as they are over.
+    /// which have no labels of Gantry's, and which their cloud may remove as soon as they are over: they are asked for in
+    /// this process, because a program for each would come too late on a busy machine.
     pub(crate) fn inspect(&self) -> anyhow::Result<Inspector> {
-        let mut command = self.docker(&[
-            "events",
-            "--filter",
-            "type=container",
-            "--filter",
-            "event=create",
-            "--format",
-            "{{.Actor.ID}}",
-        ]);
-        // Whatever was made before the first line is told too.
-        let mut child = command.args(["--since", "0"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-        let mut ids = BufReader::new(child.stdout.take().context("it is piped")?).lines();
+        let docker = Docker::connect_with_unix(&self.endpoint(), PATIENCE.as_secs(), API_DEFAULT_VERSION)?;
+        let filters = HashMap::from([("type", vec!["container"]), ("event", vec!["create"])]);
+        // Whatever was made before the first look is told too.
+        let options = EventsOptionsBuilder::new().filters(&filters).since("0").build();
         let (this, mut looks) = (self.clone(), JoinSet::new());
         looks.spawn(async move {
-            let _events = child;
+            let mut events = std::pin::pin!(docker.events(Some(options)));
             let mut looks = JoinSet::new();
-            while let Ok(Some(id)) = ids.next_line().await {
-                let this = this.clone();
-                looks.spawn(async move { this.look(&id).await });
+            while let Some(Ok(event)) = events.next().await {
+                let Some(id) = event.actor.and_then(|actor| actor.id) else { continue };
+                let (this, docker) = (this.clone(), docker.clone());
+                looks.spawn(async move { this.look(&docker, &id).await });
                 while looks.try_join_next().is_some() {}
             }
         });
@@ -98,9 +97,9 @@ impl Engine {
     }
 
     /// Notes whose a container is. One that is gone already stays nobody's, which the judge tells.
-    async fn look(&self, id: &str) {
-        let Ok(told) = self.run(&["inspect", "--format", "{{json .Config.Env}}", id]).await else { return };
-        let variables: Vec<String> = serde_json::from_str(&told).unwrap_or_default();
+    async fn look(&self, docker: &Docker, id: &str) {
+        let Ok(told) = docker.inspect_container(id, None).await else { return };
+        let variables = told.config.and_then(|config| config.env).unwrap_or_default();
         let value = |name| variables.iter().find_map(|one| one.strip_prefix(name)?.strip_prefix('='));
         let owner = || Some((value("GANTRY_JOB_ID")?.parse().ok()?, value("GANTRY_ATTEMPT")?.parse().ok()?));
         if let Some(owner) = owner() {
@@ -132,15 +131,17 @@ impl Engine {
         Ok(listed.lines().map(str::to_owned).collect())
     }
 
-    /// How many of these containers are there, whatever their state; or, where their cloud keeps those that are over, how
-    /// many are not over.
-    pub(crate) async fn left_of(&self, ran: &BTreeMap<String, Ran>, over_too: bool) -> anyhow::Result<usize> {
+    /// Those of these containers that are there, whatever their state; or, where their cloud keeps those that are over,
+    /// those that are not over. In words.
+    pub(crate) async fn left_of(&self, ran: &BTreeMap<String, Ran>, over_too: bool) -> anyhow::Result<Vec<String>> {
         let listed = self.run(&["ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.State}}"]).await?;
-        let left = listed.lines().filter_map(|line| line.split_once(' ')).filter(|(id, state)| {
-            let over = matches!(*state, "exited" | "dead");
-            ran.contains_key(*id) && (over_too || !over)
+        let left = listed.lines().filter_map(|line| line.split_once(' ')).filter_map(|(id, state)| {
+            let over = matches!(state, "exited" | "dead");
+            let ran = ran.get(id).filter(|_| over_too || !over)?;
+            let job = ran.job.map_or("nobody".to_owned(), |job| job.to_string());
+            Some(format!("{id} ({state}) of attempt {} of {job}", ran.attempt))
         });
-        Ok(left.count())
+        Ok(left.collect())
     }
 
     /// Every container of a fleet that the engine has told of, by id.

@@ -24,9 +24,11 @@ const TOLD_WITHIN: Duration = Duration::from_secs(20);
 /// Waits for the last removals and events, and counts.
 pub(crate) async fn judge(lab: &mut Lab, client: &Client) -> anyhow::Result<Verdict> {
     let mut verdict = Verdict::default();
-    lab.until(REMOVED_WITHIN, async |lab| Ok(left(lab).await? == 0)).await?;
+    lab.until(REMOVED_WITHIN, async |lab| Ok(left(lab).await?.is_empty())).await?;
     lab.until(TOLD_WITHIN, async |lab| Ok(untold(lab, client).await? == 0)).await?;
-    verdict.orphans = left(lab).await?;
+    let orphans = left(lab).await?;
+    verdict.orphans = orphans.len();
+    verdict.notes.extend(orphans.iter().map(|container| format!("orphan: {container}")));
     let ran = containers(&mut verdict, lab).await?;
     launched_again(&mut verdict, lab).await?;
     let rows = rows(lab).await?;
@@ -138,19 +140,20 @@ pub(crate) async fn fleet(lab: &Lab) -> anyhow::Result<String> {
 }
 
 /// Containers that are still there.
-async fn left(lab: &Lab) -> anyhow::Result<usize> {
+async fn left(lab: &Lab) -> anyhow::Result<Vec<String>> {
     match &lab.backend {
         Backend::Mock(folder) => Ok(simulated(folder)),
-        Backend::Docker(engine) => Ok(engine.containers(&fleet(lab).await?).await?.len()),
+        Backend::Docker(engine) => engine.containers(&fleet(lab).await?).await,
         Backend::Cloud(place) => {
             place.engine.left_of(&cloud_ran(lab, place).await?, !place.cloud.keeps_what_is_over()).await
         }
     }
 }
 
-fn simulated(folder: &Path) -> usize {
+fn simulated(folder: &Path) -> Vec<String> {
     // Where no container was ever made, there is no folder.
-    std::fs::read_dir(folder.join("containers")).map_or(0, Iterator::count)
+    let entries = std::fs::read_dir(folder.join("containers")).into_iter().flatten();
+    entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
 /// What really ran; returns the jobs that did.
