@@ -18,7 +18,7 @@ const WAVE: usize = 2_000;
 const GIVE_UP: Duration = Duration::from_secs(900);
 /// Between two looks whether all have ended.
 const TOGETHER: Duration = Duration::from_millis(50);
-const SINGLY: Duration = Duration::from_millis(2);
+const SINGLY: Duration = Duration::from_millis(10);
 /// How often a paced producer publishes what is due.
 const TICK: Duration = Duration::from_millis(5);
 
