@@ -36,8 +36,3 @@ pub mod shutdown;
 pub mod telemetry;
 
 pub use shutdown::Shutdown;
-
-/// A part spends a good share of its time on the many small values of each job, which are made on one thread and freed on
-/// another: glibc's allocator takes a fifth more of a worker's processor for them.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
