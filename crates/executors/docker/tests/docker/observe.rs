@@ -147,6 +147,7 @@ async fn a_container_that_the_engine_hangs_on_hides_no_other() {
     let began = Instant::now();
     while lab.executor.observe(&lab.host, std::slice::from_ref(&stuck)).await.is_err() {
         assert!(began.elapsed() < Duration::from_secs(30), "the engine answers once the signal is sent");
+        // The pace of asking.
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(lab.until_ended(&stuck).await.outcome, Outcome::Exited(7));
