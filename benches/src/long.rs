@@ -42,8 +42,8 @@ pub(crate) async fn run(servers: &Servers, binaries: &Path, jobs: u32) -> anyhow
 async fn submit(fleet: &Fleet, jobs: u32) -> anyhow::Result<()> {
     let publisher = Publisher::new(&fleet.broker);
     let body = json!({
-        "name": "long", "preferred_executor": "mock",
-        "spec": { "image": "none", "labels": { "mock.duration": RUNS } },
+        "name": "long", "preferred_executor": "mock", "labels": { "mock.duration": RUNS },
+        "spec": { "image": "none" },
     });
     for wave in (0..jobs).collect::<Vec<_>>().chunks(1_000) {
         let messages: Result<Vec<Outgoing>, serde_json::Error> = wave
