@@ -74,7 +74,7 @@ async fn print(fleet: &Fleet, round: usize) -> anyhow::Result<()> {
             });
             let body = json!({
                 "name": "prints", "preferred_executor": "mock", "idempotency_key": format!("print-{round}-{number}"),
-                "spec": { "image": "none", "labels": labels },
+                "labels": labels, "spec": { "image": "none" },
             });
             let mut message = Outgoing::json(fleet.broker.topology().submissions(), &body)?;
             message.headers.insert("x-gantry-api-key", key(0));
