@@ -132,14 +132,13 @@ impl Engine {
     }
 
     /// Those of these containers that are there, whatever their state; or, where their cloud keeps those that are over,
-    /// those that are not over. In words.
+    /// those that are not over. In words. What is nobody's yet may be another fleet's, made a moment ago.
     pub(crate) async fn left_of(&self, ran: &BTreeMap<String, Ran>, over_too: bool) -> anyhow::Result<Vec<String>> {
         let listed = self.run(&["ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.State}}"]).await?;
         let left = listed.lines().filter_map(|line| line.split_once(' ')).filter_map(|(id, state)| {
             let over = matches!(state, "exited" | "dead");
             let ran = ran.get(id).filter(|_| over_too || !over)?;
-            let job = ran.job.map_or("nobody".to_owned(), |job| job.to_string());
-            Some(format!("{id} ({state}) of attempt {} of {job}", ran.attempt))
+            Some(format!("{id} ({state}) of attempt {} of {}", ran.attempt, ran.job?))
         });
         Ok(left.collect())
     }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gantry_core::JobId;
 use gantry_executor_mock::ledger;
@@ -12,12 +12,15 @@ use serde_json::{Value, json};
 use super::cloud::Place;
 use super::engine::{self, Ran};
 use super::jobs::{Client, Job};
-use super::lab::{Backend, Lab};
+use super::lab::{Backend, Lab, POLL};
 use crate::verdict::Verdict;
 
 /// In which every container must be gone. One that its worker could not remove waits for the orphan reaper, which takes
-/// what has been over for 30 s, 10 s after the start of a worker and every 60 s from then on.
-const REMOVED_WITHIN: Duration = Duration::from_secs(110);
+/// what has been over for 30 s, 10 s after the start of a worker and every 60 s from then on: two of its rounds and a half,
+/// because one may find its backend not ready, or stop a container that only the next removes.
+const REMOVED_WITHIN: Duration = Duration::from_secs(200);
+/// In which it must be known whose a container is that ran at a cloud.
+const KNOWN_WITHIN: Duration = Duration::from_secs(20);
 /// In which the end of a job must be told after it was committed, and its slot counted.
 const TOLD_WITHIN: Duration = Duration::from_secs(20);
 
@@ -168,7 +171,7 @@ async fn containers(verdict: &mut Verdict, lab: &Lab) -> anyhow::Result<BTreeSet
             (starts(ran.values()), alive_twice(ran.values()), engine::most_at_once(ran.values()))
         }
         Backend::Cloud(place) => {
-            let mut ran = cloud_ran(lab, place).await?;
+            let mut ran = known(lab, place).await?;
             for (id, _) in ran.extract_if(.., |_, ran| ran.job.is_none()) {
                 duplicate(verdict, format!("container {id} is nobody's"));
             }
@@ -189,6 +192,19 @@ async fn containers(verdict: &mut Verdict, lab: &Lab) -> anyhow::Result<BTreeSet
 async fn cloud_ran(lab: &Lab, place: &Place) -> anyhow::Result<BTreeMap<String, Ran>> {
     let jobs: Vec<uuid::Uuid> = sqlx::query_scalar("select id from container_jobs").fetch_all(&lab.sql).await?;
     place.engine.ran_of(&jobs.into_iter().map(JobId::from).collect())
+}
+
+/// What ran at a cloud, at a moment at which nothing is nobody's: fleets share its engine, and whose a container is that
+/// another has just started is known a little later than that it runs. What stays nobody's is in it.
+async fn known(lab: &Lab, place: &Place) -> anyhow::Result<BTreeMap<String, Ran>> {
+    let began = Instant::now();
+    loop {
+        let ran = cloud_ran(lab, place).await?;
+        if ran.values().all(|ran| ran.job.is_some()) || began.elapsed() > KNOWN_WITHIN {
+            return Ok(ran);
+        }
+        tokio::time::sleep(POLL).await;
+    }
 }
 
 /// Attempts that failed for their place's reasons: there should be none, because nothing breaks there. Only where a launch

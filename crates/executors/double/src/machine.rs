@@ -20,6 +20,9 @@ const LABEL: &str = "gantry.double";
 const DENIED: &str = "denied.invalid/";
 /// SIGKILL, as an exit code.
 const KILLED: i64 = 137;
+/// How often a removal is asked for before it has failed, and the pause between: the engine may be busy with the container.
+const REMOVALS: u32 = 5;
+const REMOVAL_PAUSE: Duration = Duration::from_millis(300);
 /// How long the engine may take to begin an answer.
 const PATIENCE: u64 = 60;
 
@@ -237,6 +240,12 @@ impl Machine {
     /// Removes a container, whatever its state.
     pub async fn remove(&self, id: &str) -> Result<(), Error> {
         let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+        for _ in 1..REMOVALS {
+            if gone_is_fine(self.docker.remove_container(id, Some(options.clone())).await).is_ok() {
+                return Ok(());
+            }
+            tokio::time::sleep(REMOVAL_PAUSE).await;
+        }
         gone_is_fine(self.docker.remove_container(id, Some(options)).await)
     }
 

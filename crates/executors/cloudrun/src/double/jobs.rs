@@ -131,13 +131,20 @@ pub(super) async fn delete(
         rendered["deleteTime"] = render::time(now()).into();
         (state.jobs.remove(&name).expect("it was there above"), rendered)
     };
-    for execution in job.executions {
-        execution.cancel.cancel();
-        if let Some(container) = execution.container
-            && let Err(error) = shared.machine.remove(&container).await
-        {
-            tracing::warn!(%error, container, "a container of a deleted Job stays");
+    let machine = shared.machine.clone();
+    // A task of its own: what was asked for is done, also when who asked is gone.
+    let removed = tokio::spawn(async move {
+        for execution in job.executions {
+            execution.cancel.cancel();
+            if let Some(container) = execution.container
+                && let Err(error) = machine.remove(&container).await
+            {
+                tracing::warn!(%error, container, "a container of a deleted Job stays");
+            }
         }
+    });
+    if let Err(error) = removed.await {
+        tracing::warn!(%error, "the removal of a deleted Job's containers broke off");
     }
     Ok(operations::begun(&shared, &name, Target::Done, render::JOB, rendered))
 }

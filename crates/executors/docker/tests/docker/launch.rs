@@ -1,6 +1,6 @@
 //! What a container gets, what it is refused, and whose name it has.
 
-use bollard::models::{ContainerCreateBody, MountType};
+use bollard::models::{ContainerCreateBody, MountType, NetworkCreateRequest};
 use bollard::query_parameters::CreateContainerOptionsBuilder;
 use gantry_core::FailureClass;
 use gantry_core::gpus::Gpus;
@@ -154,6 +154,28 @@ async fn the_hosts_network_is_of_jobs_that_name_none() {
     assert_eq!(mode(spec.clone()).await, "none");
     spec.container.network = Some("default".into());
     assert_ne!(mode(spec).await, "none", "the job's own comes first");
+}
+
+#[tokio::test]
+async fn a_container_is_on_the_network_that_the_job_or_the_host_names() {
+    let lab = Lab::new();
+    let (name, docker) = (format!("gantry-{}", lab.fleet), lab.docker().await);
+    let network = NetworkCreateRequest { name: name.clone(), internal: Some(true), ..Default::default() };
+    docker.create_network(network).await.expect("makes a network");
+    let interfaces = async |lab: &Lab, network: Option<&str>| {
+        let mut spec = sh("ls /sys/class/net");
+        spec.container.network = network.map(str::to_owned);
+        let (id, end) = lab.run(spec).await;
+        assert_eq!(end.outcome, Outcome::Exited(0));
+        String::from_utf8(lab.read(&id, None, 4096).await.0).expect("names of interfaces")
+    };
+    let of_jobs = Lab::with(json!({ "network": "none", "allowed_networks": [name] }));
+    assert_eq!(interfaces(&of_jobs, None).await, "lo\n");
+    assert_eq!(interfaces(&of_jobs, Some(&name)).await, "eth0\nlo\n");
+    let of_the_host = Lab::with(json!({ "network": name }));
+    of_the_host.executor.check(&of_the_host.host).await.expect("the network is there");
+    assert_eq!(interfaces(&of_the_host, None).await, "eth0\nlo\n");
+    docker.remove_network(&name).await.expect("nobody is on it any more");
 }
 
 #[tokio::test]
