@@ -88,6 +88,18 @@ pub enum Reports {
     },
 }
 
+/// [`Reports`] as whoever writes them has them: without a tree between.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "version")]
+pub enum ReportsToWrite<'a> {
+    /// Version 1.
+    #[serde(rename = "1")]
+    V1 {
+        /// The reports.
+        reports: Vec<&'a Report>,
+    },
+}
+
 /// What a worker says of an attempt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Report {

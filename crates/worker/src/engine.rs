@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use gantry_broker::{Broker, Outgoing, Publisher, publish};
-use gantry_core::message::{Report, Reports, Token};
+use gantry_core::message::{Report, ReportsToWrite, Token};
 use gantry_core::state::StopReason;
 use gantry_core::{FleetId, WorkerId};
 use gantry_store::attempts::{self, LaunchSent, Output, Preparing, Started};
@@ -86,7 +86,7 @@ pub(crate) struct Writes {
     pub(crate) output: Batcher<Arc<Output>, ()>,
     pub(crate) host_check: Batcher<HostCheck, ()>,
     /// Done once RabbitMQ confirmed the report.
-    pub(crate) report: Batcher<Report, ()>,
+    pub(crate) report: Batcher<Arc<Report>, ()>,
 }
 
 impl Writes {
@@ -164,14 +164,14 @@ impl Writes {
             }
         });
         let (publisher, topology) = (Publisher::new(broker), broker.topology().clone());
-        let report = Batcher::spawn("publish reports", REPORTS, move |reports: Vec<Report>| {
+        let report = Batcher::spawn("publish reports", REPORTS, move |reports: Vec<Arc<Report>>| {
             let (publisher, route) = (publisher.clone(), topology.reports());
             async move {
                 let lists: Vec<Outgoing> = reports
                     .chunks(REPORT_LIST)
                     .map(|list| {
-                        let reports = list.iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
-                        Outgoing::json(route.clone(), &Reports::V1 { reports })
+                        let reports = list.iter().map(Arc::as_ref).collect();
+                        Outgoing::json(route.clone(), &ReportsToWrite::V1 { reports })
                     })
                     .collect::<Result<_, serde_json::Error>>()
                     .map_err(|error| Trouble::Refused(error.to_string()))?;
