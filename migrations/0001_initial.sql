@@ -353,9 +353,11 @@ comment on column container_templates.on_lost is 'What to do when the host of a 
 comment on column container_templates.created_by is 'Who made it.';
 comment on column container_templates.created_at is 'When it was made.';
 
+-- That the tenant exists is what the foreign key to the project demands: the project is of the same tenant, and its own key says
+-- that there is one. A second one would be checked for every job.
 create table container_jobs (
     id uuid primary key,
-    tenant_id uuid not null references tenants,
+    tenant_id uuid not null,
     project_id uuid not null,
     status job_status not null default 'pending',
     executor_type executor_type not null,
