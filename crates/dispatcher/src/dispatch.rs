@@ -17,10 +17,6 @@ use crate::{Parts, metrics};
 
 /// Rows marked in one statement at most.
 const BATCH: usize = 1_000;
-/// Jobs in one message at most.
-const LIST: usize = 100;
-/// So many messages carry a list before lists grow: with few jobs every worker on the queue gets some.
-const SPREAD: usize = 16;
 /// Behind a pass that moved so many jobs, and fewer than a full one, what comes gathers for so long before the next pass: there
 /// is load, and a look at a window costs as much for one job as for all.
 const LARGE: usize = 50;
@@ -74,6 +70,7 @@ async fn pass(parts: &Parts, view: &mut View) -> Result<Option<Duration>, gantry
         parts.room.look();
         for window in view.windows.read(&parts.store).await? {
             let factor = parts.settings.window_factor;
+            parts.spread.found(window.executor, window.workers);
             // For those who just come in: each has a slot, so it does not matter in which order they came, and whose they are.
             let slots = usize::try_from(room(window, factor.min(1.0))).unwrap_or(0);
             let Some(room) = usize::try_from(room(window, factor)).ok().filter(|room| *room > 0) else { continue };
@@ -118,7 +115,7 @@ pub(crate) async fn publish(parts: &Parts, executor: ExecutorType, items: &[Work
     }
     let route = parts.broker.topology().jobs(executor.as_str());
     let messages: Vec<Outgoing> = items
-        .chunks(items.len().div_ceil(SPREAD).min(LIST))
+        .chunks(parts.spread.list(executor, items.len()))
         .filter_map(|jobs| Outgoing::json(route.clone(), &Work::V1 { jobs: jobs.to_vec() }).ok())
         .collect();
     for error in parts.publisher.publish_all(messages).await.into_iter().filter_map(Result::err) {
