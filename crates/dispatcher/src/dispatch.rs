@@ -17,14 +17,15 @@ use crate::{Parts, metrics};
 
 /// Rows marked in one statement at most.
 const BATCH: usize = 1_000;
-/// Jobs in one message at most.
-const LIST: usize = 100;
-/// So many messages carry a list before lists grow: with few jobs every worker on the queue gets some.
-const SPREAD: usize = 16;
+/// Behind a pass that moved so many jobs, and fewer than a full one, what comes gathers for so long before the next pass: there
+/// is load, and a look at a window costs as much for one job as for all.
+const LARGE: usize = 50;
+const GATHER: Duration = Duration::from_millis(5);
 
 pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
     let mut view = View::default();
     let mut pause = parts.settings.poll();
+    let mut gather_until = tokio::time::Instant::now();
     loop {
         tokio::select! {
             () = parts.nudge.notified() => {}
@@ -32,6 +33,7 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
             () = shutdown.requested() => return,
         }
         pause = parts.settings.poll();
+        tokio::time::sleep_until(gather_until).await;
         match pass(parts, &mut view).await {
             Ok(look) => pause = pause.min(look.unwrap_or(pause)),
             Err(error) => {
@@ -42,6 +44,9 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
                 tokio::time::sleep(parts.settings.poll()).await;
             }
         }
+        if (LARGE..BATCH).contains(&view.moved) {
+            gather_until = tokio::time::Instant::now() + GATHER;
+        }
     }
 }
 
@@ -50,6 +55,8 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
 struct View {
     windows: Windows,
     lines: HashMap<ExecutorType, Lines>,
+    /// Jobs that the last pass moved, all windows together.
+    moved: usize,
 }
 
 /// Fills every window; again as long as a full batch says that there is more. Returns when there is something to look
@@ -59,9 +66,11 @@ async fn pass(parts: &Parts, view: &mut View) -> Result<Option<Duration>, gantry
         let mut full = false;
         let mut next_look: Option<Duration> = None;
         let mut free = HashMap::new();
+        view.moved = 0;
         parts.room.look();
         for window in view.windows.read(&parts.store).await? {
             let factor = parts.settings.window_factor;
+            parts.spread.found(window.executor, window.workers);
             // For those who just come in: each has a slot, so it does not matter in which order they came, and whose they are.
             let slots = usize::try_from(room(window, factor.min(1.0))).unwrap_or(0);
             let Some(room) = usize::try_from(room(window, factor)).ok().filter(|room| *room > 0) else { continue };
@@ -75,6 +84,7 @@ async fn pass(parts: &Parts, view: &mut View) -> Result<Option<Duration>, gantry
             let unseen = lines.look(&parts.store, window.executor).await?;
             let (items, stopped) = lines.dispatch(&parts.store, window.executor, window.tenant, room).await?;
             metrics::dispatched(window.executor, items.len());
+            view.moved += items.len();
             full |= stopped || items.len() == BATCH;
             if items.len() < room {
                 next_look = next_look.into_iter().chain(unseen).min();
@@ -105,7 +115,7 @@ pub(crate) async fn publish(parts: &Parts, executor: ExecutorType, items: &[Work
     }
     let route = parts.broker.topology().jobs(executor.as_str());
     let messages: Vec<Outgoing> = items
-        .chunks(items.len().div_ceil(SPREAD).min(LIST))
+        .chunks(parts.spread.list(executor, items.len()))
         .filter_map(|jobs| Outgoing::json(route.clone(), &Work::V1 { jobs: jobs.to_vec() }).ok())
         .collect();
     for error in parts.publisher.publish_all(messages).await.into_iter().filter_map(Result::err) {

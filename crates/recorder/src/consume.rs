@@ -21,6 +21,10 @@ use crate::{Parts, metrics};
 /// Lists taken at once at most, and reports applied in one transaction at most.
 const LISTS: usize = 50;
 const REPORTS: usize = 500;
+/// Behind so many reports at once, and fewer than fill a transaction, lists are gathered for so long: there is load, and a
+/// transaction of more reports costs less for each.
+const LARGE: usize = 50;
+const GATHER: Duration = Duration::from_millis(5);
 /// The reason of a letter that holds one report.
 const POISON: &str = "poison_report";
 /// How long to wait before Postgres is asked again.
@@ -29,24 +33,26 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown, committed: mpsc::Sender<Vec<Batch>>) {
     let options = consume::Options { max_batch: LISTS, prefetch: 4 * LISTS as u16, ..consume::Options::default() };
     let mut consumer = Consumer::new(&parts.broker, parts.broker.topology().reports_queue(), options);
+    let mut gather_until = tokio::time::Instant::now();
     loop {
         let deliveries = tokio::select! {
-            deliveries = consumer.next_batch() => deliveries,
+            deliveries = consumer.next_batch_gathered_until(gather_until) => deliveries,
             () = shutdown.requested() => return,
         };
-        if record(parts, shutdown, &committed, deliveries).await.is_none() {
-            return;
+        let Some(reports) = record(parts, shutdown, &committed, deliveries).await else { return };
+        if (LARGE..REPORTS).contains(&reports) {
+            gather_until = tokio::time::Instant::now() + GATHER;
         }
     }
 }
 
-/// Records a batch; none if the process is ending before it could.
+/// Records a batch, and returns how many reports it had; none if the process is ending before it could.
 async fn record(
     parts: &Parts,
     shutdown: &Shutdown,
     committed: &mpsc::Sender<Vec<Batch>>,
     deliveries: Vec<Delivery>,
-) -> Option<()> {
+) -> Option<usize> {
     let delivered = Instant::now();
     let mut reports = Vec::new();
     let mut good = Vec::with_capacity(deliveries.len());
@@ -108,7 +114,7 @@ async fn record(
     }
     ack_all(good).await;
     nudge(parts, worth_a_look);
-    Some(())
+    Some(reports.len())
 }
 
 /// The last span of a job's trace, which began with its producer.

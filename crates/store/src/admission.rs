@@ -315,11 +315,9 @@ async fn rooms(tx: &mut sqlx::PgConnection, jobs: &[NewJob]) -> Result<HashMap<T
         .await?;
         // A second statement: only it sees what was admitted while the first one waited.
         let waiting = sqlx::query_scalar!(
-            r#"/* admission::rooms */
-            select count(*) as "waiting!" from (
-                select 1 from container_jobs where tenant_id::text = $1 and status = 'pending' limit $2) w"#,
-            tenant.id.to_string(),
-            i64::from(tenant.cap)
+            r#"/* admission::rooms */ select gantry_waiting($1, $2) as "waiting!""#,
+            tenant.id,
+            tenant.cap
         )
         .fetch_one(&mut *tx)
         .await?;
