@@ -224,6 +224,9 @@ pub enum Nudge {
     Dispatch {
         /// For these executor types.
         executors: Vec<ExecutorType>,
+        /// Whether slots became free, and that is all: who knows that nobody waits for one need not look.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        only_slots: bool,
     },
     /// Somebody asked for the end of running jobs: their workers look.
     Cancel {

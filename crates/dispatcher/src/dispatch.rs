@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use gantry_broker::consume::{self, Consumer};
-use gantry_broker::{Outgoing, ack_all};
+use gantry_broker::{Delivery, Outgoing, ack_all};
 use gantry_core::ExecutorType;
 use gantry_core::message::{Control, Nudge, Work, WorkItem};
 use gantry_runtime::Shutdown;
@@ -123,7 +123,8 @@ pub(crate) async fn publish(parts: &Parts, executor: ExecutorType, items: &[Work
     }
 }
 
-/// Turns nudges of other parts into looks of our own.
+/// Turns nudges of other parts into looks of our own. Not that of an end that only freed slots, where the last look left
+/// some that nobody waits for: with few jobs at a time that is each of them, and a look costs more than it finds.
 pub(crate) async fn listen(parts: &Parts, shutdown: &Shutdown) {
     let options = consume::Options { prefetch: 1_000, ..consume::Options::default() };
     let mut consumer = Consumer::subscribe(&parts.broker, parts.broker.topology().control_exchange(), &[""], options);
@@ -132,7 +133,13 @@ pub(crate) async fn listen(parts: &Parts, shutdown: &Shutdown) {
             deliveries = consumer.next_batch() => deliveries,
             () = shutdown.requested() => return,
         };
-        if deliveries.iter().any(|d| matches!(d.json(), Ok(Control::V1(Nudge::Dispatch { .. })))) {
+        let is_worth_a_look = |delivery: &Delivery| match delivery.json() {
+            Ok(Control::V1(Nudge::Dispatch { executors, only_slots })) => {
+                !(only_slots && parts.room.is_left(&executors))
+            }
+            _ => false,
+        };
+        if deliveries.iter().any(is_worth_a_look) {
             parts.nudge.notify_one();
         }
         ack_all(deliveries).await;

@@ -86,6 +86,7 @@ async fn record(
         }
     }
     let mut worth_a_look: Vec<ExecutorType> = Vec::new();
+    let mut only_slots = true;
     for chunk in reports.chunks(REPORTS) {
         let Some(applied) = apply_or_wait(parts, shutdown, chunk, &mut poison).await else {
             let broken = broken.into_iter().map(|(delivery, _)| delivery);
@@ -97,6 +98,7 @@ async fn record(
         metrics::handed_on(&applied.failovers);
         chunk.iter().for_each(trace);
         worth_a_look.extend(applied.freed);
+        only_slots &= !applied.lined_up;
         // In whose lines they stand now.
         worth_a_look.extend(applied.failovers.iter().map(|failover| failover.to));
         // The receiver ends only after this sender.
@@ -113,7 +115,7 @@ async fn record(
         put_aside(parts, delivery, &message).await;
     }
     ack_all(good).await;
-    nudge(parts, worth_a_look);
+    nudge(parts, worth_a_look, only_slots);
     Some(reports.len())
 }
 
@@ -201,13 +203,13 @@ async fn put_report_aside(parts: &Parts, poison: &Poison) {
     }
 }
 
-fn nudge(parts: &Parts, mut executors: Vec<ExecutorType>) {
+fn nudge(parts: &Parts, mut executors: Vec<ExecutorType>, only_slots: bool) {
     executors.sort_unstable();
     executors.dedup();
     if executors.is_empty() {
         return;
     }
-    let control = Control::V1(Nudge::Dispatch { executors });
+    let control = Control::V1(Nudge::Dispatch { executors, only_slots });
     if let Ok(body) = serde_json::to_vec(&control) {
         parts.publisher.publish_unconfirmed(Outgoing::transient(parts.broker.topology().control(), body));
     }

@@ -32,6 +32,8 @@ pub struct Applied {
     pub superseded: usize,
     /// The executor types whose hosts have free slots now.
     pub freed: Vec<ExecutorType>,
+    /// Whether jobs may be in line again: some are tried again, or a limit has room that others wait for.
+    pub lined_up: bool,
     /// Jobs that their place refused, and that go on elsewhere.
     pub failovers: Vec<Failover>,
 }
@@ -152,6 +154,7 @@ async fn apply_once(store: &Store, reports: &[Report], jitter: &(dyn Fn() -> f64
         applied.freed = decisions.iter().filter(|d| d.locked.slot_held).map(|d| d.locked.executor).collect();
         applied.freed.sort_unstable();
         applied.freed.dedup();
+        applied.lined_up = decisions.iter().any(|d| matches!(d.next, Next::Retry(_)) || !d.locked.limits.is_empty());
     }
     applied.events.extend(events::insert(&mut tx, &events).await?);
     if !decisions.is_empty() {
