@@ -148,7 +148,7 @@ type Key = (TenantId, KeySource, String);
 pub async fn insert(store: &Store, scope: Scope, jobs: &[NewJob]) -> Result<Vec<Inserted>> {
     store
         .run("admission::insert", || async {
-            let mut tx = store.begin_scoped("admission::insert", scope).await?;
+            let mut tx = store.begin_scoped_kept("admission::insert", scope).await?;
             let decided = insert_within(&mut tx, jobs).await?;
             tx.commit().await?;
             Ok(decided)

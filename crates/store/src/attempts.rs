@@ -251,7 +251,7 @@ pub async fn put_launch_sent(store: &Store, worker: WorkerId, launches: &[Launch
     let sent: Vec<bool> = launches.iter().map(|launch| launch.sent).collect();
     store
         .run("attempts::put_launch_sent", || async {
-            let mut tx = store.begin_as("attempts::put_launch_sent", worker).await?;
+            let mut tx = store.begin_kept_as("attempts::put_launch_sent", worker).await?;
             let rows = sqlx::query!(
                 "/* attempts::put_launch_sent */
                 update container_executions e
@@ -322,7 +322,7 @@ pub async fn put_started(store: &Store, worker: WorkerId, started: &[Started]) -
     let startup: Vec<Option<i64>> = started.iter().map(|start| start.startup.map(millis)).collect();
     store
         .run("attempts::put_started", || async {
-            let mut tx = store.begin_as("attempts::put_started", worker).await?;
+            let mut tx = store.begin_kept_as("attempts::put_started", worker).await?;
             // Jobs before attempts: the lock order.
             sqlx::query!(
                 "/* attempts::put_started */ select id from container_jobs where id = any($1) order by id for no key update",
@@ -397,7 +397,7 @@ pub async fn put_outputs(store: &Store, worker: WorkerId, outputs: &[Arc<Output>
     let backend: Vec<String> = outputs.iter().map(|output| output.backend_log.clone()).collect();
     store
         .run("attempts::put_outputs", || async {
-            let mut tx = store.begin_as("attempts::put_outputs", worker).await?;
+            let mut tx = store.begin_kept_as("attempts::put_outputs", worker).await?;
             sqlx::query!(
                 "/* attempts::put_outputs */
                 update container_executions e

@@ -108,7 +108,7 @@ pub async fn append(store: &Store, worker: WorkerId, appends: &[Arc<Append>]) ->
     let data: Vec<&[u8]> = chunks().map(|(_, chunk)| chunk.data.as_slice()).collect();
     store
         .run("logs::append", || async {
-            let mut tx = store.begin_as("logs::append", worker).await?;
+            let mut tx = store.begin_kept_as("logs::append", worker).await?;
             sqlx::query!(
                 "/* logs::append */
                 with p as (

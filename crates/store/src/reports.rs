@@ -84,7 +84,7 @@ pub async fn apply(store: &Store, reports: &[Report], jitter: &(dyn Fn() -> f64 
 }
 
 async fn apply_once(store: &Store, reports: &[Report], jitter: &(dyn Fn() -> f64 + Send + Sync)) -> Result<Applied> {
-    let mut tx = store.begin("reports::apply").await?;
+    let mut tx = store.begin_kept("reports::apply").await?;
     lock_limits(&mut tx, reports).await?;
     let prices = lock_hosts(&mut tx, reports).await?;
     let locked = lock_attempts(&mut tx, reports).await?;
