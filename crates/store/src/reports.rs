@@ -253,7 +253,7 @@ async fn lock_limits(tx: &mut sqlx::PgConnection, reports: &[Report]) -> Result<
         select id from limits where id in (
             select unnest(e.limits) from container_executions e
             join unnest($1::uuid[], $2::int[]) as t(job_id, attempt) on e.job_id = t.job_id and e.attempt = t.attempt
-            where e.slot_held)
+            where e.slot_held::int = 1)
         order by id for no key update",
         &jobs,
         &attempts
@@ -281,7 +281,7 @@ async fn lock_hosts(tx: &mut sqlx::PgConnection, reports: &[Report]) -> Result<H
         select id, cost_per_job, cost_per_hour from executor_hosts where id in (
             select e.executor_host_id from container_executions e
             join unnest($1::uuid[], $2::int[]) as t(job_id, attempt) on e.job_id = t.job_id and e.attempt = t.attempt
-            where e.slot_held)
+            where e.slot_held::int = 1)
         order by id for no key update",
         &jobs,
         &attempts
@@ -437,7 +437,7 @@ async fn write_ends(tx: &mut sqlx::PgConnection, decisions: &[Decision<'_>]) -> 
                 started_at = coalesce(e.started_at, case when d.execution_id is not null and d.run is not null then d.begun end),
                 run_millis = d.run, startup_millis = coalesce(d.startup, e.startup_millis), max_memory_usage = d.memory, cpu_usage_percent = d.cpu, logs_incomplete = d.incomplete,
                 cost = d.cost
-            from d where e.job_id = d.job_id and e.attempt = d.attempt and e.ended_at is null
+            from d where e.job_id = d.job_id and e.attempt = d.attempt and num_nulls(e.ended_at) = 1
             returning e.executor_host_id, d.held, coalesce(d.startup, e.startup_millis) as startup,
                 extract(epoch from now() - e.claimed_at)::float8 as held_for
         ), j as (
