@@ -427,9 +427,9 @@ create index container_jobs_schedule_open on container_jobs (schedule_id) where 
 -- Written once, with the end, whose update changes indexed columns anyway: no update that was HOT becomes another.
 create index container_jobs_ended on container_jobs (tenant_id, completed_at) where completed_at is not null;
 -- By text, so that only the statements that count a backlog use it: to the planner every other index of the tenant looks
--- as good as the one of the lines, as long as its statistics are older than the backlog. Written where a job is parked,
--- which is never a HOT update.
-create index container_jobs_waiting on container_jobs ((tenant_id::text), executor_type, waiting_reason) where status = 'pending' and parked_until is not null;
+-- as good as the one of the lines, as long as its statistics are older than the backlog. Written where a job is parked or
+-- enters the window, which is never a HOT update.
+create index container_jobs_waiting on container_jobs ((tenant_id::text), executor_type, waiting_reason) where status = 'pending' and (parked_until is not null or dispatched_at is not null);
 comment on table container_jobs is 'A job and where it stands. Narrow: what is written once is in container_job_specs, what is large in container_executions.';
 comment on column container_jobs.id is 'UUIDv7: sorts by admission.';
 comment on column container_jobs.tenant_id is 'The owner.';
@@ -1057,8 +1057,8 @@ revoke execute on function gantry_backlog(uuid, integer) from public;
 grant execute on function gantry_backlog(uuid, integer) to gantry_api, gantry_fleet;
 
 -- The same as one number, for a tenant's cap: its pending jobs, and at most so many. Each of them is in line, in the window
--- or parked, and each of the three has an index that its statements need anyway: one more, over all that is pending, would be
--- written with every job that comes and once more when it enters the window, whether its tenant has a cap or not.
+-- or parked. The lines have their index anyway, and the other two share one: one over all that is pending would be written
+-- with every job that comes and once more when it enters the window.
 create function gantry_waiting(own uuid, most integer) returns bigint
     language sql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off
     as $$
@@ -1068,14 +1068,10 @@ create function gantry_waiting(own uuid, most integer) returns bigint
                 where j.executor_type = e.e and j.tenant_id = own
                   and j.status = 'pending' and j.dispatched_at is null and j.parked_until is null limit most) r
             union all
-            select 1 from unnest(enum_range(null::public.executor_type)) as e(e) cross join lateral (
-                select 1 from public.container_jobs j
-                where j.executor_type = e.e and j.tenant_id = own
-                  and j.status = 'pending' and j.dispatched_at is not null limit most) r
-            union all
             select 1 from (
                 select 1 from public.container_jobs j
-                where j.tenant_id::text = own::text and j.status = 'pending' and j.parked_until is not null limit most) r
+                where j.tenant_id::text = own::text and j.status = 'pending'
+                  and (j.parked_until is not null or j.dispatched_at is not null) limit most) r
             limit most
         ) waiting
         where own = coalesce(public.gantry_tenant(), own)

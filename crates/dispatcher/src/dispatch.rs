@@ -27,13 +27,13 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
     let mut pause = parts.settings.poll();
     let mut gather_until = tokio::time::Instant::now();
     loop {
+        tokio::time::sleep_until(gather_until).await;
         tokio::select! {
             () = parts.nudge.notified() => {}
             () = tokio::time::sleep(pause) => {}
             () = shutdown.requested() => return,
         }
         pause = parts.settings.poll();
-        tokio::time::sleep_until(gather_until).await;
         match pass(parts, &mut view).await {
             Ok(look) => pause = pause.min(look.unwrap_or(pause)),
             Err(error) => {

@@ -19,6 +19,8 @@ pub(crate) struct Room(Mutex<HashMap<ExecutorType, Places>>);
 #[derive(Clone, Copy, Debug, Default)]
 struct Places {
     free: usize,
+    /// What the last look found free.
+    found: usize,
     /// Taken by a transaction that is not known to be over.
     in_flight: usize,
     /// Taken, and perhaps not seen by the present look: what was in flight when it began, and what was taken since.
@@ -48,6 +50,7 @@ impl Room {
         for (executor, places) in room.iter_mut() {
             let found = free.get(executor).copied().filter(|_| !places.in_line).unwrap_or_default();
             places.free = found.saturating_sub(places.unseen);
+            places.found = found;
             places.looking = false;
         }
     }
@@ -62,11 +65,13 @@ impl Room {
         true
     }
 
-    /// Whether there is room for each of these executor types as it is, and nobody stands in line. While a look is under
-    /// way it may be about to give all of it to somebody.
+    /// Whether half of the room for each of these executor types is left, and nobody stands in line. Of less another
+    /// dispatcher, who found the same, may have taken the rest, so that somebody was parked for want of it. While a look is
+    /// under way it may be about to give all of it to somebody.
     pub(crate) fn is_left(&self, executors: &[ExecutorType]) -> bool {
         let room = self.lock();
-        executors.iter().all(|executor| room.get(executor).is_some_and(|places| places.free > 0 && !places.looking))
+        let is_left = |places: &Places| places.free > 0 && 2 * places.free >= places.found && !places.looking;
+        executors.iter().all(|executor| room.get(executor).is_some_and(is_left))
     }
 
     /// The transaction for which places were taken is over, one way or the other: a look that begins now sees what came of
@@ -153,8 +158,9 @@ mod tests {
         room.found(&HashMap::from([(MOCK, 2)]));
         room.stands_in_line(MOCK);
         assert!(!room.is_left(&[MOCK]));
-        look(&room, 1);
-        assert!(room.take(MOCK, 1) && !room.is_left(&[MOCK]));
+        look(&room, 3);
+        assert!(room.take(MOCK, 1) && room.is_left(&[MOCK]));
+        assert!(room.take(MOCK, 1) && !room.is_left(&[MOCK]), "another dispatcher may have taken the third");
     }
 
     #[test]

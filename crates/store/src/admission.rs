@@ -281,12 +281,21 @@ async fn refuse_surplus(tx: &mut sqlx::PgConnection, jobs: &[NewJob], decided: &
         }
     }
     if !refused.is_empty() {
-        let tenants: Vec<Uuid> = room.keys().map(|tenant| tenant.uuid()).collect();
+        let keys: Vec<(&NewJob, &Idempotency)> = jobs
+            .iter()
+            .filter(|job| refused.contains(&job.id))
+            .filter_map(|job| job.idempotency.as_ref().map(|key| (job, key)))
+            .collect();
         sqlx::query!(
             "/* admission::refuse_surplus */
-            delete from idempotency_keys where tenant_id = any($1) and job_id = any($2)",
-            &tenants,
-            &refused.into_iter().map(JobId::uuid).collect::<Vec<_>>()
+            delete from idempotency_keys i
+            using unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[]) as k(tenant_id, source, key, job_id)
+            where i.tenant_id = k.tenant_id and i.source = k.source::idempotency_source and i.key = k.key
+              and i.job_id = k.job_id",
+            &keys.iter().map(|(job, _)| job.tenant.uuid()).collect::<Vec<_>>(),
+            &keys.iter().map(|(_, key)| key.source.to_string()).collect::<Vec<_>>(),
+            &keys.iter().map(|(_, key)| key.key.clone()).collect::<Vec<_>>(),
+            &keys.iter().map(|(job, _)| job.id.uuid()).collect::<Vec<_>>()
         )
         .execute(&mut *tx)
         .await?;

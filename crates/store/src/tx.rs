@@ -28,8 +28,8 @@ const KEPT_PLANS: &str = "; set local plan_cache_mode = force_generic_plan";
 /// A statement follows an index in its order and stops.
 const IN_ORDER: &str = "; set local enable_bitmapscan = off; set local enable_sort = off";
 
-/// How often a connection that is given back forgets its plans. They come back in turn, so that with ten of them a plan is
-/// some two seconds old at most while there is work: in that time no table grows out of it.
+/// How often a connection that is given back forgets its plans: whichever comes back next. With ten of them a plan is some
+/// two seconds old on average while there is work; in that time no table grows out of it.
 const RENEWAL: Duration = Duration::from_millis(200);
 
 /// A connection that answered so shortly ago is not asked again before it is used.

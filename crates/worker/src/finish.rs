@@ -157,17 +157,22 @@ impl Kept {
 
     async fn stored(engine: &Engine, run: &Run) -> Option<Self> {
         let bytes = i64::try_from(KEPT).unwrap_or(i64::MAX);
-        match stored_logs::ends(&engine.store, run.token, bytes).await {
-            Ok((stdout, stderr)) => Some(Self { stdout, stderr }),
-            Err(error) => {
+        loop {
+            let error = match stored_logs::ends(&engine.store, run.token, bytes).await {
+                Ok((stdout, stderr)) => return Some(Self { stdout, stderr }),
+                Err(error) => error,
+            };
+            if !error.is_transient() {
                 tracing::warn!(
                     job.id = %run.token.job,
                     attempt = run.token.attempt,
                     %error,
                     "the stored log could not be read for the excerpts"
                 );
-                None
+                return None;
             }
+            // As long as its writes would wait: what is kept instead is the log's end alone, and nothing would say so.
+            tokio::time::sleep(READ_AGAIN).await;
         }
     }
 }
