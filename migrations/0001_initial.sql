@@ -353,9 +353,11 @@ comment on column container_templates.on_lost is 'What to do when the host of a 
 comment on column container_templates.created_by is 'Who made it.';
 comment on column container_templates.created_at is 'When it was made.';
 
+-- That the tenant exists is what the foreign key to the project demands: the project is of the same tenant, and its own key says
+-- that there is one. A second one would be checked for every job.
 create table container_jobs (
     id uuid primary key,
-    tenant_id uuid not null references tenants,
+    tenant_id uuid not null,
     project_id uuid not null,
     status job_status not null default 'pending',
     executor_type executor_type not null,
@@ -411,13 +413,11 @@ create table container_jobs (
     constraint container_jobs_limited_is_parked check (limit_id is null or parked_until is not null)
 ) with (fillfactor = 70);
 create index container_jobs_status_created on container_jobs (status, created_at);
-create index container_jobs_host_status on container_jobs (executor_host_id, status);
+-- Not of jobs that have had no host: all that wait for their first start.
+create index container_jobs_host_status on container_jobs (executor_host_id, status) where executor_host_id is not null;
 create index container_jobs_execution_id on container_jobs (execution_id) where execution_id is not null;
 create index container_jobs_tenant on container_jobs (tenant_id, id);
 create index container_jobs_line on container_jobs (executor_type, tenant_id, priority, id) where status = 'pending' and dispatched_at is null and parked_until is null;
--- By text, so that only the statement that counts a backlog uses it: to the planner every other index of the tenant
--- looks as good as the one of the lines, as long as its statistics are older than the backlog.
-create index container_jobs_backlog on container_jobs ((tenant_id::text)) where status = 'pending';
 create index container_jobs_limited on container_jobs (limit_id, priority desc, id) where status = 'pending' and limit_id is not null;
 create index container_jobs_window on container_jobs (executor_type, published_at) where status = 'pending' and dispatched_at is not null;
 create index container_jobs_parked on container_jobs (executor_type, waiting_reason, priority desc, id) where status = 'pending' and parked_until is not null;
@@ -426,8 +426,10 @@ create index container_jobs_queue_deadline on container_jobs (queue_deadline_at)
 create index container_jobs_schedule_open on container_jobs (schedule_id) where schedule_id is not null and status in ('pending', 'running');
 -- Written once, with the end, whose update changes indexed columns anyway: no update that was HOT becomes another.
 create index container_jobs_ended on container_jobs (tenant_id, completed_at) where completed_at is not null;
--- By text for the same reason as container_jobs_backlog. Written where a job is parked, which is never a HOT update.
-create index container_jobs_waiting on container_jobs ((tenant_id::text), executor_type, waiting_reason) where status = 'pending' and parked_until is not null;
+-- By text, so that only the statements that count a backlog use it: to the planner every other index of the tenant looks
+-- as good as the one of the lines, as long as its statistics are older than the backlog. Written where a job is parked or
+-- enters the window, which is never a HOT update.
+create index container_jobs_waiting on container_jobs ((tenant_id::text), executor_type, waiting_reason) where status = 'pending' and (parked_until is not null or dispatched_at is not null);
 comment on table container_jobs is 'A job and where it stands. Narrow: what is written once is in container_job_specs, what is large in container_executions.';
 comment on column container_jobs.id is 'UUIDv7: sorts by admission.';
 comment on column container_jobs.tenant_id is 'The owner.';
@@ -1053,6 +1055,30 @@ create function gantry_backlog(own uuid, most integer)
 comment on function gantry_backlog(uuid, integer) is 'How many jobs of a tenant wait, by executor type and by the reason that is stored: null for those in line, dispatching for those in the window. Of each at most one more than asked for.';
 revoke execute on function gantry_backlog(uuid, integer) from public;
 grant execute on function gantry_backlog(uuid, integer) to gantry_api, gantry_fleet;
+
+-- The same as one number, for a tenant's cap: its pending jobs, and at most so many. Each of them is in line, in the window
+-- or parked. The lines have their index anyway, and the other two share one: one over all that is pending would be written
+-- with every job that comes and once more when it enters the window.
+create function gantry_waiting(own uuid, most integer) returns bigint
+    language sql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off
+    as $$
+        select count(*) from (
+            select 1 from unnest(enum_range(null::public.executor_type)) as e(e) cross join lateral (
+                select 1 from public.container_jobs j
+                where j.executor_type = e.e and j.tenant_id = own
+                  and j.status = 'pending' and j.dispatched_at is null and j.parked_until is null limit most) r
+            union all
+            select 1 from (
+                select 1 from public.container_jobs j
+                where j.tenant_id::text = own::text and j.status = 'pending'
+                  and (j.parked_until is not null or j.dispatched_at is not null) limit most) r
+            limit most
+        ) waiting
+        where own = coalesce(public.gantry_tenant(), own)
+    $$;
+comment on function gantry_waiting(uuid, integer) is 'How many jobs of a tenant wait, up to a number.';
+revoke execute on function gantry_waiting(uuid, integer) from public;
+grant execute on function gantry_waiting(uuid, integer) to gantry_api, gantry_fleet;
 
 -- Who may see what ----------------------------------------------------------------------------------------------
 grant usage on schema public to gantry_fleet, gantry_api;

@@ -60,7 +60,7 @@ impl Nudges {
     /// Jobs were admitted, or slots came up, for these executor types.
     pub(crate) fn dispatch(&self, executors: Vec<ExecutorType>) {
         if !executors.is_empty() {
-            self.send(Nudge::Dispatch { executors });
+            self.send(Nudge::Dispatch { executors, only_slots: false });
         }
     }
 

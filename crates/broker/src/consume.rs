@@ -128,7 +128,14 @@ impl Consumer {
 
     /// The next batch: at least one delivery, at most `max_batch`. Waits as
     /// long as there is nothing, and may be cancelled at any point.
-    pub async fn next_batch(&mut self) -> Vec<Delivery> {
+    pub fn next_batch(&mut self) -> impl Future<Output = Vec<Delivery>> {
+        self.next_batch_gathered_until(Instant::now())
+    }
+
+    /// The same, but what is there before `until` waits for more until then, a
+    /// lone message too: for a caller who has just done a large batch, and
+    /// whose next one would be small only because it comes so soon.
+    pub async fn next_batch_gathered_until(&mut self, until: Instant) -> Vec<Delivery> {
         loop {
             self.ensure_live().await;
             if self.gathered.is_empty() {
@@ -144,7 +151,7 @@ impl Consumer {
                     }
                 }
             }
-            match self.fill().await {
+            match self.fill(until).await {
                 Ok(()) => return std::mem::take(&mut self.gathered),
                 Err(cause) => self.lose(&cause),
             }
@@ -193,9 +200,10 @@ impl Consumer {
     }
 
     /// Adds what is there now; a batch of more than one means load, and then a
-    /// short wait makes fuller batches.
-    async fn fill(&mut self) -> Result<(), String> {
-        let until = Instant::now() + self.options.max_wait;
+    /// short wait makes fuller batches. So does the caller's word for it.
+    async fn fill(&mut self, until: Instant) -> Result<(), String> {
+        let now = Instant::now();
+        let (gathers, until) = (until > now, until.max(now + self.options.max_wait));
         while self.gathered.len() < self.options.max_batch {
             let full = self.at_prefetch();
             let Some(live) = self.live.as_mut() else {
@@ -203,7 +211,7 @@ impl Consumer {
             };
             let next = match live.stream.next().now_or_never() {
                 Some(next) => next,
-                None if self.gathered.len() < 2 || full => break,
+                None if full || (self.gathered.len() < 2 && !gathers) => break,
                 None => match timeout_at(until, live.stream.next()).await {
                     Ok(next) => next,
                     Err(_) => break,

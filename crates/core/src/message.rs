@@ -88,6 +88,18 @@ pub enum Reports {
     },
 }
 
+/// [`Reports`] as whoever writes them has them: without a tree between.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "version")]
+pub enum ReportsToWrite<'a> {
+    /// Version 1.
+    #[serde(rename = "1")]
+    V1 {
+        /// The reports.
+        reports: Vec<&'a Report>,
+    },
+}
+
 /// What a worker says of an attempt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Report {
@@ -212,6 +224,9 @@ pub enum Nudge {
     Dispatch {
         /// For these executor types.
         executors: Vec<ExecutorType>,
+        /// Whether slots became free, and that is all: who knows that nobody waits for one need not look.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        only_slots: bool,
     },
     /// Somebody asked for the end of running jobs: their workers look.
     Cancel {

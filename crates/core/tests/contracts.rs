@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use gantry_core::message::{CloudEvent, Control, Reply, Report, ReportKind, Reports, Work, schemas};
+use gantry_core::message::{CloudEvent, Control, Reply, Report, ReportKind, Reports, ReportsToWrite, Work, schemas};
 use gantry_core::problem::Code;
 use gantry_core::spec::Submission;
 use serde::Serialize;
@@ -82,10 +82,16 @@ fn every_example_survives_its_type() {
     survives::<Control>("control");
     survives::<CloudEvent>("event");
     let Reports::V1 { reports } = survives::<Reports>("reports");
-    for report in reports {
-        let typed: Report = serde_json::from_value(report.clone()).expect("each report is one");
-        assert_eq!(serde_json::to_value(&typed).expect("a report is JSON"), report);
-    }
+    let typed: Vec<Report> = reports
+        .iter()
+        .map(|report| {
+            let typed: Report = serde_json::from_value(report.clone()).expect("each report is one");
+            assert_eq!(serde_json::to_value(&typed).expect("a report is JSON"), *report);
+            typed
+        })
+        .collect();
+    let written = serde_json::to_string(&ReportsToWrite::V1 { reports: typed.iter().collect() }).expect("JSON");
+    assert_eq!(serde_json::from_str::<Value>(&written).expect("JSON"), example("reports"));
 }
 
 /// A producer leaves out what has a default, so the way back adds to it and changes nothing.

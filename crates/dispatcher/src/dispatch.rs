@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use gantry_broker::consume::{self, Consumer};
-use gantry_broker::{Outgoing, ack_all};
+use gantry_broker::{Delivery, Outgoing, ack_all};
 use gantry_core::ExecutorType;
 use gantry_core::message::{Control, Nudge, Work, WorkItem};
 use gantry_runtime::Shutdown;
@@ -17,15 +17,17 @@ use crate::{Parts, metrics};
 
 /// Rows marked in one statement at most.
 const BATCH: usize = 1_000;
-/// Jobs in one message at most.
-const LIST: usize = 100;
-/// So many messages carry a list before lists grow: with few jobs every worker on the queue gets some.
-const SPREAD: usize = 16;
+/// Behind a pass that moved so many jobs, and fewer than a full one, what comes gathers for so long before the next pass: there
+/// is load, and a look at a window costs as much for one job as for all.
+const LARGE: usize = 50;
+const GATHER: Duration = Duration::from_millis(5);
 
 pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
     let mut view = View::default();
     let mut pause = parts.settings.poll();
+    let mut gather_until = tokio::time::Instant::now();
     loop {
+        tokio::time::sleep_until(gather_until).await;
         tokio::select! {
             () = parts.nudge.notified() => {}
             () = tokio::time::sleep(pause) => {}
@@ -42,6 +44,9 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
                 tokio::time::sleep(parts.settings.poll()).await;
             }
         }
+        if (LARGE..BATCH).contains(&view.moved) {
+            gather_until = tokio::time::Instant::now() + GATHER;
+        }
     }
 }
 
@@ -50,6 +55,8 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
 struct View {
     windows: Windows,
     lines: HashMap<ExecutorType, Lines>,
+    /// Jobs that the last pass moved, all windows together.
+    moved: usize,
 }
 
 /// Fills every window; again as long as a full batch says that there is more. Returns when there is something to look
@@ -59,9 +66,11 @@ async fn pass(parts: &Parts, view: &mut View) -> Result<Option<Duration>, gantry
         let mut full = false;
         let mut next_look: Option<Duration> = None;
         let mut free = HashMap::new();
+        view.moved = 0;
         parts.room.look();
         for window in view.windows.read(&parts.store).await? {
             let factor = parts.settings.window_factor;
+            parts.spread.found(window.executor, window.workers);
             // For those who just come in: each has a slot, so it does not matter in which order they came, and whose they are.
             let slots = usize::try_from(room(window, factor.min(1.0))).unwrap_or(0);
             let Some(room) = usize::try_from(room(window, factor)).ok().filter(|room| *room > 0) else { continue };
@@ -75,6 +84,7 @@ async fn pass(parts: &Parts, view: &mut View) -> Result<Option<Duration>, gantry
             let unseen = lines.look(&parts.store, window.executor).await?;
             let (items, stopped) = lines.dispatch(&parts.store, window.executor, window.tenant, room).await?;
             metrics::dispatched(window.executor, items.len());
+            view.moved += items.len();
             full |= stopped || items.len() == BATCH;
             if items.len() < room {
                 next_look = next_look.into_iter().chain(unseen).min();
@@ -105,7 +115,7 @@ pub(crate) async fn publish(parts: &Parts, executor: ExecutorType, items: &[Work
     }
     let route = parts.broker.topology().jobs(executor.as_str());
     let messages: Vec<Outgoing> = items
-        .chunks(items.len().div_ceil(SPREAD).min(LIST))
+        .chunks(parts.spread.list(executor, items.len()))
         .filter_map(|jobs| Outgoing::json(route.clone(), &Work::V1 { jobs: jobs.to_vec() }).ok())
         .collect();
     for error in parts.publisher.publish_all(messages).await.into_iter().filter_map(Result::err) {
@@ -113,7 +123,8 @@ pub(crate) async fn publish(parts: &Parts, executor: ExecutorType, items: &[Work
     }
 }
 
-/// Turns nudges of other parts into looks of our own.
+/// Turns nudges of other parts into looks of our own. Not that of an end that only freed slots, where the last look left
+/// some that nobody waits for: with few jobs at a time that is each of them, and a look costs more than it finds.
 pub(crate) async fn listen(parts: &Parts, shutdown: &Shutdown) {
     let options = consume::Options { prefetch: 1_000, ..consume::Options::default() };
     let mut consumer = Consumer::subscribe(&parts.broker, parts.broker.topology().control_exchange(), &[""], options);
@@ -122,7 +133,13 @@ pub(crate) async fn listen(parts: &Parts, shutdown: &Shutdown) {
             deliveries = consumer.next_batch() => deliveries,
             () = shutdown.requested() => return,
         };
-        if deliveries.iter().any(|d| matches!(d.json(), Ok(Control::V1(Nudge::Dispatch { .. })))) {
+        let is_worth_a_look = |delivery: &Delivery| match delivery.json() {
+            Ok(Control::V1(Nudge::Dispatch { executors, only_slots })) => {
+                !(only_slots && parts.room.is_left(&executors))
+            }
+            _ => false,
+        };
+        if deliveries.iter().any(is_worth_a_look) {
             parts.nudge.notify_one();
         }
         ack_all(deliveries).await;

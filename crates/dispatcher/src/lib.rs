@@ -17,6 +17,7 @@ mod process;
 mod retention;
 mod room;
 mod schedules;
+mod spread;
 mod upkeep;
 
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use tokio::sync::Notify;
 pub use config::{Config, Settings};
 pub use process::main;
 use room::Room;
+use spread::Spread;
 
 /// How long tasks may take to stop. Nothing is lost that is cut off: it is in Postgres, or not acked.
 const PATIENCE: Duration = Duration::from_millis(2_500);
@@ -48,6 +50,8 @@ pub(crate) struct Parts {
     pub(crate) nudge: Arc<Notify>,
     /// What the dispatch task leaves to those who come in.
     pub(crate) room: Arc<Room>,
+    /// How long lists of work are.
+    pub(crate) spread: Arc<Spread>,
 }
 
 /// A dispatcher, ready to run.
@@ -59,7 +63,8 @@ impl Service {
     /// A dispatcher over connections that the caller has made.
     pub fn new(store: Store, broker: Broker, settings: Settings) -> Self {
         let publisher = Publisher::new(&broker);
-        Self { parts: Parts { store, broker, publisher, settings, nudge: Arc::default(), room: Arc::default() } }
+        let (nudge, room, spread) = (Arc::default(), Arc::default(), Arc::default());
+        Self { parts: Parts { store, broker, publisher, settings, nudge, room, spread } }
     }
 
     /// Declares the topology and runs until `shutdown`. What was taken in is admitted and answered first.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use gantry_broker::Outgoing;
-use gantry_core::message::{Report, Reports, Token};
+use gantry_core::message::{Report, ReportsToWrite, Token};
 use gantry_runtime::clock::{Boottime, Monotonic};
 use gantry_store::lost;
 use tokio::time::timeout;
@@ -65,8 +65,8 @@ async fn report(parts: &Parts, sent: &mut Sent, open: Vec<Report>) {
     let due: Vec<Report> =
         open.into_iter().filter(|report| sent.0.get(&report.token).is_none_or(|at| may_repeat && waited(at))).collect();
     let messages = due.chunks(LIST).filter_map(|reports| {
-        let reports = reports.iter().filter_map(|report| serde_json::to_value(report).ok()).collect();
-        Outgoing::json(parts.broker.topology().reports(), &Reports::V1 { reports }).ok()
+        let reports = reports.iter().collect();
+        Outgoing::json(parts.broker.topology().reports(), &ReportsToWrite::V1 { reports }).ok()
     });
     let failed = parts.publisher.publish_all(messages.collect()).await.into_iter().find_map(Result::err);
     if let Some(error) = failed {

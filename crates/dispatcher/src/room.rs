@@ -19,12 +19,16 @@ pub(crate) struct Room(Mutex<HashMap<ExecutorType, Places>>);
 #[derive(Clone, Copy, Debug, Default)]
 struct Places {
     free: usize,
+    /// What the last look found free.
+    found: usize,
     /// Taken by a transaction that is not known to be over.
     in_flight: usize,
     /// Taken, and perhaps not seen by the present look: what was in flight when it began, and what was taken since.
     unseen: usize,
     /// Somebody came into line whom the present look may not have seen.
     in_line: bool,
+    /// A look is under way.
+    looking: bool,
 }
 
 impl Room {
@@ -33,6 +37,7 @@ impl Room {
         for places in self.lock().values_mut() {
             places.unseen = places.in_flight;
             places.in_line = false;
+            places.looking = true;
         }
     }
 
@@ -45,6 +50,8 @@ impl Room {
         for (executor, places) in room.iter_mut() {
             let found = free.get(executor).copied().filter(|_| !places.in_line).unwrap_or_default();
             places.free = found.saturating_sub(places.unseen);
+            places.found = found;
+            places.looking = false;
         }
     }
 
@@ -56,6 +63,15 @@ impl Room {
         places.in_flight += jobs;
         places.unseen += jobs;
         true
+    }
+
+    /// Whether half of the room for each of these executor types is left, and nobody stands in line. Of less another
+    /// dispatcher, who found the same, may have taken the rest, so that somebody was parked for want of it. While a look is
+    /// under way it may be about to give all of it to somebody.
+    pub(crate) fn is_left(&self, executors: &[ExecutorType]) -> bool {
+        let room = self.lock();
+        let is_left = |places: &Places| places.free > 0 && 2 * places.free >= places.found && !places.looking;
+        executors.iter().all(|executor| room.get(executor).is_some_and(is_left))
     }
 
     /// The transaction for which places were taken is over, one way or the other: a look that begins now sees what came of
@@ -129,6 +145,22 @@ mod tests {
         room.found(&HashMap::from([(MOCK, 4)]));
         assert!(!room.take(MOCK, 2), "of the four it may have missed three");
         assert!(room.take(MOCK, 1));
+    }
+
+    #[test]
+    fn there_is_room_left_until_it_is_taken_or_somebody_waits_for_it() {
+        let room = Room::default();
+        assert!(!room.is_left(&[MOCK]), "nobody has looked yet");
+        look(&room, 1);
+        assert!(room.is_left(&[MOCK]) && !room.is_left(&[MOCK, ExecutorType::Docker]));
+        room.look();
+        assert!(!room.is_left(&[MOCK]), "who knows what the look finds");
+        room.found(&HashMap::from([(MOCK, 2)]));
+        room.stands_in_line(MOCK);
+        assert!(!room.is_left(&[MOCK]));
+        look(&room, 3);
+        assert!(room.take(MOCK, 1) && room.is_left(&[MOCK]));
+        assert!(room.take(MOCK, 1) && !room.is_left(&[MOCK]), "another dispatcher may have taken the third");
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub(crate) async fn apply(store: &Store, batch: &[Report], poison: &mut Vec<Pois
                 let rest = Box::pin(apply(store, right, poison)).await?;
                 applied.events.extend(rest.events);
                 applied.freed.extend(rest.freed);
+                applied.lined_up |= rest.lined_up;
                 applied.failovers.extend(rest.failovers);
                 applied.superseded += rest.superseded;
                 Ok(applied)

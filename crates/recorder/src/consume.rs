@@ -21,6 +21,10 @@ use crate::{Parts, metrics};
 /// Lists taken at once at most, and reports applied in one transaction at most.
 const LISTS: usize = 50;
 const REPORTS: usize = 500;
+/// Behind so many reports at once, and fewer than fill a transaction, lists are gathered for so long: there is load, and a
+/// transaction of more reports costs less for each.
+const LARGE: usize = 50;
+const GATHER: Duration = Duration::from_millis(5);
 /// The reason of a letter that holds one report.
 const POISON: &str = "poison_report";
 /// How long to wait before Postgres is asked again.
@@ -29,24 +33,26 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown, committed: mpsc::Sender<Vec<Batch>>) {
     let options = consume::Options { max_batch: LISTS, prefetch: 4 * LISTS as u16, ..consume::Options::default() };
     let mut consumer = Consumer::new(&parts.broker, parts.broker.topology().reports_queue(), options);
+    let mut gather_until = tokio::time::Instant::now();
     loop {
         let deliveries = tokio::select! {
-            deliveries = consumer.next_batch() => deliveries,
+            deliveries = consumer.next_batch_gathered_until(gather_until) => deliveries,
             () = shutdown.requested() => return,
         };
-        if record(parts, shutdown, &committed, deliveries).await.is_none() {
-            return;
+        let Some(reports) = record(parts, shutdown, &committed, deliveries).await else { return };
+        if (LARGE..REPORTS).contains(&reports) {
+            gather_until = tokio::time::Instant::now() + GATHER;
         }
     }
 }
 
-/// Records a batch; none if the process is ending before it could.
+/// Records a batch, and returns how many reports it had; none if the process is ending before it could.
 async fn record(
     parts: &Parts,
     shutdown: &Shutdown,
     committed: &mpsc::Sender<Vec<Batch>>,
     deliveries: Vec<Delivery>,
-) -> Option<()> {
+) -> Option<usize> {
     let delivered = Instant::now();
     let mut reports = Vec::new();
     let mut good = Vec::with_capacity(deliveries.len());
@@ -80,6 +86,7 @@ async fn record(
         }
     }
     let mut worth_a_look: Vec<ExecutorType> = Vec::new();
+    let mut only_slots = true;
     for chunk in reports.chunks(REPORTS) {
         let Some(applied) = apply_or_wait(parts, shutdown, chunk, &mut poison).await else {
             let broken = broken.into_iter().map(|(delivery, _)| delivery);
@@ -91,6 +98,7 @@ async fn record(
         metrics::handed_on(&applied.failovers);
         chunk.iter().for_each(trace);
         worth_a_look.extend(applied.freed);
+        only_slots &= !applied.lined_up;
         // In whose lines they stand now.
         worth_a_look.extend(applied.failovers.iter().map(|failover| failover.to));
         // The receiver ends only after this sender.
@@ -107,8 +115,8 @@ async fn record(
         put_aside(parts, delivery, &message).await;
     }
     ack_all(good).await;
-    nudge(parts, worth_a_look);
-    Some(())
+    nudge(parts, worth_a_look, only_slots);
+    Some(reports.len())
 }
 
 /// The last span of a job's trace, which began with its producer.
@@ -195,13 +203,13 @@ async fn put_report_aside(parts: &Parts, poison: &Poison) {
     }
 }
 
-fn nudge(parts: &Parts, mut executors: Vec<ExecutorType>) {
+fn nudge(parts: &Parts, mut executors: Vec<ExecutorType>, only_slots: bool) {
     executors.sort_unstable();
     executors.dedup();
     if executors.is_empty() {
         return;
     }
-    let control = Control::V1(Nudge::Dispatch { executors });
+    let control = Control::V1(Nudge::Dispatch { executors, only_slots });
     if let Ok(body) = serde_json::to_vec(&control) {
         parts.publisher.publish_unconfirmed(Outgoing::transient(parts.broker.topology().control(), body));
     }

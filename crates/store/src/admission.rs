@@ -148,7 +148,7 @@ type Key = (TenantId, KeySource, String);
 pub async fn insert(store: &Store, scope: Scope, jobs: &[NewJob]) -> Result<Vec<Inserted>> {
     store
         .run("admission::insert", || async {
-            let mut tx = store.begin_scoped("admission::insert", scope).await?;
+            let mut tx = store.begin_scoped_kept("admission::insert", scope).await?;
             let decided = insert_within(&mut tx, jobs).await?;
             tx.commit().await?;
             Ok(decided)
@@ -281,12 +281,21 @@ async fn refuse_surplus(tx: &mut sqlx::PgConnection, jobs: &[NewJob], decided: &
         }
     }
     if !refused.is_empty() {
-        let tenants: Vec<Uuid> = room.keys().map(|tenant| tenant.uuid()).collect();
+        let keys: Vec<(&NewJob, &Idempotency)> = jobs
+            .iter()
+            .filter(|job| refused.contains(&job.id))
+            .filter_map(|job| job.idempotency.as_ref().map(|key| (job, key)))
+            .collect();
         sqlx::query!(
             "/* admission::refuse_surplus */
-            delete from idempotency_keys where tenant_id = any($1) and job_id = any($2)",
-            &tenants,
-            &refused.into_iter().map(JobId::uuid).collect::<Vec<_>>()
+            delete from idempotency_keys i
+            using unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[]) as k(tenant_id, source, key, job_id)
+            where i.tenant_id = k.tenant_id and i.source = k.source::idempotency_source and i.key = k.key
+              and i.job_id = k.job_id",
+            &keys.iter().map(|(job, _)| job.tenant.uuid()).collect::<Vec<_>>(),
+            &keys.iter().map(|(_, key)| key.source.to_string()).collect::<Vec<_>>(),
+            &keys.iter().map(|(_, key)| key.key.clone()).collect::<Vec<_>>(),
+            &keys.iter().map(|(job, _)| job.id.uuid()).collect::<Vec<_>>()
         )
         .execute(&mut *tx)
         .await?;
@@ -315,11 +324,9 @@ async fn rooms(tx: &mut sqlx::PgConnection, jobs: &[NewJob]) -> Result<HashMap<T
         .await?;
         // A second statement: only it sees what was admitted while the first one waited.
         let waiting = sqlx::query_scalar!(
-            r#"/* admission::rooms */
-            select count(*) as "waiting!" from (
-                select 1 from container_jobs where tenant_id::text = $1 and status = 'pending' limit $2) w"#,
-            tenant.id.to_string(),
-            i64::from(tenant.cap)
+            r#"/* admission::rooms */ select gantry_waiting($1, $2) as "waiting!""#,
+            tenant.id,
+            tenant.cap
         )
         .fetch_one(&mut *tx)
         .await?;

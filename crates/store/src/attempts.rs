@@ -1,5 +1,9 @@
 //! Attempts: what their worker writes, what it reads back, and how another one takes them over. Every write
 //! names the fencing token and reports which tokens still held.
+//!
+//! What looks attempts up by their key says `num_nulls(ended_at) = 1` and `slot_held::int = 1`, so that no partial index of
+//! those that run serves for it: statistics from a quiet hour call that index empty, and each attempt of a batch would be
+//! looked for among all that run.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -251,13 +255,13 @@ pub async fn put_launch_sent(store: &Store, worker: WorkerId, launches: &[Launch
     let sent: Vec<bool> = launches.iter().map(|launch| launch.sent).collect();
     store
         .run("attempts::put_launch_sent", || async {
-            let mut tx = store.begin_as("attempts::put_launch_sent", worker).await?;
+            let mut tx = store.begin_kept_as("attempts::put_launch_sent", worker).await?;
             let rows = sqlx::query!(
                 "/* attempts::put_launch_sent */
                 update container_executions e
                 set launch_sent_at = case when t.sent then coalesce(e.launch_sent_at, now()) end
                 from unnest($1::uuid[], $2::int[], $3::int[], $4::bool[]) as t(job_id, attempt, epoch, sent)
-                where e.job_id = t.job_id and e.attempt = t.attempt and e.epoch = t.epoch and e.ended_at is null
+                where e.job_id = t.job_id and e.attempt = t.attempt and e.epoch = t.epoch and num_nulls(e.ended_at) = 1
                 returning e.job_id, e.attempt, e.epoch",
                 &jobs,
                 &attempts,
@@ -299,7 +303,7 @@ pub async fn put_preparing(store: &Store, worker: WorkerId, preparing: &[Prepari
                 set prepare_began_at = coalesce(e.prepare_began_at, now() - make_interval(secs => p.lasts)),
                     prepare_ended_at = case when p.is_over then now() end
                 from unnest($1::uuid[], $2::int[], $3::int[], $4::float8[], $5::bool[]) as p(job_id, attempt, epoch, lasts, is_over)
-                where e.job_id = p.job_id and e.attempt = p.attempt and e.epoch = p.epoch and e.ended_at is null",
+                where e.job_id = p.job_id and e.attempt = p.attempt and e.epoch = p.epoch and num_nulls(e.ended_at) = 1",
                 &jobs,
                 &attempts,
                 &epochs,
@@ -322,7 +326,7 @@ pub async fn put_started(store: &Store, worker: WorkerId, started: &[Started]) -
     let startup: Vec<Option<i64>> = started.iter().map(|start| start.startup.map(millis)).collect();
     store
         .run("attempts::put_started", || async {
-            let mut tx = store.begin_as("attempts::put_started", worker).await?;
+            let mut tx = store.begin_kept_as("attempts::put_started", worker).await?;
             // Jobs before attempts: the lock order.
             sqlx::query!(
                 "/* attempts::put_started */ select id from container_jobs where id = any($1) order by id for no key update",
@@ -339,11 +343,11 @@ pub async fn put_started(store: &Store, worker: WorkerId, started: &[Started]) -
                     update container_executions e
                     set execution_id = s.execution_id, started_at = coalesce(e.started_at, now() - make_interval(secs => s.ago)),
                         startup_millis = coalesce(e.startup_millis, s.startup)
-                    from s where e.job_id = s.job_id and e.attempt = s.attempt and e.epoch = s.epoch and e.ended_at is null
+                    from s where e.job_id = s.job_id and e.attempt = s.attempt and e.epoch = s.epoch and num_nulls(e.ended_at) = 1
                     returning e.job_id, e.attempt, e.execution_id, e.started_at
                 )
                 update container_jobs j set execution_id = e.execution_id, started_at = e.started_at
-                from e where j.id = e.job_id and j.attempt = e.attempt and j.status = 'running'",
+                from e where j.id = e.job_id and j.attempt = e.attempt and j.status::text = 'running'",
                 &jobs,
                 &attempts,
                 &epochs,
@@ -370,7 +374,7 @@ pub async fn put_stop_reason(store: &Store, worker: WorkerId, stops: &[(Token, S
                 "/* attempts::put_stop_reason */
                 update container_executions e set stop_reason = coalesce(e.stop_reason, t.reason::stop_reason)
                 from unnest($1::uuid[], $2::int[], $3::int[], $4::text[]) as t(job_id, attempt, epoch, reason)
-                where e.job_id = t.job_id and e.attempt = t.attempt and e.epoch = t.epoch and e.ended_at is null
+                where e.job_id = t.job_id and e.attempt = t.attempt and e.epoch = t.epoch and num_nulls(e.ended_at) = 1
                 returning e.job_id, e.attempt, e.epoch",
                 &jobs,
                 &attempts,
@@ -397,7 +401,7 @@ pub async fn put_outputs(store: &Store, worker: WorkerId, outputs: &[Arc<Output>
     let backend: Vec<String> = outputs.iter().map(|output| output.backend_log.clone()).collect();
     store
         .run("attempts::put_outputs", || async {
-            let mut tx = store.begin_as("attempts::put_outputs", worker).await?;
+            let mut tx = store.begin_kept_as("attempts::put_outputs", worker).await?;
             sqlx::query!(
                 "/* attempts::put_outputs */
                 update container_executions e
@@ -405,7 +409,7 @@ pub async fn put_outputs(store: &Store, worker: WorkerId, outputs: &[Arc<Output>
                     docker_log = nullif(o.backend, '')
                 from unnest($1::uuid[], $2::int[], $3::int[], $4::text[], $5::text[], $6::text[], $7::jsonb[], $8::text[])
                     as o(job_id, attempt, epoch, stdout, stderr, clean, parsed, backend)
-                where e.job_id = o.job_id and e.attempt = o.attempt and e.epoch = o.epoch and e.ended_at is null",
+                where e.job_id = o.job_id and e.attempt = o.attempt and e.epoch = o.epoch and num_nulls(e.ended_at) = 1",
                 &jobs,
                 &attempts,
                 &epochs,

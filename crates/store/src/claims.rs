@@ -283,12 +283,12 @@ async fn take(
                 dispatched_at = null, published_at = null, publishes = 0, waiting_reason = null, waiting_detail = null,
                 queue_deadline_at = null, execution_id = null, started_at = null, exit_code = null,
                 failure_class = null, error_message = null
-            from p where c.id = p.id returning c.id, c.tenant_id
+            from p where c.id = p.id returning c.id, c.tenant_id, p.attempt, p.host, p.name
         ), e as (
             insert into container_executions (job_id, attempt, tenant_id, executor_host_id, worker_id, external_name, launch_sent_at, limits)
-            select p.id, p.attempt, j.tenant_id, p.host, $5, p.name, case when $6 then now() end,
-                array(select c.limit_id from c where c.id = p.id)
-            from p join j on j.id = p.id
+            select j.id, j.attempt, j.tenant_id, j.host, $5, j.name, case when $6 then now() end,
+                array(select c.limit_id from c where c.id = j.id)
+            from j
         ), l as (
             update limits l set running = l.running + n.jobs
             from (select limit_id, count(*)::int as jobs from c group by limit_id) n where l.id = n.limit_id

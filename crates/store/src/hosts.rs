@@ -256,7 +256,7 @@ pub async fn active_types(
     store
         .bounded("hosts::active_types", async {
             let tenants: Vec<Uuid> = tenants.iter().map(|tenant| tenant.uuid()).collect();
-            let mut tx = store.begin_scoped("hosts::active_types", scope).await?;
+            let mut tx = store.begin_scoped_kept("hosts::active_types", scope).await?;
             let rows = sqlx::query!(
                 r#"/* hosts::active_types */
         select distinct tenant_id, executor_type::text as "executor_type!" from executor_hosts

@@ -144,7 +144,7 @@ pub(crate) async fn release(tx: &mut sqlx::PgConnection, counts: &BTreeMap<Limit
                 order by limit_id, priority desc, id limit freed.room for no key update skip locked) c
         )
         update container_jobs j set parked_until = null, waiting_reason = null, waiting_detail = null, limit_id = null
-        from next where j.id = next.id",
+        where j.id = any(array(select id from next))",
         &ids,
         &attempts
     )

@@ -44,7 +44,7 @@ impl Line {
 /// The lines of an executor type. One step of an index for each, however long they are.
 pub async fn standing(store: &Store, executor: ExecutorType) -> Result<Vec<Line>> {
     store.bounded("lines::standing", async {
-        let mut tx = store.begin_in_order("lines::standing").await?;
+        let mut tx = store.begin_in_line("lines::standing").await?;
         let rows = sqlx::query!(
                 r#"/* lines::standing */
                 with recursive line as (
@@ -96,7 +96,7 @@ pub async fn heads(store: &Store, executor: ExecutorType, entrances: &[Entrance]
     let from: Vec<Uuid> = entrances.iter().map(|entrance| entrance.from.uuid()).collect();
     store
         .bounded("lines::heads", async {
-            let mut tx = store.begin_in_order("lines::heads").await?;
+            let mut tx = store.begin_in_line("lines::heads").await?;
             let rows = sqlx::query!(
                 r#"/* lines::heads */
                 select a.tenant_id as "tenant_id!", a.priority as "priority!", c.id as "first!", t.weight,
@@ -162,7 +162,7 @@ pub async fn dispatch(store: &Store, executor: ExecutorType, asks: &[Ask]) -> Re
 }
 
 async fn dispatch_once(store: &Store, executor: ExecutorType, asks: &[Ask]) -> Result<Vec<Served>> {
-    let mut tx = store.begin_in_order("lines::dispatch").await?;
+    let mut tx = store.begin_in_line("lines::dispatch").await?;
     let heads = lock_heads(&mut tx, executor, asks).await?;
     let book = limits_of(&mut tx, &heads).await?;
     let (mut served, moving, held_back) = decide(asks, &heads, book);

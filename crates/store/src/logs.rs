@@ -108,7 +108,7 @@ pub async fn append(store: &Store, worker: WorkerId, appends: &[Arc<Append>]) ->
     let data: Vec<&[u8]> = chunks().map(|(_, chunk)| chunk.data.as_slice()).collect();
     store
         .run("logs::append", || async {
-            let mut tx = store.begin_as("logs::append", worker).await?;
+            let mut tx = store.begin_kept_as("logs::append", worker).await?;
             sqlx::query!(
                 "/* logs::append */
                 with p as (
@@ -117,7 +117,7 @@ pub async fn append(store: &Store, worker: WorkerId, appends: &[Arc<Append>]) ->
                 ), e as (
                     update container_executions e
                     set log_cursor = p.cursor, log_sequence = p.sequence, stdout_bytes = p.stdout_bytes, stderr_bytes = p.stderr_bytes
-                    from p where e.job_id = p.job_id and e.attempt = p.attempt and e.epoch = p.epoch and e.ended_at is null
+                    from p where e.job_id = p.job_id and e.attempt = p.attempt and e.epoch = p.epoch and num_nulls(e.ended_at) = 1
                     returning e.job_id, e.attempt, e.tenant_id
                 )
                 insert into container_log_chunks (job_id, attempt, stream, byte_offset, sequence, tenant_id, omitted_bytes, data)

@@ -32,6 +32,8 @@ pub struct Applied {
     pub superseded: usize,
     /// The executor types whose hosts have free slots now.
     pub freed: Vec<ExecutorType>,
+    /// Whether jobs may be in line again: some are tried again, or a limit has room that others wait for.
+    pub lined_up: bool,
     /// Jobs that their place refused, and that go on elsewhere.
     pub failovers: Vec<Failover>,
 }
@@ -82,7 +84,7 @@ pub async fn apply(store: &Store, reports: &[Report], jitter: &(dyn Fn() -> f64 
 }
 
 async fn apply_once(store: &Store, reports: &[Report], jitter: &(dyn Fn() -> f64 + Send + Sync)) -> Result<Applied> {
-    let mut tx = store.begin("reports::apply").await?;
+    let mut tx = store.begin_kept("reports::apply").await?;
     lock_limits(&mut tx, reports).await?;
     let prices = lock_hosts(&mut tx, reports).await?;
     let locked = lock_attempts(&mut tx, reports).await?;
@@ -152,6 +154,7 @@ async fn apply_once(store: &Store, reports: &[Report], jitter: &(dyn Fn() -> f64
         applied.freed = decisions.iter().filter(|d| d.locked.slot_held).map(|d| d.locked.executor).collect();
         applied.freed.sort_unstable();
         applied.freed.dedup();
+        applied.lined_up = decisions.iter().any(|d| matches!(d.next, Next::Retry(_)) || !d.locked.limits.is_empty());
     }
     applied.events.extend(events::insert(&mut tx, &events).await?);
     if !decisions.is_empty() {
@@ -250,7 +253,7 @@ async fn lock_limits(tx: &mut sqlx::PgConnection, reports: &[Report]) -> Result<
         select id from limits where id in (
             select unnest(e.limits) from container_executions e
             join unnest($1::uuid[], $2::int[]) as t(job_id, attempt) on e.job_id = t.job_id and e.attempt = t.attempt
-            where e.slot_held)
+            where e.slot_held::int = 1)
         order by id for no key update",
         &jobs,
         &attempts
@@ -278,7 +281,7 @@ async fn lock_hosts(tx: &mut sqlx::PgConnection, reports: &[Report]) -> Result<H
         select id, cost_per_job, cost_per_hour from executor_hosts where id in (
             select e.executor_host_id from container_executions e
             join unnest($1::uuid[], $2::int[]) as t(job_id, attempt) on e.job_id = t.job_id and e.attempt = t.attempt
-            where e.slot_held)
+            where e.slot_held::int = 1)
         order by id for no key update",
         &jobs,
         &attempts
@@ -434,7 +437,7 @@ async fn write_ends(tx: &mut sqlx::PgConnection, decisions: &[Decision<'_>]) -> 
                 started_at = coalesce(e.started_at, case when d.execution_id is not null and d.run is not null then d.begun end),
                 run_millis = d.run, startup_millis = coalesce(d.startup, e.startup_millis), max_memory_usage = d.memory, cpu_usage_percent = d.cpu, logs_incomplete = d.incomplete,
                 cost = d.cost
-            from d where e.job_id = d.job_id and e.attempt = d.attempt and e.ended_at is null
+            from d where e.job_id = d.job_id and e.attempt = d.attempt and num_nulls(e.ended_at) = 1
             returning e.executor_host_id, d.held, coalesce(d.startup, e.startup_millis) as startup,
                 extract(epoch from now() - e.claimed_at)::float8 as held_for
         ), j as (

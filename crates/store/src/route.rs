@@ -108,11 +108,9 @@ async fn facts(tx: &mut sqlx::PgConnection, new: &NewJob) -> Result<Facts> {
 async fn backlog(tx: &mut sqlx::PgConnection, job: &NewJob) -> Result<Option<BacklogCap>> {
     let row = sqlx::query!(
         r#"/* route::backlog */
-        select t.max_pending as "max_pending!", (select count(*) from (
-            select 1 from container_jobs j where j.tenant_id::text = $2 and j.status = 'pending' limit t.max_pending) w) as "waiting!"
+        select t.max_pending as "max_pending!", gantry_waiting(t.id, t.max_pending) as "waiting!"
         from tenants t where t.id = $1 and t.max_pending is not null"#,
-        job.tenant.uuid(),
-        job.tenant.to_string()
+        job.tenant.uuid()
     )
     .fetch_optional(&mut *tx)
     .await?;

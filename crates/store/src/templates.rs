@@ -177,7 +177,7 @@ pub async fn get(
             }
             let tenants: Vec<Uuid> = names.iter().map(|(tenant, _)| tenant.uuid()).collect();
             let names: Vec<String> = names.iter().map(|(_, name)| name.clone()).collect();
-            let mut tx = store.begin_scoped("templates::get", scope).await?;
+            let mut tx = store.begin_scoped_kept("templates::get", scope).await?;
             let rows = sqlx::query!(
                 r#"/* templates::get */
         select t.id, t.tenant_id, t.name, t.docker_image, t.command, t.working_dir, t.environment_variables_text,
@@ -213,7 +213,7 @@ pub async fn projects(
         .bounded("templates::projects", async {
             let tenants: Vec<Uuid> = names.iter().map(|(tenant, _)| tenant.uuid()).collect();
             let names: Vec<String> = names.iter().map(|(_, name)| name.clone()).collect();
-            let mut tx = store.begin_scoped("templates::projects", scope).await?;
+            let mut tx = store.begin_scoped_kept("templates::projects", scope).await?;
             let rows = sqlx::query!(
                 "/* templates::projects */
         select p.id, p.tenant_id, p.name from unnest($1::uuid[], $2::text[]) as w(tenant_id, name)

@@ -3,15 +3,15 @@
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::str::FromStr;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use backon::{ExponentialBuilder, Retryable};
 use gantry_core::{TenantId, WorkerId};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Postgres, Transaction};
-
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool, Postgres, Transaction};
 use tokio::time::timeout;
 
 use crate::error::{Error, Result};
@@ -19,6 +19,21 @@ use crate::error::{Error, Result};
 /// How long this side waits for a transaction or a statement. Postgres ends them sooner; this is for a server
 /// that vanished without closing its connections.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Of transactions on the path of a job. A statement over arrays is planned anew each time otherwise, because a plan for an
+/// array of any length looks dearer than one for its own few elements; for a single job that takes longer than running it.
+/// A kept plan may be for a table that was empty when it was made: see [`Renewal`].
+const KEPT_PLANS: &str = "; set local plan_cache_mode = force_generic_plan";
+
+/// A statement follows an index in its order and stops.
+const IN_ORDER: &str = "; set local enable_bitmapscan = off; set local enable_sort = off";
+
+/// How often a connection that is given back forgets its plans: whichever comes back next. With ten of them a plan is some
+/// two seconds old on average while there is work; in that time no table grows out of it.
+const RENEWAL: Duration = Duration::from_millis(200);
+
+/// A connection that answered so shortly ago is not asked again before it is used.
+const GOOD_FOR: Duration = Duration::from_millis(100);
 
 /// How long a connection that is given back may take to answer.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -75,6 +90,14 @@ pub enum Scope {
     },
 }
 
+impl Scope {
+    fn settings(self) -> String {
+        let Self::Tenant { id, operator } = self else { return String::new() };
+        let operator = if operator { "on" } else { "off" };
+        format!("; set local gantry.tenant = '{id}'; set local gantry.operator = '{operator}'")
+    }
+}
+
 /// A pool of connections. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -89,12 +112,19 @@ impl Store {
     pub fn new(config: &Config, part: &str) -> Result<Self> {
         let timeout = Duration::from_millis(config.transaction_timeout_millis.into());
         let connect = PgConnectOptions::from_str(config.url.expose_secret())?.application_name(part);
+        let renewal = Renewal::default();
         let pool = PgPoolOptions::new()
             .max_connections(config.max_connections)
             .acquire_timeout(timeout)
             // sqlx asks a connection that comes back whether it is good, and waits for the answer as long as TCP does:
             // a server that vanished would keep the places of all connections for a quarter of an hour.
-            .after_release(|connection, _| Box::pin(answers(connection)))
+            .after_release(move |connection, _| Box::pin(answers(connection, renewal.is_due())))
+            // One that comes back and goes out again at once has just answered.
+            .test_before_acquire(false)
+            .before_acquire(|connection, found| {
+                let is_good = found.idle_for < GOOD_FOR;
+                Box::pin(async move { if is_good { Ok(true) } else { answers(connection, false).await } })
+            })
             .connect_lazy_with(connect);
         let millis = config.transaction_timeout_millis;
         let begin = format!(
@@ -156,25 +186,39 @@ impl Store {
 
     /// A transaction with the timeouts set.
     pub(crate) async fn begin(&self, operation: &'static str) -> Result<Tx> {
-        let inner = self.pool.begin_with(AssertSqlSafe(self.begin.clone())).await?;
-        Ok(Tx { inner, operation })
+        self.open(operation, "").await
+    }
+
+    /// The same on the path of a job, with [plans that are kept](KEPT_PLANS).
+    pub(crate) async fn begin_kept(&self, operation: &'static str) -> Result<Tx> {
+        self.open(operation, KEPT_PLANS).await
     }
 
     /// A transaction whose statements follow an index in its order and stop: never by collecting and sorting all that
     /// is there, which looks as cheap to the planner as long as its statistics are older than a backlog.
     pub(crate) async fn begin_in_order(&self, operation: &'static str) -> Result<Tx> {
-        let begin = format!("{}; set local enable_bitmapscan = off; set local enable_sort = off", self.begin);
-        let inner = self.pool.begin_with(AssertSqlSafe(begin)).await?;
-        Ok(Tx { inner, operation })
+        self.open(operation, IN_ORDER).await
+    }
+
+    /// The same for the lines, on the path of a job, with [plans that are kept](KEPT_PLANS).
+    pub(crate) async fn begin_in_line(&self, operation: &'static str) -> Result<Tx> {
+        self.open(operation, &format!("{IN_ORDER}{KEPT_PLANS}")).await
     }
 
     /// A transaction that sees what `scope` may see.
     pub(crate) async fn begin_scoped(&self, operation: &'static str, scope: Scope) -> Result<Tx> {
-        let Scope::Tenant { id, operator } = scope else { return self.begin(operation).await };
-        let operator = if operator { "on" } else { "off" };
-        let begin =
-            format!("{}; set local gantry.tenant = '{id}'; set local gantry.operator = '{operator}'", self.begin);
-        let inner = self.pool.begin_with(AssertSqlSafe(begin)).await?;
+        self.open(operation, &scope.settings()).await
+    }
+
+    /// The same on the path of a job, with [plans that are kept](KEPT_PLANS).
+    pub(crate) async fn begin_scoped_kept(&self, operation: &'static str, scope: Scope) -> Result<Tx> {
+        self.open(operation, &format!("{}{KEPT_PLANS}", scope.settings())).await
+    }
+
+    /// One round trip, whatever is set: all of it local to the transaction, so that it holds behind a pooler that hands
+    /// connections on.
+    async fn open(&self, operation: &'static str, settings: &str) -> Result<Tx> {
+        let inner = self.pool.begin_with(AssertSqlSafe(format!("{}{settings}", self.begin))).await?;
         Ok(Tx { inner, operation })
     }
 
@@ -186,11 +230,16 @@ impl Store {
         Self::alive(tx, worker).await
     }
 
+    /// The same on the path of a job, with [plans that are kept](KEPT_PLANS).
+    pub(crate) async fn begin_kept_as(&self, operation: &'static str, worker: WorkerId) -> Result<Tx> {
+        let tx = self.begin_kept(operation).await?;
+        Self::alive(tx, worker).await
+    }
+
     /// The same for a claim, which also keeps new limits from being made while it is under way.
     pub(crate) async fn begin_claim(&self, operation: &'static str, worker: WorkerId) -> Result<Tx> {
-        let begin = format!("{}; lock table limits in row share mode", self.begin);
-        let inner = self.pool.begin_with(AssertSqlSafe(begin)).await?;
-        Self::alive(Tx { inner, operation }, worker).await
+        let tx = self.open(operation, &format!("{KEPT_PLANS}; lock table limits in row share mode")).await?;
+        Self::alive(tx, worker).await
     }
 
     async fn alive(mut tx: Tx, worker: WorkerId) -> Result<Tx> {
@@ -226,10 +275,32 @@ impl Store {
     }
 }
 
-/// Whether a connection that is given back still answers. In time, or it is closed.
-async fn answers(connection: &mut PgConnection) -> std::result::Result<bool, sqlx::Error> {
-    let answered = timeout(RELEASE_TIMEOUT, connection.ping()).await;
-    answered.map_err(|_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))??;
+/// Whose turn it is to forget its plans: of all connections that come back, one in each [`RENEWAL`].
+#[derive(Clone, Debug)]
+struct Renewal(Arc<Mutex<Instant>>);
+
+impl Default for Renewal {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+}
+
+impl Renewal {
+    fn is_due(&self) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = last.elapsed() >= RENEWAL;
+        if is_due {
+            *last = Instant::now();
+        }
+        is_due
+    }
+}
+
+/// Whether a connection still answers, in time, or it is closed. The question may be that it forget its plans.
+async fn answers(connection: &mut PgConnection, forgets: bool) -> std::result::Result<bool, sqlx::Error> {
+    let asked =
+        async { if forgets { connection.execute("discard plans").await.map(drop) } else { connection.ping().await } };
+    timeout(RELEASE_TIMEOUT, asked).await.map_err(|_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))??;
     Ok(true)
 }
 

@@ -19,6 +19,8 @@ pub struct Window {
     pub free_slots: i64,
     /// Dispatched jobs that will take such slots.
     pub dispatched: i64,
+    /// Live workers of the executor type, whatever hosts they serve.
+    pub workers: i64,
 }
 
 type Jobs = HashMap<(ExecutorType, TenantId), i64>;
@@ -57,6 +59,7 @@ struct Slots {
     executor: ExecutorType,
     tenant: Option<TenantId>,
     free: i64,
+    workers: i64,
 }
 
 async fn slots(store: &Store) -> Result<Vec<Slots>> {
@@ -66,7 +69,9 @@ async fn slots(store: &Store) -> Result<Vec<Slots>> {
             sqlx::query!(
                 r#"/* windows::slots */
                 select h.executor_type::text as "executor_type!", h.tenant_id,
-                    sum(greatest(h.max_concurrent_jobs - h.current_job_count, 0)) as "free!"
+                    sum(greatest(h.max_concurrent_jobs - h.current_job_count, 0)) as "free!",
+                    (select count(*) from workers w where w.executor_type = h.executor_type and w.state = 'alive'
+                        and w.last_beat_at > now() - make_interval(secs => w.lease_seconds)) as "workers!"
                 from executor_hosts h
                 where h.is_active and h.state = 'active' and exists (
                     select 1 from worker_hosts wh join workers w on w.id = wh.worker_id
@@ -79,7 +84,7 @@ async fn slots(store: &Store) -> Result<Vec<Slots>> {
         .await?;
     let slots = rows.into_iter().map(|row| {
         let executor = parse("executor_type", &row.executor_type)?;
-        Ok(Slots { executor, tenant: row.tenant_id.map(Into::into), free: row.free })
+        Ok(Slots { executor, tenant: row.tenant_id.map(Into::into), free: row.free, workers: row.workers })
     });
     slots.collect()
 }
@@ -136,6 +141,7 @@ fn combine(slots: &[Slots], jobs: &Jobs) -> Vec<Window> {
             tenant: slots.tenant,
             free_slots: slots.free,
             dispatched: dispatched(slots.executor, slots.tenant),
+            workers: slots.workers,
         })
         .collect()
 }
@@ -148,7 +154,8 @@ mod tests {
     fn a_tenants_jobs_take_its_own_slots_first_and_shared_ones_beyond() {
         let (owner, other) = (TenantId::new(), TenantId::new());
         let executor = ExecutorType::Docker;
-        let slots = [Slots { executor, tenant: Some(owner), free: 3 }, Slots { executor, tenant: None, free: 10 }];
+        let of = |tenant, free| Slots { executor, tenant, free, workers: 1 };
+        let slots = [of(Some(owner), 3), of(None, 10)];
         let jobs = Jobs::from([((executor, owner), 5), ((executor, other), 4), ((ExecutorType::Mock, other), 9)]);
         let windows = combine(&slots, &jobs);
         assert_eq!(windows.iter().map(|window| window.dispatched).collect::<Vec<_>>(), [3, 6]);

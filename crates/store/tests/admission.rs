@@ -19,7 +19,7 @@ struct Lab {
     sql: PgConnection,
     tenant: TenantId,
     project: ProjectId,
-    _db: TestDb,
+    db: TestDb,
 }
 
 impl Lab {
@@ -30,7 +30,7 @@ impl Lab {
         let mut sql = PgConnection::connect(&db.owner_url()).await.expect("connected");
         let project: uuid::Uuid =
             sqlx::query_scalar("select id from projects").fetch_one(&mut sql).await.expect("a project");
-        Self { store, sql, tenant, project: project.into(), _db: db }
+        Self { store, sql, tenant, project: project.into(), db }
     }
 
     fn job(&self) -> NewJob {
@@ -192,6 +192,47 @@ async fn beyond_the_cap_nothing_enters_and_nothing_is_left() {
     lab.cap(2).await;
     let again = lab.keyed("second");
     assert_eq!(lab.insert(std::slice::from_ref(&again)).await, [entered(&again)]);
+}
+
+#[tokio::test]
+async fn the_cap_counts_all_that_wait_wherever_they_do_and_nobody_elses() {
+    let mut lab = Lab::new().await;
+    lab.cap(4).await;
+    let jobs = [
+        lab.job(),
+        NewJob { at_once: false, ..lab.job() },
+        NewJob { at_once: false, executor_type: ExecutorType::Docker, ..lab.job() },
+        NewJob { not_before: Some("2999-01-01T00:00:00Z".parse().expect("a time")), ..lab.job() },
+    ];
+    lab.insert(&jobs).await;
+    assert_eq!(lab.insert(&[lab.job()]).await, [Inserted::Full { cap: 4 }], "in the window, in two lines, and parked");
+
+    // The api's role counts the same, and only its own tenant's.
+    let other = tenants::put_tenant(&lab.store, "other").await.expect("stored");
+    let api = Store::new(&Config::new(lab.db.api_url()), "test").expect("an address");
+    let as_tenant = Scope::Tenant { id: lab.tenant, operator: false };
+    let full = admission::insert(&api, as_tenant, &[lab.job()]).await.expect("asked");
+    assert_eq!(full, [Inserted::Full { cap: 4 }]);
+    for (asks, counted) in [(lab.tenant, 4), (other, 0)] {
+        let mut sql = PgConnection::connect(&lab.db.api_url()).await.expect("connected");
+        let scope = format!("begin; set local gantry.tenant = '{asks}'");
+        sqlx::raw_sql(AssertSqlSafe(scope)).execute(&mut sql).await.expect("a tenant");
+        let waiting: i64 = sqlx::query_scalar("select gantry_waiting($1, 10)")
+            .bind(lab.tenant.uuid())
+            .fetch_one(&mut sql)
+            .await
+            .expect("a count");
+        assert_eq!(waiting, counted);
+    }
+
+    // What ended waits no more.
+    lab.execute(format!(
+        "update container_jobs set status = 'cancelled', failure_class = 'cancelled', completed_at = now() where id = '{}'",
+        jobs[1].id
+    ))
+    .await;
+    let last = lab.job();
+    assert_eq!(lab.insert(std::slice::from_ref(&last)).await, [entered(&last)]);
 }
 
 #[tokio::test]

@@ -167,10 +167,13 @@ async fn launch(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step
         return step;
     }
     let Some(places) = engine.hosts.launches(run.host.id) else { return Step::Done };
-    let place = tokio::select! {
-        biased;
-        () = engine.draining.cancelled() => return Step::Done,
-        place = places.acquire_owned() => place,
+    let place = match places.clone().try_acquire_owned() {
+        Ok(place) => Some(place),
+        Err(_) => tokio::select! {
+            biased;
+            () = engine.draining.cancelled() => return Step::Done,
+            place = places.acquire_owned() => place.ok(),
+        },
     };
     // From here on a hand-over waits for this launch.
     let in_flight = engine.requests.token();
@@ -257,11 +260,7 @@ async fn prepare(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Opt
     let left = stand.launch_deadline.saturating_sub(engine.lease.now());
     tokio::select! {
         biased;
-        // `launch` sees why.
-        () = run.cancel.cancelled() => Some(Step::Launch),
-        () = run.moved.cancelled() => Some(Step::Launch),
-        () = engine.draining.cancelled() => Some(Step::Done),
-        () = tokio::time::sleep(left) => Some(Step::Launch),
+        // First: `launch` has just looked at all the others, and what needs no preparation waits for none of them.
         prepared = told_of(engine, run, engine.executor.prepare(&run.host, &run.spec)) => match prepared {
             Ok(said) => {
                 stand.said.push_str(&said);
@@ -270,6 +269,11 @@ async fn prepare(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Opt
             }
             Err(failure) => Some(refuse(engine, run, stand, failure).await),
         },
+        // `launch` sees why.
+        () = run.cancel.cancelled() => Some(Step::Launch),
+        () = run.moved.cancelled() => Some(Step::Launch),
+        () = engine.draining.cancelled() => Some(Step::Done),
+        () = tokio::time::sleep(left) => Some(Step::Launch),
     }
 }
 

@@ -1,9 +1,11 @@
 //! Many small writes as few large ones: callers submit one item each and wait for its answer; a single task
-//! takes whatever has gathered while it was busy. Idle, an item is a batch of one and goes at once.
+//! takes whatever has gathered while it was busy. Idle, an item is a batch of one and goes at once. One that comes right
+//! after a large batch may wait a moment for others: there is load, and what is sent costs more than what is in it.
 
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 /// Why an item was not done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +27,8 @@ impl From<gantry_store::Error> for Trouble {
 const PAUSE: Duration = Duration::from_millis(500);
 /// Items that may wait; beyond it [`Batcher::submit`] itself waits.
 const QUEUED: usize = 4_096;
+/// A batch of so many items means load.
+const LARGE: usize = 50;
 
 type Request<T, R> = (T, oneshot::Sender<Result<R, Trouble>>);
 
@@ -66,12 +70,45 @@ where
         F: Fn(Vec<T>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<R>, Trouble>> + Send,
     {
+        Self::spawn_with(name, max, max_weight, weigh, Duration::ZERO, operation)
+    }
+
+    /// As [`Batcher::spawn`]; behind a batch that was large and not full, items gather for so long.
+    pub(crate) fn spawn_gathering<F, Fut>(name: &'static str, max: usize, gather: Duration, operation: F) -> Self
+    where
+        F: Fn(Vec<T>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<R>, Trouble>> + Send,
+    {
+        Self::spawn_with(name, max, usize::MAX, |_| 0, gather, operation)
+    }
+
+    fn spawn_with<F, Fut>(
+        name: &'static str,
+        max: usize,
+        max_weight: usize,
+        weigh: fn(&T) -> usize,
+        gather: Duration,
+        operation: F,
+    ) -> Self
+    where
+        F: Fn(Vec<T>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<R>, Trouble>> + Send,
+    {
         let (requests, mut queue) = mpsc::channel::<Request<T, R>>(QUEUED);
         tokio::spawn(async move {
             let mut waiting = Vec::with_capacity(max);
+            let mut gather_until = Instant::now();
             loop {
                 if waiting.is_empty() && queue.recv_many(&mut waiting, max).await == 0 {
                     return;
+                }
+                while waiting.len() < max && Instant::now() < gather_until {
+                    let missing = max - waiting.len();
+                    match timeout_at(gather_until, queue.recv_many(&mut waiting, missing)).await {
+                        // Nobody submits any more, or the time is over.
+                        Ok(0) | Err(_) => break,
+                        Ok(_) => {}
+                    }
                 }
                 while waiting.len() < QUEUED
                     && let Ok(request) = queue.try_recv()
@@ -88,7 +125,11 @@ where
                     fits
                 });
                 let (items, answers): (Vec<T>, Vec<_>) = batch.unzip();
+                let is_large = (LARGE..max).contains(&items.len());
                 run(name, &operation, items, answers).await;
+                if is_large {
+                    gather_until = Instant::now() + gather;
+                }
             }
         });
         Self { requests }
@@ -185,6 +226,36 @@ mod tests {
         join_all([20, 6, 7, 2, 8, 1, 1].map(|weight| batcher.submit(weight))).await;
         let expected = [vec![20], vec![6, 2, 1], vec![7, 1], vec![8]];
         assert_eq!(*batches.lock().expect("not poisoned"), expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn items_gather_behind_a_large_batch_alone() {
+        let (gather, begun) = (Duration::from_millis(50), Instant::now());
+        let sizes = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let written = sizes.clone();
+        let batcher = Batcher::spawn_gathering("test", 100, gather, move |items: Vec<usize>| {
+            written.lock().expect("not poisoned").push(items.len());
+            async move { Ok(items) }
+        });
+        assert_eq!(batcher.submit(0).await, Ok(0));
+        join_all((0..LARGE).map(|n| batcher.submit(n))).await;
+        assert_eq!(begun.elapsed(), Duration::ZERO, "nothing went before");
+
+        let late = async {
+            tokio::time::sleep(gather / 2).await;
+            batcher.submit(2).await
+        };
+        let both = tokio::join!(batcher.submit(1), late);
+        assert_eq!(both, (Ok(1), Ok(2)));
+        assert!((gather..2 * gather).contains(&begun.elapsed()), "they went together");
+
+        assert_eq!(batcher.submit(3).await, Ok(3));
+        join_all((0..LARGE).map(|n| batcher.submit(n))).await;
+        tokio::time::sleep(2 * gather).await;
+        let before = Instant::now();
+        assert_eq!(batcher.submit(4).await, Ok(4));
+        assert_eq!(before.elapsed(), Duration::ZERO, "long after a large batch there is no load");
+        assert_eq!(*sizes.lock().expect("not poisoned"), [1, LARGE, 2, 1, LARGE, 1]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,9 +1,10 @@
 //! What every task of a worker shares, and the batched writes that they submit.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use gantry_broker::{Broker, Outgoing, Publisher, publish};
-use gantry_core::message::{Report, Reports, Token};
+use gantry_core::message::{Report, ReportsToWrite, Token};
 use gantry_core::state::StopReason;
 use gantry_core::{FleetId, WorkerId};
 use gantry_store::attempts::{self, LaunchSent, Output, Preparing, Started};
@@ -34,6 +35,8 @@ const LOG_WRITE: usize = 1 << 20;
 /// Reports in one message at most, and in one round of publishing.
 const REPORT_LIST: usize = 100;
 const REPORTS: usize = 1_000;
+/// How long reports wait for others behind a round of many.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// The shared parts of a worker.
 pub(crate) struct Engine {
@@ -86,7 +89,7 @@ pub(crate) struct Writes {
     pub(crate) output: Batcher<Arc<Output>, ()>,
     pub(crate) host_check: Batcher<HostCheck, ()>,
     /// Done once RabbitMQ confirmed the report.
-    pub(crate) report: Batcher<Report, ()>,
+    pub(crate) report: Batcher<Arc<Report>, ()>,
 }
 
 impl Writes {
@@ -164,14 +167,14 @@ impl Writes {
             }
         });
         let (publisher, topology) = (Publisher::new(broker), broker.topology().clone());
-        let report = Batcher::spawn("publish reports", REPORTS, move |reports: Vec<Report>| {
+        let report = Batcher::spawn_gathering("publish reports", REPORTS, GATHER, move |reports: Vec<Arc<Report>>| {
             let (publisher, route) = (publisher.clone(), topology.reports());
             async move {
                 let lists: Vec<Outgoing> = reports
                     .chunks(REPORT_LIST)
                     .map(|list| {
-                        let reports = list.iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
-                        Outgoing::json(route.clone(), &Reports::V1 { reports })
+                        let reports = list.iter().map(Arc::as_ref).collect();
+                        Outgoing::json(route.clone(), &ReportsToWrite::V1 { reports })
                     })
                     .collect::<Result<_, serde_json::Error>>()
                     .map_err(|error| Trouble::Refused(error.to_string()))?;

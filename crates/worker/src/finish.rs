@@ -11,7 +11,6 @@ use gantry_core::state::Outcome;
 use gantry_core::text;
 use gantry_store::attempts::{Output, Started};
 use gantry_store::logs as stored_logs;
-use tracing::Instrument;
 
 use crate::batch::Trouble;
 use crate::engine::Engine;
@@ -51,7 +50,7 @@ pub(crate) fn started(engine: &Arc<Engine>, container: &Watched) {
             return;
         }
         let kind = ReportKind::Started { execution_id: id.0 };
-        let report = Report { token: run.token, traceparent: run.spec.traceparent.clone(), kind };
+        let report = Arc::new(Report { token: run.token, traceparent: run.spec.traceparent.clone(), kind });
         if let Err(trouble) = shared.writes.report.submit(report).await {
             tracing::warn!(job.id = %run.token.job, %trouble, "a start could not be reported");
         }
@@ -60,10 +59,9 @@ pub(crate) fn started(engine: &Arc<Engine>, container: &Watched) {
 
 /// Finishes a container that has ended.
 pub(crate) fn spawn(engine: &Arc<Engine>, container: Watched) {
-    let span = tracing::info_span!("finish", job.id = %container.run.token.job, attempt = container.run.token.attempt);
     let shared = engine.clone();
-    let ended = engine.ended.clone();
-    engine.finishing.spawn(async move { ended.run_until_cancelled(finish(&shared, container)).await }.instrument(span));
+    // Without a span: every job would pay for it, and only what goes wrong here has something to say, and names its job.
+    engine.finishing.spawn(async move { shared.ended.run_until_cancelled(finish(&shared, container)).await });
 }
 
 async fn finish(engine: &Arc<Engine>, mut container: Watched) {
@@ -114,13 +112,18 @@ async fn drain(engine: &Engine, run: &Arc<Run>, id: &ExecutionId, log: &mut LogT
                 let now = engine.lease.now();
                 let since = *failing_since.get_or_insert(now);
                 if now.saturating_sub(since) > LOGS_COMPLETE_WITHIN {
-                    tracing::warn!(%cause, "the log could not be read, the end is reported without the rest");
+                    tracing::warn!(
+                        job.id = %run.token.job,
+                        attempt = run.token.attempt,
+                        %cause,
+                        "the log could not be read, the end is reported without the rest"
+                    );
                     break false;
                 }
                 tokio::time::sleep(READ_AGAIN).await;
             }
             Err(Trouble::Refused(cause)) => {
-                tracing::error!(%cause, "the log could not be stored");
+                tracing::error!(job.id = %run.token.job, attempt = run.token.attempt, %cause, "the log could not be stored");
                 break false;
             }
         }
@@ -154,12 +157,22 @@ impl Kept {
 
     async fn stored(engine: &Engine, run: &Run) -> Option<Self> {
         let bytes = i64::try_from(KEPT).unwrap_or(i64::MAX);
-        match stored_logs::ends(&engine.store, run.token, bytes).await {
-            Ok((stdout, stderr)) => Some(Self { stdout, stderr }),
-            Err(error) => {
-                tracing::warn!(%error, "the stored log could not be read for the excerpts");
-                None
+        loop {
+            let error = match stored_logs::ends(&engine.store, run.token, bytes).await {
+                Ok((stdout, stderr)) => return Some(Self { stdout, stderr }),
+                Err(error) => error,
+            };
+            if !error.is_transient() {
+                tracing::warn!(
+                    job.id = %run.token.job,
+                    attempt = run.token.attempt,
+                    %error,
+                    "the stored log could not be read for the excerpts"
+                );
+                return None;
             }
+            // As long as its writes would wait: what is kept instead is the log's end alone, and nothing would say so.
+            tokio::time::sleep(READ_AGAIN).await;
         }
     }
 }
@@ -172,7 +185,12 @@ async fn store_outputs(engine: &Engine, run: &Run, kept: &Kept, said: &str) {
     let backend_log = text::sanitize(&text::excerpt(said, BACKEND_LOG_BYTES)).into_owned();
     let output = Arc::new(Output { token: run.token, outputs, backend_log });
     if let Err(trouble) = engine.writes.output.submit(output).await {
-        tracing::error!(%trouble, "the outputs could not be stored");
+        tracing::error!(
+            job.id = %run.token.job,
+            attempt = run.token.attempt,
+            %trouble,
+            "the outputs could not be stored"
+        );
     }
 }
 
@@ -213,10 +231,15 @@ pub(crate) async fn report(engine: &Arc<Engine>, run: &Arc<Run>, container: Opti
         return;
     }
     let traceparent = run.spec.traceparent.clone();
-    let report = Report { token: run.token, traceparent, kind: ReportKind::Ended(ended) };
+    let report = Arc::new(Report { token: run.token, traceparent, kind: ReportKind::Ended(ended) });
     if let Err(trouble) = engine.writes.report.submit(report.clone()).await {
         // Kept as if it had been sent: the beat sees that nothing came of it and sends it again.
-        tracing::error!(%trouble, "an end could not be reported now");
+        tracing::error!(
+            job.id = %run.token.job,
+            attempt = run.token.attempt,
+            %trouble,
+            "an end could not be reported now"
+        );
     }
     engine.registry.reported(run, container, report, engine.lease.now());
 }

@@ -71,6 +71,10 @@ impl Lease {
 
     /// Waits until [`Lease::allows_request`]: until the next beat that succeeds, if it does not now.
     pub(crate) async fn permit(&self) -> Duration {
+        // Nearly always: nobody is to be told of a beat then.
+        if self.allows_request() {
+            return self.request_timeout;
+        }
         let mut renewed = self.renewed.subscribe();
         loop {
             if self.allows_request() {

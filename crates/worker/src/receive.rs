@@ -13,6 +13,7 @@ use gantry_core::message::{self, Control, Nudge, Work, WorkItem};
 use gantry_store::claims::{self, Claimed, Outcome, Request};
 use gantry_store::reach::Looks;
 use gantry_store::{Error, queue};
+use tokio::time::Instant;
 
 use crate::attempt;
 use crate::engine::Engine;
@@ -23,6 +24,10 @@ use crate::registry::Run;
 /// Lists taken at once, and jobs claimed in one transaction.
 const LISTS: usize = 16;
 const CLAIM: usize = 500;
+/// Behind so many jobs at once, and fewer than fill a claim, lists are gathered for so long: there is load, and a claim holds the
+/// locks of its hosts for each job less if it has more of them.
+const LARGE: usize = 50;
+const GATHER: Duration = Duration::from_millis(5);
 /// How often dispatched rows are looked for whose message came to nothing.
 const SWEEP: Duration = Duration::from_secs(2);
 /// How often the hosts are looked at: a worker without a healthy one takes nothing from the queue.
@@ -41,6 +46,7 @@ pub(crate) async fn run(engine: &Arc<Engine>) -> Result<(), Error> {
     let mut sweep = tokio::time::interval(SWEEP);
     let mut look = tokio::time::interval(LOOK);
     let mut looks = Looks::default();
+    let mut gather_until = Instant::now();
     loop {
         // What this worker took without a host would wait for the sweep of another that has one. Without its consumer
         // it holds nothing: what was prefetched goes back to the queue.
@@ -54,13 +60,16 @@ pub(crate) async fn run(engine: &Arc<Engine>) -> Result<(), Error> {
             () = engine.draining.cancelled() => return Ok(()),
             // Before the deliveries, or it would never come under load.
             _ = sweep.tick() => sweep_stranded(engine, &mut looks).await?,
-            deliveries = next_batch(consumer.as_mut()) => {
+            deliveries = next_batch(consumer.as_mut(), gather_until) => {
                 if engine.hosts.healthy().is_empty() {
                     // First, or they would come again.
                     consumer = None;
                     put_back(deliveries).await;
                 } else {
-                    take(engine, &publisher, deliveries).await?;
+                    let jobs = take(engine, &publisher, deliveries).await?;
+                    if (LARGE..CLAIM).contains(&jobs) {
+                        gather_until = Instant::now() + GATHER;
+                    }
                 }
             }
             _ = look.tick() => {}
@@ -68,9 +77,9 @@ pub(crate) async fn run(engine: &Arc<Engine>) -> Result<(), Error> {
     }
 }
 
-async fn next_batch(consumer: Option<&mut Consumer>) -> Vec<Delivery> {
+async fn next_batch(consumer: Option<&mut Consumer>, gather_until: Instant) -> Vec<Delivery> {
     match consumer {
-        Some(consumer) => consumer.next_batch().await,
+        Some(consumer) => consumer.next_batch_gathered_until(gather_until).await,
         None => std::future::pending().await,
     }
 }
@@ -81,7 +90,8 @@ async fn put_back(deliveries: Vec<Delivery>) {
     }
 }
 
-async fn take(engine: &Arc<Engine>, publisher: &Publisher, deliveries: Vec<Delivery>) -> Result<(), Error> {
+/// Takes lists; returns how many jobs they named.
+async fn take(engine: &Arc<Engine>, publisher: &Publisher, deliveries: Vec<Delivery>) -> Result<usize, Error> {
     let mut items: Vec<WorkItem> = Vec::new();
     let mut good = Vec::with_capacity(deliveries.len());
     for delivery in deliveries {
@@ -109,7 +119,7 @@ async fn take(engine: &Arc<Engine>, publisher: &Publisher, deliveries: Vec<Deliv
     }
     // Only now: a crash before a commit brings the message back.
     ack_all(good).await;
-    Ok(())
+    Ok(items.len())
 }
 
 async fn sweep_stranded(engine: &Arc<Engine>, looks: &mut Looks) -> Result<(), Error> {

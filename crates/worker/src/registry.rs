@@ -72,7 +72,7 @@ enum Phase {
 struct Reported {
     run: Arc<Run>,
     container: Option<ExecutionId>,
-    report: Report,
+    report: Arc<Report>,
     sent: Duration,
     times: u32,
     removing: bool,
@@ -97,7 +97,7 @@ pub(crate) struct Decisions {
     /// Attempts that are ours and that nobody here runs.
     pub(crate) resume: Vec<Token>,
     /// Reports whose effect has not been seen.
-    pub(crate) report_again: Vec<Report>,
+    pub(crate) report_again: Vec<Arc<Report>>,
     /// Containers whose attempt is over.
     pub(crate) remove: Vec<(Arc<Run>, ExecutionId)>,
 }
@@ -168,7 +168,7 @@ impl Registry {
     }
 
     /// The end was reported and confirmed.
-    pub(crate) fn reported(&self, run: &Arc<Run>, container: Option<ExecutionId>, report: Report, now: Duration) {
+    pub(crate) fn reported(&self, run: &Arc<Run>, container: Option<ExecutionId>, report: Arc<Report>, now: Duration) {
         if let Some(entry) = self.lock().get_mut(&run.key()) {
             let reported = Reported { run: run.clone(), container, report, sent: now, times: 1, removing: false };
             entry.phase = Phase::Reported(Box::new(reported));
@@ -305,9 +305,9 @@ mod tests {
         Owned { token: run.token, cancel_requested, moves: false }
     }
 
-    fn report(run: &Run) -> Report {
+    fn report(run: &Run) -> Arc<Report> {
         let ended = Ended::bare(ReportedOutcome::Exited { exit_code: 0 });
-        Report { token: run.token, traceparent: None, kind: ReportKind::Ended(ended) }
+        Arc::new(Report { token: run.token, traceparent: None, kind: ReportKind::Ended(ended) })
     }
 
     #[test]

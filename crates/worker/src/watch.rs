@@ -100,10 +100,12 @@ impl Watcher {
             let not_before = (looked + gap).saturating_sub(now);
             let at_most = self.next_look(looked).saturating_sub(now);
             let idle = self.containers.is_empty();
+            // Nobody is looked at before the gap is over: who comes until then is taken in together.
+            let in_gap = !idle && !not_before.is_zero();
             let (engine, host) = (self.engine.clone(), self.host());
             let look = tokio::select! {
                 biased;
-                more = added.recv() => {
+                more = added.recv(), if !in_gap => {
                     let Some(more) = more else { return };
                     self.add(more);
                     while let Ok(more) = added.try_recv() {
@@ -113,17 +115,11 @@ impl Watcher {
                 }
                 // A look comes before what else there is, or a flood of log pages would put it off: what is due at
                 // once, and what the backend hints at after the gap, in which pages are taken back.
-                () = std::future::ready(()), if !idle && at_most.is_zero() && not_before.is_zero() => true,
-                () = async {
-                    // First the gap, so that a flood of hints is one look.
-                    // Not at all once it is over: even the shortest sleep would lose against pages without end.
-                    if !not_before.is_zero() {
-                        tokio::time::sleep(not_before).await;
-                    }
-                    if !at_most.is_zero() {
-                        engine.executor.changed(&host, at_most).await;
-                    }
-                }, if !idle => true,
+                () = std::future::ready(()), if !idle && !in_gap && at_most.is_zero() => true,
+                // First the gap, so that a flood of hints is one look.
+                // Not at all once it is over: even the shortest sleep would lose against pages without end.
+                () = tokio::time::sleep(not_before), if in_gap => false,
+                () = engine.executor.changed(&host, at_most), if !idle && !in_gap => true,
                 Some(read) = self.reads.join_next(), if !self.reads.is_empty() => {
                     match read {
                         Ok(read) => self.give_back(read),

@@ -37,7 +37,8 @@ async fn dispatchers_and_workers_are_nudged() {
     let mut body = job();
     body["idempotency_key"] = json!("k");
     let id = client.submit(&body).await;
-    assert_eq!(next(&mut control).await, Control::V1(Nudge::Dispatch { executors: vec![ExecutorType::Mock] }));
+    let expected = Nudge::Dispatch { executors: vec![ExecutorType::Mock], only_slots: false };
+    assert_eq!(next(&mut control).await, Control::V1(expected));
 
     // An existing job is no news; the next nudge is the cancel's.
     client.submit(&body).await;

@@ -1,4 +1,4 @@
-//! A simulated container: the file written at its launch, and what that makes of the time.
+//! A simulated container: the link made at its launch, and what that makes of the time.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::faults::Fault;
 use crate::ledger::Run;
 use crate::output::Printed;
 
-/// The content of a container's file. Never changed: what happens to it later is a [`Stop`] beside it.
+/// The content of a container's link. Never changed: what happens to it later is a [`Stop`] beside it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Container {
     /// The facts that the ledger has too.

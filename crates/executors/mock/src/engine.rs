@@ -1,8 +1,9 @@
 //! One simulated engine: a directory, and what this process remembers of it.
 //!
-//! File calls are made inline, on the async threads: each takes some microseconds and a launch makes four, while
-//! handing one to the blocking pool and back would cost more than the call. Only a listing of a whole directory
-//! is long enough to be handed over; the executor does that.
+//! File calls are made inline, on the async threads: each takes a microsecond or a few, while handing one to the
+//! blocking pool and back would cost more than the call. A container that does nothing takes five from its launch to its
+//! removal: its link is made, seen to be there at its end, compared before it is removed, noted in the ledger as removed,
+//! and removed. Only a listing of a whole directory is long enough to be handed over; the executor does that.
 
 use std::collections::HashSet;
 use std::io;
@@ -23,6 +24,10 @@ use crate::faults::Fault;
 use crate::folder::Folder;
 use crate::ledger::Line;
 use crate::memory::Memory;
+
+/// How long after a container was seen to be over its log is read without another look at the directory: it does not
+/// change any more, and the read follows the look at once.
+const OVER_STAYS: Duration = Duration::from_secs(1);
 
 /// How long the stop of a removed container stays, and the mark of a refused launch. A process that polls at all does
 /// so far more often, and one that repeats a launch does it sooner.
@@ -92,12 +97,12 @@ impl Engine {
         if !is_new {
             return self.adopt(launch);
         }
-        let written = self.folder.append(&Line::Launched(container.run.clone()));
+        let noted = self.folder.hold(&Line::Launched(container.run.clone()));
         let id = container.execution_id();
         if self.memory().remember(Arc::new(container)) {
             self.sooner.notify_waiters();
         }
-        written.map_err(|error| LaunchError::MaybeLaunched(format!("the ledger cannot be written: {error}")))?;
+        noted.map_err(|error| LaunchError::MaybeLaunched(format!("the ledger cannot be written: {error}")))?;
         match fault {
             Some(Fault::LostResponse) => {
                 Err(LaunchError::MaybeLaunched("simulated: the answer to the launch was lost".into()))
@@ -149,6 +154,8 @@ impl Engine {
 
     /// States; what nobody sees yet is left out.
     pub(crate) fn observe(&self, ids: &[ExecutionId]) -> Result<Vec<(ExecutionId, Observed)>, Failure> {
+        // Nothing is wrong if that fails: they stay held.
+        let _ = self.folder.flush();
         self.read_stops()?;
         ids.iter()
             .filter_map(|id| match self.seen(id) {
@@ -158,7 +165,7 @@ impl Engine {
                 Ok(Some(seen)) => {
                     let state = seen.observed();
                     if !matches!(state, Observed::Starting | Observed::Running) {
-                        self.memory().settle(&seen.container.run.name);
+                        self.memory().saw_end(&seen.container.run.name, now_ns());
                     }
                     Some(Ok((id.clone(), state)))
                 }
@@ -188,9 +195,14 @@ impl Engine {
         cursor: Option<&LogCursor>,
         max_bytes: usize,
     ) -> Result<LogPage, Failure> {
-        self.read_stop(id)?;
-        let seen = self.visible(id)?.filter(|seen| seen.observed() != Observed::Gone);
-        let Some(Seen { container, stop }) = seen else {
+        let seen = match self.just_over(id) {
+            Some(seen) => Some(seen),
+            None => {
+                self.read_stop(id)?;
+                self.visible(id)?
+            }
+        };
+        let Some(Seen { container, stop }) = seen.filter(|seen| seen.observed() != Observed::Gone) else {
             return Err(Failure::new(FailureClass::Lost, format!("there is no container {id}")));
         };
         container.printed(stop, now_ns()).page(cursor, max_bytes).ok_or_else(|| {
@@ -215,15 +227,11 @@ impl Engine {
     }
 
     pub(crate) fn remove(&self, id: &ExecutionId) -> Result<(), Failure> {
-        self.read_stop(id)?;
         let Some(name) = Container::name_in(id) else { return Ok(()) };
-        // Read, not remembered: the name may belong to another container by now.
-        let there = self.folder.container(name).map_err(|error| unreachable(&error))?;
-        let Some(container) = there.filter(|container| container.run.id == id.0) else {
+        let Some(Seen { container, stop }) = self.to_remove(id, name)? else {
             self.memory().forget(name);
             return Ok(());
         };
-        let stop = self.memory().stop(&id.0);
         let now = now_ns();
         if container.is_hidden(now) {
             return Err(hidden(name));
@@ -237,6 +245,21 @@ impl Engine {
         self.folder.remove_container(name).map_err(|error| unreachable(&error))?;
         self.memory().forget(name);
         Ok(())
+    }
+
+    /// The container with this id, if it still has its name: it may belong to another one by now. With the stop that it
+    /// ended with; one by somebody else that made it end sooner has its own line in the ledger.
+    fn to_remove(&self, id: &ExecutionId, name: &str) -> Result<Option<Seen>, Failure> {
+        let known = self.known(id).filter(|seen| seen.observed() != Observed::Running);
+        if let Some(seen) = known
+            && self.folder.holds(&seen.container).map_err(|error| unreachable(&error))?
+        {
+            return Ok(Some(seen));
+        }
+        self.read_stop(id)?;
+        let there = self.folder.container(name).map_err(|error| unreachable(&error))?;
+        let there = there.filter(|container| container.run.id == id.0);
+        Ok(there.map(|container| Seen { container: Arc::new(container), stop: self.memory().stop(&id.0) }))
     }
 
     pub(crate) fn list_owned(&self, fleet: FleetId) -> Result<Vec<Owned>, Failure> {
@@ -316,11 +339,7 @@ impl Engine {
     /// over the file must still be there.
     fn seen(&self, id: &ExecutionId) -> Result<Option<Seen>, Failure> {
         let Some(name) = Container::name_in(id) else { return Ok(None) };
-        let known = {
-            let memory = self.memory();
-            memory.container(name).map(|container| Seen { container, stop: memory.stop(&id.0) })
-        };
-        if let Some(seen) = known.filter(|seen| seen.container.run.id == id.0) {
+        if let Some(seen) = self.known(id) {
             let over = !matches!(seen.observed(), Observed::Running);
             if !over || self.folder.has_container(name).map_err(|error| unreachable(&error))? {
                 return Ok(Some(seen));
@@ -335,6 +354,21 @@ impl Engine {
         memory.remember(Arc::clone(&container));
         let stop = memory.stop(&id.0);
         Ok((container.run.id == id.0).then_some(Seen { container, stop }))
+    }
+
+    /// The container with this id, if it is remembered.
+    fn known(&self, id: &ExecutionId) -> Option<Seen> {
+        let name = Container::name_in(id)?;
+        let memory = self.memory();
+        let container = memory.container(name).filter(|container| container.run.id == id.0)?;
+        let stop = memory.stop(&id.0);
+        Some(Seen { container, stop })
+    }
+
+    /// The container with this id, if it was seen to be over just now.
+    fn just_over(&self, id: &ExecutionId) -> Option<Seen> {
+        let since = now_ns().saturating_sub(ns(OVER_STAYS));
+        self.known(id).filter(|seen| self.memory().was_over(&seen.container.run.name, since))
     }
 
     /// The container with this id, if it is there; a failure while nobody sees it.
@@ -358,11 +392,16 @@ impl Engine {
         read().map_err(|error| unreachable(&error))
     }
 
-    /// Reads the stop of one container: what is asked of one must not list them all.
+    /// Reads the stop of one container, if there was one since all were read: what is asked of one must not list them.
     fn read_stop(&self, id: &ExecutionId) -> Result<(), Failure> {
-        if Container::name_in(id).is_some()
-            && let Some(stop) = self.folder.stop(&id.0).map_err(|error| unreachable(&error))?
-        {
+        if Container::name_in(id).is_none() {
+            return Ok(());
+        }
+        let modified = self.folder.stops_changed().map_err(|error| unreachable(&error))?;
+        if self.memory().has_stops_of(modified) {
+            return Ok(());
+        }
+        if let Some(stop) = self.folder.stop(&id.0).map_err(|error| unreachable(&error))? {
             self.memory().put_stop(&id.0, stop);
         }
         Ok(())

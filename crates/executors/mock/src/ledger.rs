@@ -2,8 +2,8 @@
 //! own rows.
 //!
 //! `ledger.jsonl` in the host's directory gets one line per launch, stop and removal. A removal repeats the facts
-//! of the launch, and [`read`] looks at the containers still there, so that a launcher killed between making a
-//! container and writing its line hides nothing.
+//! of the launch, and [`read`] looks at the containers still there, so that a launch's line may come later than its
+//! container, together with other lines, and a launcher killed between the two hides nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,7 +14,7 @@ use gantry_core::JobId;
 use serde::{Deserialize, Serialize};
 
 use crate::container::{Container, Stop};
-use crate::folder::{CONTAINERS, LEDGER, STOPS};
+use crate::folder::{self, CONTAINERS, LEDGER, STOPS};
 
 /// One run of a container, in nanoseconds of the machine's CLOCK_BOOTTIME.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -60,6 +60,10 @@ pub struct Ledger {
 /// Reads the ledger of a host's directory, and the containers that are still there.
 pub fn read(dir: &Path) -> io::Result<Ledger> {
     let mut ledger = Ledger::default();
+    // The containers first: one that is removed meanwhile has its line by then.
+    for (_, content) in contents(&dir.join(CONTAINERS))? {
+        ledger.add(serde_json::from_slice::<Container>(&content)?.run);
+    }
     let text = fs::read_to_string(dir.join(LEDGER))?;
     // What follows the last line's end is being written just now.
     for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
@@ -72,27 +76,22 @@ pub fn read(dir: &Path) -> io::Result<Ledger> {
             }
         }
     }
-    for (_, content) in files(&dir.join(CONTAINERS))? {
-        ledger.add(serde_json::from_str::<Container>(&content)?.run);
-    }
-    for (id, content) in files(&dir.join(STOPS))? {
-        ledger.end(id, serde_json::from_str::<Stop>(&content)?.at_ns);
+    for (id, content) in contents(&dir.join(STOPS))? {
+        ledger.end(id, serde_json::from_slice::<Stop>(&content)?.at_ns);
     }
     Ok(ledger)
 }
 
-/// Name and content of each file; one that is removed meanwhile is left out.
-fn files(folder: &Path) -> io::Result<Vec<(String, String)>> {
-    let mut files = Vec::new();
+/// Name and content of all that is in a folder; what is removed meanwhile is left out.
+fn contents(folder: &Path) -> io::Result<Vec<(String, Vec<u8>)>> {
+    let mut contents = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        match fs::read_to_string(entry.path()) {
-            Ok(content) => files.push((entry.file_name().to_string_lossy().into_owned(), content)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+        if let Some(content) = folder::content(&entry.path())? {
+            contents.push((entry.file_name().to_string_lossy().into_owned(), content));
         }
     }
-    Ok(files)
+    Ok(contents)
 }
 
 impl Ledger {

@@ -1,10 +1,11 @@
 //! Containers that are only simulated: for load, for crash tests and for producers' own tests.
 //!
 //! A host of type `mock` is a directory, `connection_config = {"dir": "/path"}`, shared by all workers of that
-//! host on one machine. A container is a file there, immutable from its launch on, and what it does is a function
-//! of that file, the clock and a stop mark. So it lives and ends whether or not a worker looks, and workers may
-//! die and adopt as with a real engine. A file system in memory (`/dev/shm`) is the right place for load: ext4 makes
-//! a file slowly where many were just deleted, and a restart of the machine ends the containers anyway.
+//! host on one machine. A container is a symbolic link there whose target says all of it, immutable from its launch on,
+//! and what it does is a function of that, the clock and a stop mark. So it lives and ends whether or not a worker
+//! looks, and workers may die and adopt as with a real engine. A file system in memory (`/dev/shm`) is the right place
+//! for load: ext4 makes a file slowly where many were just deleted, and a restart of the machine ends the containers
+//! anyway.
 //!
 //! No command is run. What a job does is said by its labels, over the defaults in the host's `executor_config` (the
 //! same keys without `mock.`). `docs/MOCK.md` has examples, and what a producer sees of each in Gantry.

@@ -17,7 +17,7 @@ const FIRST_WAKE: Duration = Duration::from_millis(1);
 /// from the kernel's tick.
 const MTIME_BLUR: Duration = Duration::from_millis(100);
 
-/// Containers and stops as they were read. A container's file never changes, so that only its removal can make
+/// Containers and stops as they were read. A container's link never changes, so that only its removal can make
 /// this stale; a stop that was not read yet is seen with the next look at the folder.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
@@ -33,6 +33,8 @@ pub(crate) struct Memory {
 struct Known {
     container: Arc<Container>,
     wake: Option<Wake>,
+    /// When it was last seen to be over, and there.
+    over_ns: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -63,7 +65,7 @@ impl Memory {
         let name = container.run.name.clone();
         self.forget(&name);
         let at_ns = container.end_seen_ns(self.stop(&container.run.id));
-        self.known.insert(name.clone(), Known { container, wake: None });
+        self.known.insert(name.clone(), Known { container, wake: None, over_ns: None });
         self.set_wake(&name, at_ns, 0);
         self.next_wake() == Some(at_ns)
     }
@@ -82,8 +84,21 @@ impl Memory {
         self.known.remove(name);
     }
 
-    /// The end was seen: nobody needs to be woken for it.
-    pub(crate) fn settle(&mut self, name: &str) {
+    /// The end was seen, with the container still there.
+    pub(crate) fn saw_end(&mut self, name: &str, now: u64) {
+        self.settle(name);
+        if let Some(known) = self.known.get_mut(name) {
+            known.over_ns = Some(now);
+        }
+    }
+
+    /// Whether the end was seen since.
+    pub(crate) fn was_over(&self, name: &str, since: u64) -> bool {
+        self.known.get(name).and_then(|known| known.over_ns).is_some_and(|seen| seen >= since)
+    }
+
+    /// Nobody needs to be woken for its end.
+    fn settle(&mut self, name: &str) {
         if let Some(wake) = self.known.get_mut(name).and_then(|known| known.wake.take()) {
             self.wakes.remove(&(wake.at_ns, wake.name));
         }
@@ -202,8 +217,10 @@ mod tests {
         assert!(wakes.windows(3).all(|w| w[2] - w[1] >= w[1] - w[0]), "{wakes:?}");
 
         memory.remember(container("c", 100, Duration::ZERO));
-        memory.settle("c");
+        assert!(!memory.was_over("c", 0));
+        memory.saw_end("c", 150);
         assert!(!memory.take_due(200));
+        assert!(memory.was_over("c", 150) && !memory.was_over("c", 151));
     }
 
     #[test]

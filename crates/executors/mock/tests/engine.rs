@@ -264,6 +264,44 @@ async fn a_flood_is_read_in_pages_and_never_stored() {
 }
 
 #[tokio::test]
+async fn what_is_too_long_for_a_link_is_a_container_all_the_same() {
+    let fixture = fixture();
+    let text = "x".repeat(10_000);
+    let (launch, id) = fixture.start(json!({ "mock.stdout": text })).await;
+    let another = MockExecutor::new();
+    assert_eq!(another.launch(&fixture.host, &launch).await.expect("adopts"), id);
+    let page = another.logs(&fixture.host, &id, None, 1 << 20).await.expect("readable");
+    assert_eq!(page.chunks, [(gantry_worker::executor::Stream::Stdout, text.into())]);
+    assert_eq!(ledger::read(fixture.dir.path()).expect("readable").starts()[&(launch.job, 1)], 1);
+
+    fixture.executor.remove(&fixture.host, &id).await.expect("removes");
+    assert_eq!(another.find(&fixture.host, &launch.name).await, Found::Absent);
+    for folder in ["containers", "scratch"] {
+        assert_eq!(std::fs::read_dir(fixture.path(folder)).expect("a folder").count(), 0, "{folder}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_who_launch_one_name_at_once_get_one_container() {
+    let fixture = fixture();
+    for _ in 0..50 {
+        let launch = fixture.launch(json!({"mock.duration": "1h"}));
+        let launches: Vec<_> = (0..4)
+            .map(|_| {
+                let (host, launch) = (fixture.host.clone(), launch.clone());
+                tokio::spawn(async move { MockExecutor::new().launch(&host, &launch).await })
+            })
+            .collect();
+        let mut ids = std::collections::BTreeSet::new();
+        for launch in launches {
+            ids.insert(launch.await.expect("no panic").expect("launches or adopts"));
+        }
+        assert_eq!(ids.len(), 1, "{ids:?}");
+        assert_eq!(ledger::read(fixture.dir.path()).expect("readable").starts()[&(launch.job, 1)], 1);
+    }
+}
+
+#[tokio::test]
 async fn a_launch_repeated_where_it_must_not_be_is_in_the_ledger() {
     let fixture = fixture();
     let never = MockExecutor::new().with_idempotence(Idempotence::Never);
@@ -327,6 +365,23 @@ async fn the_ledger_outlives_the_containers() {
     fixture.executor.launch(&fixture.host, &long).await.expect("the name is free again");
     let ledger = ledger::read(fixture.dir.path()).expect("readable");
     assert_eq!(ledger.starts()[&(long.job, 1)], 2);
+}
+
+#[tokio::test]
+async fn the_line_of_a_launch_comes_with_the_next_look() {
+    let fixture = fixture();
+    let lines = || std::fs::read_to_string(fixture.path("ledger.jsonl")).expect("readable").lines().count();
+    let (_, first) = fixture.start(json!({"mock.duration": "1h"})).await;
+    fixture.start(json!({"mock.duration": "1h"})).await;
+    assert_eq!(fixture.state(&fixture.executor, &first).await, Observed::Running);
+    assert_eq!(lines(), 2);
+    assert_eq!(fixture.state(&fixture.executor, &first).await, Observed::Running);
+    assert_eq!(lines(), 2, "once");
+
+    // Or with the next line that cannot wait.
+    fixture.start(json!({"mock.duration": "1h"})).await;
+    fixture.executor.stop(&fixture.host, &first, Duration::ZERO).await.expect("stops");
+    assert_eq!(lines(), 4);
 }
 
 #[tokio::test]
