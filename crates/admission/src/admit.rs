@@ -138,15 +138,11 @@ impl Catalog {
             batch.iter().filter_map(|i| i.submission.template.clone().map(|template| (i.tenant, template))).collect();
         let projects: BTreeSet<(TenantId, String)> =
             batch.iter().map(|incoming| (incoming.tenant, project_name(incoming).to_owned())).collect();
-        let (templates, projects) = (Vec::from_iter(templates), Vec::from_iter(projects));
-        let tenants = Vec::from_iter(tenants);
-        // At once: a single submission waits for each of them.
-        let (templates, projects, active) = futures::try_join!(
-            templates::get(store, scope, &templates),
-            templates::projects(store, scope, &projects),
-            hosts::active_types(store, scope, &tenants),
-        )?;
-        Ok(Self { templates, projects, active })
+        Ok(Self {
+            templates: templates::get(store, scope, &Vec::from_iter(templates)).await?,
+            projects: templates::projects(store, scope, &Vec::from_iter(projects)).await?,
+            active: hosts::active_types(store, scope, &Vec::from_iter(tenants)).await?,
+        })
     }
 
     fn with_active_host(&self, tenant: TenantId) -> Vec<ExecutorType> {
