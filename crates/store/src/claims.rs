@@ -88,9 +88,11 @@ pub async fn claim(store: &Store, request: &Request<'_>) -> Result<Outcome> {
 async fn claim_once(store: &Store, request: &Request<'_>) -> Result<Outcome> {
     let mut tx = store.begin_claim("claims::claim", request.worker).await?;
     let limits = limits::lock(&mut tx, &request.items.iter().map(|item| item.job.uuid()).collect::<Vec<_>>()).await?;
+    let mut waiting = lock_jobs(&mut tx, request.executor, request.items).await?;
+    let stale = request.items.len() - waiting.len();
+    let mut specs = read_specs(&mut tx, &mut waiting).await?;
+    // Last: every claim and every end of this host waits for whoever has its row.
     let slots = lock_hosts(&mut tx, request.hosts).await?;
-    let waiting = lock_jobs(&mut tx, request.executor, request.items).await?;
-    let found = waiting.len();
     let (candidates, rest): (Vec<_>, Vec<_>) =
         waiting.into_iter().map(|(c, attempt, wait)| (c, (attempt, wait))).unzip();
     let places = placement::place(&candidates, &slots, limits);
@@ -107,11 +109,10 @@ async fn claim_once(store: &Store, request: &Request<'_>) -> Result<Outcome> {
             Err(why) => unplaced.push((candidate.id, why)),
         }
     }
-    let specs = read_specs(&mut tx, &mut placed).await?;
+    let specs = placed.iter().filter_map(|placed| specs.remove(&placed.job)).collect();
     let claimed = take(&mut tx, request, &placed, specs).await?;
     let released = if unplaced.is_empty() { HashMap::new() } else { release(&mut tx, request, &unplaced).await? };
     tx.commit().await?;
-    let stale = request.items.len() - found;
     Ok(Outcome { claimed, waits, unplaced: unplaced.len(), released, stale })
 }
 
@@ -205,9 +206,12 @@ async fn lock_jobs(
         .collect())
 }
 
-/// The specs of the placed jobs, in their order. A spec that this version cannot read ends its job alone.
-async fn read_specs(tx: &mut sqlx::PgConnection, placed: &mut Vec<Placed>) -> Result<Vec<ResolvedSpec>> {
-    let ids: Vec<Uuid> = placed.iter().map(|placed| placed.job.uuid()).collect();
+/// The specs of these jobs. One that this version cannot read ends its job alone, which waits no longer then.
+async fn read_specs(
+    tx: &mut sqlx::PgConnection,
+    waiting: &mut Vec<(Candidate, i32, Wait)>,
+) -> Result<HashMap<JobId, ResolvedSpec>> {
+    let ids: Vec<Uuid> = waiting.iter().map(|(candidate, ..)| candidate.id.uuid()).collect();
     let rows = sqlx::query!(
         r#"/* claims::read_specs */
         select job_id, spec as "spec: Json<Box<RawValue>>" from container_job_specs where job_id = any($1)"#,
@@ -221,12 +225,13 @@ async fn read_specs(tx: &mut sqlx::PgConnection, placed: &mut Vec<Placed>) -> Re
             specs.insert(JobId::from(row.job_id), spec);
         }
     }
-    let unreadable: Vec<Uuid> = placed.iter().filter(|p| !specs.contains_key(&p.job)).map(|p| p.job.uuid()).collect();
+    let is_readable = |candidate: &Candidate| specs.contains_key(&candidate.id);
+    let unreadable: Vec<Uuid> = waiting.iter().filter(|(c, ..)| !is_readable(c)).map(|(c, ..)| c.id.uuid()).collect();
     if !unreadable.is_empty() {
         end_unreadable(tx, &unreadable).await?;
     }
-    placed.retain(|placed| specs.contains_key(&placed.job));
-    Ok(placed.iter().filter_map(|placed| specs.remove(&placed.job)).collect())
+    waiting.retain(|(candidate, ..)| is_readable(candidate));
+    Ok(specs)
 }
 
 async fn end_unreadable(tx: &mut sqlx::PgConnection, ids: &[Uuid]) -> Result<()> {

@@ -44,6 +44,7 @@ struct Locked {
     executor: ExecutorType,
     template: Option<TemplateId>,
     host: HostId,
+    prices: Prices,
     status: Status,
     current_attempt: i32,
     cancel_requested: bool,
@@ -86,7 +87,6 @@ pub async fn apply(store: &Store, reports: &[Report], jitter: &(dyn Fn() -> f64 
 async fn apply_once(store: &Store, reports: &[Report], jitter: &(dyn Fn() -> f64 + Send + Sync)) -> Result<Applied> {
     let mut tx = store.begin_kept("reports::apply").await?;
     lock_limits(&mut tx, reports).await?;
-    let prices = lock_hosts(&mut tx, reports).await?;
     let locked = lock_attempts(&mut tx, reports).await?;
     let policies = read_policies(&mut tx, reports).await?;
     let ways = failover::read_ways(&mut tx, reports, &locked).await?;
@@ -128,7 +128,7 @@ async fn apply_once(store: &Store, reports: &[Report], jitter: &(dyn Fn() -> f64
                     continue;
                 };
                 let ran = ran(row, ended);
-                let cost = cost::actual(prices.get(&row.host).copied().unwrap_or_default(), ran);
+                let cost = cost::actual(row.prices, ran);
                 let rerouted = rerouted.filter(|_| matches!(next, Next::Retry(_)));
                 decisions.push(Decision {
                     token: report.token,
@@ -145,8 +145,9 @@ async fn apply_once(store: &Store, reports: &[Report], jitter: &(dyn Fn() -> f64
         }
     }
     events.extend(decisions.iter().map(ended_event));
+    let mut freed = Vec::new();
     if !decisions.is_empty() {
-        write_ends(&mut tx, &decisions).await?;
+        freed = write_ends(&mut tx, &decisions).await?;
         release_limits(&mut tx, &decisions).await?;
         let moves: Vec<_> = decisions.iter().filter_map(|d| Some((d.token.job, d.rerouted.as_ref()?))).collect();
         failover::hand_on(&mut tx, &moves).await?;
@@ -158,6 +159,7 @@ async fn apply_once(store: &Store, reports: &[Report], jitter: &(dyn Fn() -> f64
     }
     applied.events.extend(events::insert(&mut tx, &events).await?);
     if !decisions.is_empty() {
+        free_slots(&mut tx, &freed).await?;
         costs::add(&mut tx, &decisions.iter().map(counted).collect::<Vec<_>>()).await?;
     }
     tx.commit().await?;
@@ -272,83 +274,70 @@ async fn release_limits(tx: &mut sqlx::PgConnection, decisions: &[Decision<'_>])
     if counts.is_empty() { Ok(()) } else { limits::release(tx, &counts).await }
 }
 
-/// Locks the hosts whose slots these reports may free.
-async fn lock_hosts(tx: &mut sqlx::PgConnection, reports: &[Report]) -> Result<HashMap<HostId, Prices>> {
-    let ended = reports.iter().filter(|report| matches!(report.kind, ReportKind::Ended(_)));
-    let (jobs, attempts, _) = columns(ended.map(|report| &report.token));
-    let rows = sqlx::query!(
-        "/* reports::lock_hosts */
-        select id, cost_per_job, cost_per_hour from executor_hosts where id in (
-            select e.executor_host_id from container_executions e
-            join unnest($1::uuid[], $2::int[]) as t(job_id, attempt) on e.job_id = t.job_id and e.attempt = t.attempt
-            where e.slot_held::int = 1)
-        order by id for no key update",
-        &jobs,
-        &attempts
-    )
-    .fetch_all(&mut *tx)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| (row.id.into(), Prices { per_job: row.cost_per_job, per_hour: row.cost_per_hour }))
-        .collect())
-}
-
 async fn lock_attempts(tx: &mut sqlx::PgConnection, reports: &[Report]) -> Result<HashMap<(JobId, i32), Locked>> {
     let (jobs, attempts, _) = columns(reports.iter().map(|report| &report.token));
     // Jobs before attempts: the lock order, for the whole batch and not row by row.
-    sqlx::query!(
-        "/* reports::lock_attempts */ select id from container_jobs where id = any($1) order by id for no key update",
+    let of = sqlx::query!(
+        r#"/* reports::lock_attempts */
+        select id, tenant_id, name, executor_type::text as "executor_type!", status::text as "status!", attempt,
+            cancel_requested_at is not null as "cancel_requested!", user_retries, infrastructure_retries, template,
+            estimated_cost, actual_cost
+        from container_jobs where id = any($1) order by id for no key update"#,
         &jobs
     )
     .fetch_all(&mut *tx)
     .await?;
+    let of: HashMap<Uuid, _> = of.into_iter().map(|job| (job.id, job)).collect();
+    // The prices as they are: whoever changes them does not wait for what ends, nor the other way round.
     let rows = sqlx::query!(
         r#"/* reports::lock_attempts */
-        select j.id, j.tenant_id, j.name, j.executor_type::text as "executor_type!", j.status::text as "status!",
-            j.attempt as current_attempt, j.cancel_requested_at is not null as "cancel_requested!",
-            j.user_retries, j.infrastructure_retries, j.template, j.estimated_cost, j.actual_cost,
-            e.launch_sent_at is not null as "launched!",
-            e.attempt, e.epoch, e.executor_host_id, e.slot_held, e.limits,
-            e.execution_id is null and e.started_at is null as "never_ran!", e.stop_reason::text, e.abandoned_as::text, e.ended_at is not null as "over!"
+        select e.job_id, e.attempt, e.epoch, e.executor_host_id, e.slot_held, e.limits,
+            e.launch_sent_at is not null as "launched!", e.execution_id is null and e.started_at is null as "never_ran!",
+            e.stop_reason::text, e.abandoned_as::text, e.ended_at is not null as "over!",
+            h.cost_per_job as "cost_per_job?", h.cost_per_hour as "cost_per_hour?"
         from (select distinct * from unnest($1::uuid[], $2::int[])) as t(job_id, attempt)
         join container_executions e on e.job_id = t.job_id and e.attempt = t.attempt
-        join container_jobs j on j.id = e.job_id
+        left join executor_hosts h on h.id = e.executor_host_id
         order by e.job_id, e.attempt for no key update of e"#,
         &jobs,
         &attempts
     )
     .fetch_all(&mut *tx)
     .await?;
-    rows.into_iter()
-        .map(|row| {
-            let locked = Locked {
-                tenant: row.tenant_id.into(),
-                name: row.name,
-                executor: parse("executor_type", &row.executor_type)?,
-                template: row.template.map(Into::into),
-                host: row.executor_host_id.into(),
-                status: parse("status", &row.status)?,
-                current_attempt: row.current_attempt,
-                cancel_requested: row.cancel_requested,
-                used: retry::Used {
-                    user: u32::try_from(row.user_retries).unwrap_or(0),
-                    infrastructure: u32::try_from(row.infrastructure_retries).unwrap_or(0),
-                },
-                epoch: row.epoch,
-                over: row.over,
-                slot_held: row.slot_held,
-                never_ran: row.never_ran,
-                limits: row.limits,
-                stop_reason: row.stop_reason.as_deref().map(|reason| parse("stop_reason", reason)).transpose()?,
-                abandoned_as: row.abandoned_as.as_deref().map(|how| parse("abandoned_as", how)).transpose()?,
-                launched: row.launched,
-                estimated_cost: row.estimated_cost,
-                cost_so_far: row.actual_cost,
-            };
-            Ok(((row.id.into(), row.attempt), locked))
-        })
-        .collect()
+    let mut locked = HashMap::with_capacity(rows.len());
+    for row in rows {
+        let Some(job) = of.get(&row.job_id) else { continue };
+        let attempt = Locked {
+            tenant: job.tenant_id.into(),
+            name: job.name.clone(),
+            executor: parse("executor_type", &job.executor_type)?,
+            template: job.template.map(Into::into),
+            host: row.executor_host_id.into(),
+            prices: match (row.cost_per_job, row.cost_per_hour) {
+                (Some(per_job), Some(per_hour)) => Prices { per_job, per_hour },
+                _ => Prices::default(),
+            },
+            status: parse("status", &job.status)?,
+            current_attempt: job.attempt,
+            cancel_requested: job.cancel_requested,
+            used: retry::Used {
+                user: u32::try_from(job.user_retries).unwrap_or(0),
+                infrastructure: u32::try_from(job.infrastructure_retries).unwrap_or(0),
+            },
+            epoch: row.epoch,
+            over: row.over,
+            slot_held: row.slot_held,
+            never_ran: row.never_ran,
+            limits: row.limits,
+            stop_reason: row.stop_reason.as_deref().map(|reason| parse("stop_reason", reason)).transpose()?,
+            abandoned_as: row.abandoned_as.as_deref().map(|how| parse("abandoned_as", how)).transpose()?,
+            launched: row.launched,
+            estimated_cost: job.estimated_cost,
+            cost_so_far: job.actual_cost,
+        };
+        locked.insert((row.job_id.into(), row.attempt), attempt);
+    }
+    Ok(locked)
 }
 
 /// The retry policies of the jobs that did not end with exit code 0.
@@ -378,7 +367,16 @@ async fn read_policies(tx: &mut sqlx::PgConnection, reports: &[Report]) -> Resul
         .collect())
 }
 
-async fn write_ends(tx: &mut sqlx::PgConnection, decisions: &[Decision<'_>]) -> Result<()> {
+/// What the ends of a host give back to it.
+struct Freed {
+    host: Uuid,
+    slots: i32,
+    /// Means, in seconds; none where no end told.
+    startup: Option<f64>,
+    held_for: Option<f64>,
+}
+
+async fn write_ends(tx: &mut sqlx::PgConnection, decisions: &[Decision<'_>]) -> Result<Vec<Freed>> {
     let (jobs, attempts, _) = columns(decisions.iter().map(|decision| &decision.token));
     let end = |d: &Decision<'_>| match &d.next {
         Next::End { status, failure } => (*status, failure.clone(), None),
@@ -421,8 +419,8 @@ async fn write_ends(tx: &mut sqlx::PgConnection, decisions: &[Decision<'_>]) -> 
         .iter()
         .map(|d| d.cost.map(|cost| d.locked.cost_so_far.unwrap_or_default() + cost).or(d.locked.cost_so_far))
         .collect();
-    sqlx::query!(
-        "/* reports::write_ends */
+    let rows = sqlx::query!(
+        r#"/* reports::write_ends */
         with d as (
             select *, now() - make_interval(secs => coalesce(run, 0) / 1000.0) as begun
             from unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::text[], $7::float8[], $8::int[], $9::text[],
@@ -453,15 +451,9 @@ async fn write_ends(tx: &mut sqlx::PgConnection, decisions: &[Decision<'_>]) -> 
                 infrastructure_retries = j.infrastructure_retries + case when d.budget = 'infrastructure' then 1 else 0 end
             from d where j.id = d.job_id
         )
-        update executor_hosts h
-        set current_job_count = h.current_job_count - f.slots,
-            average_startup_time = coalesce(h.average_startup_time * 0.8 + f.startup * 0.2, f.startup, h.average_startup_time),
-            average_slot_time = coalesce(h.average_slot_time * 0.8 + f.held_for * 0.2, f.held_for)
-        from (
-            select executor_host_id, count(*) filter (where held)::int as slots, avg(startup)::float8 / 1000 as startup,
-                avg(held_for) as held_for
-            from e group by executor_host_id) f
-        where h.id = f.executor_host_id",
+        select executor_host_id as "host!", count(*) filter (where held)::int as "slots!",
+            avg(startup)::float8 / 1000 as startup, avg(held_for) as held_for
+        from e group by executor_host_id order by executor_host_id"#,
         &jobs,
         &attempts,
         &statuses,
@@ -480,6 +472,39 @@ async fn write_ends(tx: &mut sqlx::PgConnection, decisions: &[Decision<'_>]) -> 
         &totals as &[Option<Decimal>],
         &held,
         &startup as &[Option<i64>]
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Freed { host: row.host, slots: row.slots, startup: row.startup, held_for: row.held_for })
+        .collect())
+}
+
+/// Gives the slots back: after all that takes longer, because every claim and every end of a host waits for whoever has its
+/// row. `freed` is in the order of the hosts, which is the lock order.
+async fn free_slots(tx: &mut sqlx::PgConnection, freed: &[Freed]) -> Result<()> {
+    let hosts: Vec<Uuid> = freed.iter().map(|freed| freed.host).collect();
+    if hosts.len() > 1 {
+        sqlx::query!(
+            "/* reports::free_slots */ select id from executor_hosts where id = any($1) order by id for no key update",
+            &hosts
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+    }
+    sqlx::query!(
+        "/* reports::free_slots */
+        update executor_hosts h
+        set current_job_count = h.current_job_count - f.slots,
+            average_startup_time = coalesce(h.average_startup_time * 0.8 + f.startup * 0.2, f.startup, h.average_startup_time),
+            average_slot_time = coalesce(h.average_slot_time * 0.8 + f.held_for * 0.2, f.held_for, h.average_slot_time)
+        from unnest($1::uuid[], $2::int[], $3::float8[], $4::float8[]) as f(host, slots, startup, held_for)
+        where h.id = f.host",
+        &hosts,
+        &freed.iter().map(|freed| freed.slots).collect::<Vec<_>>(),
+        &freed.iter().map(|freed| freed.startup).collect::<Vec<_>>() as &[Option<f64>],
+        &freed.iter().map(|freed| freed.held_for).collect::<Vec<_>>() as &[Option<f64>]
     )
     .execute(&mut *tx)
     .await?;
