@@ -8,7 +8,7 @@ use gantry_broker::consume::{self, Consumer};
 use gantry_broker::{Delivery, Outgoing, ack_all};
 use gantry_core::ExecutorType;
 use gantry_core::message::{Control, Nudge, Work, WorkItem};
-use gantry_runtime::Shutdown;
+use gantry_runtime::{Linger, Shutdown};
 use gantry_store::lines;
 use gantry_store::windows::{Window, Windows};
 
@@ -17,17 +17,13 @@ use crate::{Parts, metrics};
 
 /// Rows marked in one statement at most.
 const BATCH: usize = 1_000;
-/// Behind a pass that moved so many jobs, and fewer than a full one, what comes gathers for so long before the next pass: there
-/// is load, and a look at a window costs as much for one job as for all.
-const LARGE: usize = 50;
-const GATHER: Duration = Duration::from_millis(5);
 
 pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
     let mut view = View::default();
     let mut pause = parts.settings.poll();
-    let mut gather_until = tokio::time::Instant::now();
+    let mut linger = Linger::new(BATCH);
     loop {
-        tokio::time::sleep_until(gather_until).await;
+        linger.over().await;
         tokio::select! {
             () = parts.nudge.notified() => {}
             () = tokio::time::sleep(pause) => {}
@@ -44,9 +40,7 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
                 tokio::time::sleep(parts.settings.poll()).await;
             }
         }
-        if (LARGE..BATCH).contains(&view.moved) {
-            gather_until = tokio::time::Instant::now() + GATHER;
-        }
+        linger.done(view.moved);
     }
 }
 
