@@ -11,17 +11,20 @@ use gantry_core::message::{Control, Nudge, Work, WorkItem};
 use gantry_runtime::{Linger, Shutdown};
 use gantry_store::lines;
 use gantry_store::windows::{Window, Windows};
+use tokio::time::Instant;
 
 use crate::lines::Lines;
 use crate::{Parts, metrics};
 
 /// Rows marked in one statement at most.
 const BATCH: usize = 1_000;
+/// How often a pass begins under load: a look at a window costs as much for one job as for all.
+const EVERY: Duration = Duration::from_millis(10);
 
 pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
     let mut view = View::default();
     let mut pause = parts.settings.poll();
-    let mut linger = Linger::new(BATCH);
+    let mut linger = Linger::new(EVERY, BATCH);
     loop {
         linger.over().await;
         tokio::select! {
@@ -29,6 +32,7 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
             () = tokio::time::sleep(pause) => {}
             () = shutdown.requested() => return,
         }
+        let begun = Instant::now();
         pause = parts.settings.poll();
         match pass(parts, &mut view).await {
             Ok(look) => pause = pause.min(look.unwrap_or(pause)),
@@ -40,7 +44,7 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
                 tokio::time::sleep(parts.settings.poll()).await;
             }
         }
-        linger.done(view.moved);
+        linger.done(begun, view.moved);
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use gantry_runtime::Linger;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 /// Why an item was not done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,13 +72,13 @@ where
         Self::spawn_with(name, max, max_weight, weigh, None, operation)
     }
 
-    /// As [`Batcher::spawn`]; under load a batch lingers, because what is sent costs more than what is in it.
-    pub(crate) fn spawn_lingering<F, Fut>(name: &'static str, max: usize, operation: F) -> Self
+    /// As [`Batcher::spawn`]; under load a batch begins `every` so often, because it costs more than what is in it.
+    pub(crate) fn spawn_lingering<F, Fut>(name: &'static str, max: usize, every: Duration, operation: F) -> Self
     where
         F: Fn(Vec<T>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<R>, Trouble>> + Send,
     {
-        Self::spawn_with(name, max, usize::MAX, |_| 0, Some(Linger::new(max)), operation)
+        Self::spawn_with(name, max, usize::MAX, |_| 0, Some(Linger::new(every, max)), operation)
     }
 
     fn spawn_with<F, Fut>(
@@ -124,10 +125,10 @@ where
                     fits
                 });
                 let (items, answers): (Vec<T>, Vec<_>) = batch.unzip();
-                let count = items.len();
+                let (begun, count) = (Instant::now(), items.len());
                 run(name, &operation, items, answers).await;
                 if let Some(linger) = &mut linger {
-                    linger.done(count);
+                    linger.done(begun, count);
                 }
             }
         });
@@ -191,7 +192,6 @@ mod tests {
     use futures::future::join_all;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use tokio::time::Instant;
 
     #[tokio::test]
     async fn one_bad_item_hurts_only_itself() {
@@ -233,7 +233,7 @@ mod tests {
         let begun = Instant::now();
         let sizes = Arc::new(std::sync::Mutex::new(Vec::new()));
         let written = sizes.clone();
-        let batcher = Batcher::spawn_lingering("test", 1_000, move |items: Vec<usize>| {
+        let batcher = Batcher::spawn_lingering("test", 1_000, Duration::from_millis(10), move |items: Vec<usize>| {
             written.lock().expect("not poisoned").push(items.len());
             async move { Ok(items) }
         });

@@ -25,6 +25,9 @@ use crate::registry::Run;
 /// Lists taken at once, and jobs claimed in one transaction.
 const LISTS: usize = 16;
 const CLAIM: usize = 500;
+/// How often a claim begins under load. Less than the time between two lists of one dispatcher, each of which is to be claimed
+/// at once; with many dispatchers it bounds how often the hosts' rows are locked.
+const EVERY: Duration = Duration::from_millis(5);
 /// How often dispatched rows are looked for whose message came to nothing.
 const SWEEP: Duration = Duration::from_secs(2);
 /// How often the hosts are looked at: a worker without a healthy one takes nothing from the queue.
@@ -35,15 +38,19 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Receives until the worker drains. Its error is [`Error::NotAlive`].
 pub(crate) async fn run(engine: &Arc<Engine>) -> Result<(), Error> {
     let executor = engine.executor.executor_type();
-    let options =
-        consume::Options { max_batch: LISTS, prefetch: engine.settings.prefetch, ..consume::Options::default() };
+    let options = consume::Options {
+        max_batch: LISTS,
+        max_wait: Duration::ZERO,
+        prefetch: engine.settings.prefetch,
+        ..consume::Options::default()
+    };
     let queue = engine.broker.topology().jobs_queue(executor.as_str());
     let mut consumer = None;
     let publisher = Publisher::new(&engine.broker);
     let mut sweep = tokio::time::interval(SWEEP);
     let mut look = tokio::time::interval(LOOK);
     let mut looks = Looks::default();
-    let mut linger = Linger::new(CLAIM);
+    let mut linger = Linger::new(EVERY, CLAIM);
     loop {
         // What this worker took without a host would wait for the sweep of another that has one. Without its consumer
         // it holds nothing: what was prefetched goes back to the queue.
@@ -63,8 +70,9 @@ pub(crate) async fn run(engine: &Arc<Engine>) -> Result<(), Error> {
                     consumer = None;
                     put_back(deliveries).await;
                 } else {
+                    let begun = Instant::now();
                     let jobs = take(engine, &publisher, deliveries).await?;
-                    linger.done(jobs);
+                    linger.done(begun, jobs);
                 }
             }
             _ = look.tick() => {}
@@ -72,9 +80,9 @@ pub(crate) async fn run(engine: &Arc<Engine>) -> Result<(), Error> {
     }
 }
 
-async fn next_batch(consumer: Option<&mut Consumer>, gather_until: Instant) -> Vec<Delivery> {
+async fn next_batch(consumer: Option<&mut Consumer>, until: Instant) -> Vec<Delivery> {
     match consumer {
-        Some(consumer) => consumer.next_batch_gathered_until(gather_until).await,
+        Some(consumer) => consumer.next_batch_gathered_until(until).await,
         None => std::future::pending().await,
     }
 }
