@@ -14,6 +14,7 @@ use gantry_store::windows::{Window, Windows};
 use tokio::time::Instant;
 
 use crate::lines::Lines;
+use crate::post::Post;
 use crate::{Parts, metrics};
 
 /// Rows marked in one statement at most.
@@ -22,7 +23,7 @@ const BATCH: usize = 1_000;
 const EVERY: Duration = Duration::from_millis(10);
 
 pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
-    let mut view = View::default();
+    let (mut view, mut post) = (View::default(), Post::default());
     let mut pause = parts.settings.poll();
     let mut linger = Linger::new(EVERY, BATCH);
     loop {
@@ -30,11 +31,11 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
         tokio::select! {
             () = parts.nudge.notified() => {}
             () = tokio::time::sleep(pause) => {}
-            () = shutdown.requested() => return,
+            () = shutdown.requested() => break,
         }
         let begun = Instant::now();
         pause = parts.settings.poll();
-        match pass(parts, &mut view).await {
+        match pass(parts, &mut view, &mut post).await {
             Ok(look) => pause = pause.min(look.unwrap_or(pause)),
             Err(error) => {
                 view = View::default();
@@ -46,6 +47,7 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
         }
         linger.done(begun, view.moved);
     }
+    post.settle().await;
 }
 
 /// What this process has seen of the backlog.
@@ -59,7 +61,7 @@ struct View {
 
 /// Fills every window; again as long as a full batch says that there is more. Returns when there is something to look
 /// at that was not looked at this time, if a window has room for it.
-async fn pass(parts: &Parts, view: &mut View) -> Result<Option<Duration>, gantry_store::Error> {
+async fn pass(parts: &Parts, view: &mut View, post: &mut Post) -> Result<Option<Duration>, gantry_store::Error> {
     loop {
         let mut full = false;
         let mut next_look: Option<Duration> = None;
@@ -91,7 +93,9 @@ async fn pass(parts: &Parts, view: &mut View) -> Result<Option<Duration>, gantry
                     free.insert(window.executor, slots.saturating_sub(items.len()));
                 }
             }
-            publish(parts, window.executor, &items).await;
+            if !items.is_empty() {
+                post.send_in_turn(parts, window.executor, items).await;
+            }
         }
         parts.room.found(&free);
         if !full {
