@@ -1,16 +1,16 @@
 //! Admission of a batch.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use gantry_core::message::WorkItem;
 use gantry_core::problem::{Code, Problem};
 use gantry_core::routing::failover::Routing;
 use gantry_core::routing::{self, Question};
-use gantry_core::{ExecutorType, JobId, ProjectId, TenantId};
+use gantry_core::{ExecutorType, JobId, TenantId};
 use gantry_store::admission::{self as rows, Inserted, NewJob};
-use gantry_store::templates::{self, Template};
+use gantry_store::names::{self, Names};
 use gantry_store::tenants::DEFAULT_PROJECT;
-use gantry_store::{Error, Scope, Store, hosts};
+use gantry_store::{Error, Scope, Store};
 
 use crate::incoming::Incoming;
 use crate::resolve::resolve;
@@ -125,11 +125,7 @@ pub fn refused_by_database() -> Problem {
 }
 
 /// What the database knows of the names in a batch: read once, whatever the batch's size.
-struct Catalog {
-    templates: HashMap<(TenantId, String), Template>,
-    projects: HashMap<(TenantId, String), ProjectId>,
-    active: Vec<(Option<TenantId>, ExecutorType)>,
-}
+struct Catalog(Names);
 
 impl Catalog {
     async fn load(store: &Store, scope: Scope, batch: &[Incoming]) -> Result<Self, Error> {
@@ -138,15 +134,12 @@ impl Catalog {
             batch.iter().filter_map(|i| i.submission.template.clone().map(|template| (i.tenant, template))).collect();
         let projects: BTreeSet<(TenantId, String)> =
             batch.iter().map(|incoming| (incoming.tenant, project_name(incoming).to_owned())).collect();
-        Ok(Self {
-            templates: templates::get(store, scope, &Vec::from_iter(templates)).await?,
-            projects: templates::projects(store, scope, &Vec::from_iter(projects)).await?,
-            active: hosts::active_types(store, scope, &Vec::from_iter(tenants)).await?,
-        })
+        let (templates, projects) = (Vec::from_iter(templates), Vec::from_iter(projects));
+        Ok(Self(names::read(store, scope, &templates, &projects, &Vec::from_iter(tenants)).await?))
     }
 
     fn with_active_host(&self, tenant: TenantId) -> Vec<ExecutorType> {
-        self.active.iter().filter(|(owner, _)| owner.is_none_or(|owner| owner == tenant)).map(|(_, e)| *e).collect()
+        self.0.active.iter().filter(|(owner, _)| owner.is_none_or(|owner| owner == tenant)).map(|(_, e)| *e).collect()
     }
 }
 
@@ -156,14 +149,14 @@ fn project_name(incoming: &Incoming) -> &str {
 
 fn prepare(incoming: &Incoming, catalog: &Catalog) -> Result<NewJob, Problem> {
     let Incoming { tenant, created_by, submission, idempotency, traceparent, scheduled } = incoming;
-    let project = catalog.projects.get(&(*tenant, project_name(incoming).to_owned())).ok_or_else(|| {
+    let project = catalog.0.projects.get(&(*tenant, project_name(incoming).to_owned())).ok_or_else(|| {
         Problem::field(Code::UnknownProject, "project", format!("there is no project `{}`", project_name(incoming)))
     })?;
     let template = submission
         .template
         .as_ref()
         .map(|name| {
-            catalog.templates.get(&(*tenant, name.clone())).ok_or_else(|| {
+            catalog.0.templates.get(&(*tenant, name.clone())).ok_or_else(|| {
                 Problem::field(Code::UnknownTemplate, "template", format!("there is no template `{name}`"))
             })
         })

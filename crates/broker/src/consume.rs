@@ -133,8 +133,8 @@ impl Consumer {
     }
 
     /// The same, but what is there before `until` waits for more until then, a
-    /// lone message too: for a caller who has just done a large batch, and
-    /// whose next one would be small only because it comes so soon.
+    /// lone message too: for a caller who knows that there is load, and when
+    /// its next batch is due.
     pub async fn next_batch_gathered_until(&mut self, until: Instant) -> Vec<Delivery> {
         loop {
             self.ensure_live().await;
@@ -202,16 +202,17 @@ impl Consumer {
     /// Adds what is there now; a batch of more than one means load, and then a
     /// short wait makes fuller batches. So does the caller's word for it.
     async fn fill(&mut self, until: Instant) -> Result<(), String> {
-        let now = Instant::now();
-        let (gathers, until) = (until > now, until.max(now + self.options.max_wait));
+        let full_by = Instant::now() + self.options.max_wait;
         while self.gathered.len() < self.options.max_batch {
             let full = self.at_prefetch();
+            let until = if self.gathered.len() < 2 { until } else { until.max(full_by) };
             let Some(live) = self.live.as_mut() else {
                 return Err("not open".to_owned());
             };
             let next = match live.stream.next().now_or_never() {
                 Some(next) => next,
-                None if full || (self.gathered.len() < 2 && !gathers) => break,
+                // Not left to the timer: it is up to a millisecond late.
+                None if full || until <= Instant::now() => break,
                 None => match timeout_at(until, live.stream.next()).await {
                     Ok(next) => next,
                     Err(_) => break,

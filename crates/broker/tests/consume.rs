@@ -84,6 +84,22 @@ async fn a_lone_message_is_not_held_back() {
 }
 
 #[tokio::test]
+async fn a_lone_message_waits_where_the_caller_says_so() {
+    let fleet = Fleet::new().await;
+    let mut consumer =
+        fleet.reports(consume::Options { max_batch: 2, max_wait: Duration::ZERO, ..consume::Options::default() });
+    consumer.start().await.expect("consuming");
+    fleet.report("one").await;
+    let until = tokio::time::Instant::now() + Duration::from_secs(60);
+    let cancelled = tokio::time::timeout(Duration::from_millis(300), consumer.next_batch_gathered_until(until)).await;
+    assert!(cancelled.is_err(), "it should wait for another");
+    fleet.report("two").await;
+    let batch = tokio::time::timeout(LIMIT, consumer.next_batch_gathered_until(until)).await.expect("a full batch");
+    assert_eq!(batch.len(), 2);
+    ack_all(batch).await;
+}
+
+#[tokio::test]
 async fn a_cancelled_wait_loses_nothing() {
     let fleet = Fleet::new().await;
     let mut consumer = fleet.reports(consume::Options {

@@ -8,33 +8,34 @@ use gantry_broker::consume::{self, Consumer};
 use gantry_broker::{Delivery, Outgoing, ack_all};
 use gantry_core::ExecutorType;
 use gantry_core::message::{Control, Nudge, Work, WorkItem};
-use gantry_runtime::Shutdown;
+use gantry_runtime::{Linger, Shutdown};
 use gantry_store::lines;
 use gantry_store::windows::{Window, Windows};
+use tokio::time::Instant;
 
 use crate::lines::Lines;
+use crate::post::Post;
 use crate::{Parts, metrics};
 
 /// Rows marked in one statement at most.
 const BATCH: usize = 1_000;
-/// Behind a pass that moved so many jobs, and fewer than a full one, what comes gathers for so long before the next pass: there
-/// is load, and a look at a window costs as much for one job as for all.
-const LARGE: usize = 50;
-const GATHER: Duration = Duration::from_millis(5);
+/// How often a pass begins under load: a look at a window costs as much for one job as for all.
+const EVERY: Duration = Duration::from_millis(10);
 
 pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
-    let mut view = View::default();
+    let (mut view, mut post) = (View::default(), Post::default());
     let mut pause = parts.settings.poll();
-    let mut gather_until = tokio::time::Instant::now();
+    let mut linger = Linger::new(EVERY, BATCH);
     loop {
-        tokio::time::sleep_until(gather_until).await;
+        linger.over().await;
         tokio::select! {
             () = parts.nudge.notified() => {}
             () = tokio::time::sleep(pause) => {}
-            () = shutdown.requested() => return,
+            () = shutdown.requested() => break,
         }
+        let begun = Instant::now();
         pause = parts.settings.poll();
-        match pass(parts, &mut view).await {
+        match pass(parts, &mut view, &mut post).await {
             Ok(look) => pause = pause.min(look.unwrap_or(pause)),
             Err(error) => {
                 view = View::default();
@@ -44,10 +45,9 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
                 tokio::time::sleep(parts.settings.poll()).await;
             }
         }
-        if (LARGE..BATCH).contains(&view.moved) {
-            gather_until = tokio::time::Instant::now() + GATHER;
-        }
+        linger.done(begun, view.moved);
     }
+    post.settle().await;
 }
 
 /// What this process has seen of the backlog.
@@ -61,7 +61,7 @@ struct View {
 
 /// Fills every window; again as long as a full batch says that there is more. Returns when there is something to look
 /// at that was not looked at this time, if a window has room for it.
-async fn pass(parts: &Parts, view: &mut View) -> Result<Option<Duration>, gantry_store::Error> {
+async fn pass(parts: &Parts, view: &mut View, post: &mut Post) -> Result<Option<Duration>, gantry_store::Error> {
     loop {
         let mut full = false;
         let mut next_look: Option<Duration> = None;
@@ -93,7 +93,9 @@ async fn pass(parts: &Parts, view: &mut View) -> Result<Option<Duration>, gantry
                     free.insert(window.executor, slots.saturating_sub(items.len()));
                 }
             }
-            publish(parts, window.executor, &items).await;
+            if !items.is_empty() {
+                post.send_in_turn(parts, window.executor, items).await;
+            }
         }
         parts.room.found(&free);
         if !full {

@@ -11,14 +11,21 @@ use gantry_broker::dead_letter::Reason;
 use gantry_broker::{Delivery, Outgoing, ack_all, dead_letter, publish};
 use gantry_core::message::{Reply, WorkItem};
 use gantry_core::{ExecutorType, Problem};
-use gantry_runtime::Shutdown;
+use gantry_runtime::{Linger, Shutdown};
 use gantry_store::Scope;
 use gantry_store::tenants::Principal;
+use tokio::time::{Instant, timeout};
 
 use crate::Parts;
 use crate::auth::{API_KEY_HEADER, Keys};
 use crate::post::Post;
 
+/// How often a batch is admitted under load. This sets the pace of the stages behind it: each batch is a list of work, and each
+/// list a claim.
+const EVERY: Duration = Duration::from_millis(10);
+/// How long a batch waits at most for the look after which it need not stand in line, and after what time one does again.
+const REOPENS_WITHIN: Duration = Duration::from_millis(100);
+const REOPENS_EVERY: Duration = Duration::from_secs(1);
 /// How long to wait before Postgres is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -26,17 +33,28 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
     let batch = parts.settings.intake_batch;
     let options = consume::Options {
         max_batch: batch,
+        max_wait: Duration::ZERO,
         prefetch: u16::try_from(batch * 2).unwrap_or(u16::MAX),
         ..consume::Options::default()
     };
     let mut consumer = Consumer::new(&parts.broker, parts.broker.topology().submissions_queue(), options);
     let (mut keys, mut post) = (Keys::default(), Post::default());
+    let mut linger = Linger::new(EVERY, batch);
+    let mut waited: Option<Instant> = None;
     loop {
+        // Not for each batch: where a limit counts some of every batch, each of them closes the room again.
+        if parts.room.reopens() && waited.is_none_or(|waited| waited.elapsed() >= REOPENS_EVERY) {
+            // If no look ends in time, the batch stands in line as the one before.
+            let _ = timeout(REOPENS_WITHIN, parts.room.reopened()).await;
+            waited = Some(Instant::now());
+        }
         let deliveries = tokio::select! {
-            deliveries = consumer.next_batch() => deliveries,
+            deliveries = consumer.next_batch_gathered_until(linger.until()) => deliveries,
             () = shutdown.requested() => break,
         };
+        let (begun, submissions) = (Instant::now(), deliveries.len());
         take_in(parts, shutdown, &mut keys, &mut post, deliveries).await;
+        linger.done(begun, submissions);
     }
     // What it holds goes back to the queue at once.
     drop(consumer);

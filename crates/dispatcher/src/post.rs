@@ -1,7 +1,8 @@
-//! Work that is published while its submitters are answered already.
+//! Work that is published while something else goes on.
 //!
 //! Whoever takes submissions in does not wait for the confirms of the work queues: one that does not answer would hold up
-//! the submissions to all others. What is not published here stays dispatched, and is published again by upkeep.
+//! the submissions to all others. Nor does who serves the lines: the next look need not wait for the confirms of the last one.
+//! What is not published here stays dispatched, and is published again by upkeep.
 
 use std::collections::BTreeMap;
 
@@ -30,6 +31,15 @@ impl Post {
         }
         let parts = parts.clone();
         under_way.spawn(async move { dispatch::publish(&parts, executor, &items).await });
+    }
+
+    /// The same for who has nothing better to do than to wait where too much is on its way.
+    pub(crate) async fn send_in_turn(&mut self, parts: &Parts, executor: ExecutorType, items: Vec<WorkItem>) {
+        let under_way = self.0.entry(executor).or_default();
+        while under_way.len() >= UNDER_WAY {
+            under_way.join_next().await;
+        }
+        self.send(parts, executor, items);
     }
 
     /// Waits for what is on its way.

@@ -6,15 +6,23 @@
 //! Somebody may come into line without being told of here: over HTTP, through another dispatcher, by a retry or another of
 //! upkeep's moves. Until a look finds them, the last one at all lines, at most the room that each look found passes them: as
 //! many jobs as there were free slots. Nudges and the poll bring looks about, and whoever stands in line then closes the room.
+//!
+//! A room that is closed stays so under load: each batch that comes in stands in line, and comes while a look at those before it
+//! is under way. So intake waits now and then for a look that finds all who stand in line, and the next batch need not.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gantry_core::ExecutorType;
+use tokio::sync::Notify;
 
 /// How many jobs of each executor type may enter its window past its empty lines.
 #[derive(Debug, Default)]
-pub(crate) struct Room(Mutex<HashMap<ExecutorType, Places>>);
+pub(crate) struct Room {
+    places: Mutex<HashMap<ExecutorType, Places>>,
+    /// Told at the end of each look.
+    looked: Notify,
+}
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Places {
@@ -29,6 +37,8 @@ struct Places {
     in_line: bool,
     /// A look is under way.
     looking: bool,
+    /// The last look left room, and nobody in line but those who came meanwhile.
+    reopens: bool,
 }
 
 impl Room {
@@ -48,10 +58,31 @@ impl Room {
             room.entry(*executor).or_default();
         }
         for (executor, places) in room.iter_mut() {
-            let found = free.get(executor).copied().filter(|_| !places.in_line).unwrap_or_default();
+            let seen = free.get(executor).copied().unwrap_or_default();
+            let found = if places.in_line { 0 } else { seen };
+            places.reopens = seen > found;
             places.free = found.saturating_sub(places.unseen);
             places.found = found;
             places.looking = false;
+        }
+        drop(room);
+        self.looked.notify_waiters();
+    }
+
+    /// Whether the next look opens a room again, if nobody comes into line before it is over.
+    pub(crate) fn reopens(&self) -> bool {
+        self.lock().values().any(|places| places.reopens)
+    }
+
+    /// Waits for that look.
+    pub(crate) async fn reopened(&self) {
+        loop {
+            // Before the question, so that no look ends unseen between the two.
+            let looked = self.looked.notified();
+            if !self.reopens() {
+                return;
+            }
+            looked.await;
         }
     }
 
@@ -89,7 +120,7 @@ impl Room {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ExecutorType, Places>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -175,5 +206,40 @@ mod tests {
         assert!(!room.take(MOCK, 1), "the look may not have seen the second");
         look(&room, 2);
         assert!(room.take(MOCK, 1));
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_the_look_that_finds_all_in_line_need_not_stand_there() {
+        let room = Room::default();
+        look(&room, 3);
+        room.look();
+        room.stands_in_line(MOCK);
+        room.found(&HashMap::from([(MOCK, 3)]));
+        assert!(room.reopens() && !room.take(MOCK, 1));
+        let waits = async {
+            room.reopened().await;
+            room.take(MOCK, 3)
+        };
+        let (enters, ()) = tokio::join!(waits, async { look(&room, 3) });
+        assert!(enters && !room.reopens());
+    }
+
+    #[test]
+    fn nobody_waits_for_a_room_that_the_next_look_does_not_open() {
+        let room = Room::default();
+        assert!(!room.reopens(), "nobody has looked yet");
+        look(&room, 3);
+        assert!(!room.reopens(), "it is open");
+        room.look();
+        room.stands_in_line(MOCK);
+        room.found(&HashMap::new());
+        assert!(!room.reopens(), "there are no slots, or somebody was left in line");
+        room.look();
+        room.stands_in_line(MOCK);
+        room.found(&HashMap::from([(MOCK, 1)]));
+        assert!(room.reopens());
+        room.look();
+        room.found(&HashMap::new());
+        assert!(!room.reopens(), "the slots were taken");
     }
 }

@@ -9,7 +9,7 @@ use gantry_broker::{Delivery, Outgoing, ack_all};
 use gantry_core::message::{self, Control, Ended, Nudge, Report, ReportKind, ReportedOutcome, Reports, Token};
 use gantry_core::text::sanitize_json;
 use gantry_core::{ExecutorType, Failure, FailureClass};
-use gantry_runtime::Shutdown;
+use gantry_runtime::{Linger, Shutdown};
 use gantry_store::events::Batch;
 use serde::Deserialize;
 use serde_json::Value;
@@ -21,28 +21,31 @@ use crate::{Parts, metrics};
 /// Lists taken at once at most, and reports applied in one transaction at most.
 const LISTS: usize = 50;
 const REPORTS: usize = 500;
-/// Behind so many reports at once, and fewer than fill a transaction, lists are gathered for so long: there is load, and a
-/// transaction of more reports costs less for each.
-const LARGE: usize = 50;
-const GATHER: Duration = Duration::from_millis(5);
+/// How often a transaction begins under load. It holds the rows of hosts that claims wait for, and costs each report less if
+/// it has more of them.
+const EVERY: Duration = Duration::from_millis(10);
 /// The reason of a letter that holds one report.
 const POISON: &str = "poison_report";
 /// How long to wait before Postgres is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
 
 pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown, committed: mpsc::Sender<Vec<Batch>>) {
-    let options = consume::Options { max_batch: LISTS, prefetch: 4 * LISTS as u16, ..consume::Options::default() };
+    let options = consume::Options {
+        max_batch: LISTS,
+        max_wait: Duration::ZERO,
+        prefetch: 4 * LISTS as u16,
+        ..consume::Options::default()
+    };
     let mut consumer = Consumer::new(&parts.broker, parts.broker.topology().reports_queue(), options);
-    let mut gather_until = tokio::time::Instant::now();
+    let mut linger = Linger::new(EVERY, REPORTS);
     loop {
         let deliveries = tokio::select! {
-            deliveries = consumer.next_batch_gathered_until(gather_until) => deliveries,
+            deliveries = consumer.next_batch_gathered_until(linger.until()) => deliveries,
             () = shutdown.requested() => return,
         };
+        let begun = tokio::time::Instant::now();
         let Some(reports) = record(parts, shutdown, &committed, deliveries).await else { return };
-        if (LARGE..REPORTS).contains(&reports) {
-            gather_until = tokio::time::Instant::now() + GATHER;
-        }
+        linger.done(begun, reports);
     }
 }
 

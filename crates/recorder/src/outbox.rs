@@ -5,29 +5,36 @@ use std::time::Duration;
 
 use gantry_broker::Outgoing;
 use gantry_core::{JobId, OutboxId};
-use gantry_runtime::Shutdown;
+use gantry_runtime::{Linger, Shutdown};
 use gantry_store::events::{self, Batch, Committed, Rest};
 use gantry_store::reach::Looks;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::{Parts, metrics};
 
 /// Events published at once at most.
 const BATCH: usize = 1_000;
+/// How often a round of publishing begins under load. Each ends with a transaction, and nobody but subscribers waits for it.
+const EVERY: Duration = Duration::from_millis(20);
 /// How old an unpublished event is before the poll takes it: its recorder had time enough.
 const LEFT_OVER_SECONDS: f64 = 5.0;
 const POLL: Duration = Duration::from_secs(1);
 
 /// Publishes what transactions of this process wrote. Ends with its sender.
 pub(crate) async fn publish_committed(parts: &Parts, mut committed: mpsc::Receiver<Vec<Batch>>) {
+    let mut linger = Linger::new(EVERY, BATCH);
     while let Some(mut batches) = committed.recv().await {
         while events_in(&batches) < BATCH {
-            match committed.try_recv() {
-                Ok(more) => batches.extend(more),
-                Err(_) => break,
+            match linger.more(committed.recv()).await {
+                Some(Some(more)) => batches.extend(more),
+                // It is time to go, or the recorder stops.
+                Some(None) | None => break,
             }
         }
+        let begun = Instant::now();
         publish(parts, &batches).await;
+        linger.done(begun, events_in(&batches));
     }
 }
 

@@ -1,5 +1,6 @@
 //! What every Gantry process needs, whatever its part: configuration,
-//! telemetry, shutdown, the health and metrics endpoint, and a `main`.
+//! telemetry, shutdown, the health and metrics endpoint, a `main`, and when
+//! a stage takes its next batch.
 //!
 //! A part's binary is then a few lines:
 //!
@@ -29,10 +30,12 @@
 
 pub mod clock;
 pub mod config;
+pub mod linger;
 pub mod metrics;
 pub mod process;
 pub mod serve;
 pub mod shutdown;
 pub mod telemetry;
 
+pub use linger::Linger;
 pub use shutdown::Shutdown;

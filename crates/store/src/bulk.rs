@@ -81,7 +81,7 @@ pub struct Count {
 /// Counts what an operation would do now; stops counting when `within` is over.
 pub async fn count(store: &Store, tenant: TenantId, deed: Deed, filter: &Filter, within: Duration) -> Result<Count> {
     let scope = Scope::Tenant { id: tenant, operator: false };
-    let hosts = types(store, scope, tenant).await?;
+    let hosts = types(hosts::active_types(store, scope, &[tenant]).await?);
     let (begun, mut tally, mut cursor) = (Instant::now(), Tally::default(), None);
     loop {
         let page = store
@@ -108,9 +108,9 @@ pub async fn count(store: &Store, tenant: TenantId, deed: Deed, filter: &Filter,
     }
 }
 
-/// The executor types that have an active host for a tenant.
-async fn types(store: &Store, scope: Scope, tenant: TenantId) -> Result<Vec<ExecutorType>> {
-    Ok(hosts::active_types(store, scope, &[tenant]).await?.into_iter().map(|(_, executor)| executor).collect())
+/// The executor types that have an active host for a tenant, whoever owns the host.
+fn types(active: Vec<(Option<TenantId>, ExecutorType)>) -> Vec<ExecutorType> {
+    active.into_iter().map(|(_, executor)| executor).collect()
 }
 
 /// Asks for an operation.

@@ -255,20 +255,29 @@ pub async fn active_types(
 ) -> Result<Vec<(Option<TenantId>, ExecutorType)>> {
     store
         .bounded("hosts::active_types", async {
-            let tenants: Vec<Uuid> = tenants.iter().map(|tenant| tenant.uuid()).collect();
             let mut tx = store.begin_scoped_kept("hosts::active_types", scope).await?;
-            let rows = sqlx::query!(
-                r#"/* hosts::active_types */
-        select distinct tenant_id, executor_type::text as "executor_type!" from executor_hosts
-        where is_active and state = 'active' and (tenant_id is null or tenant_id = any($1))"#,
-                &tenants
-            )
-            .fetch_all(&mut *tx)
-            .await?;
+            let types = active_types_within(&mut tx, tenants).await?;
             tx.commit().await?;
-            rows.into_iter()
-                .map(|row| Ok((row.tenant_id.map(Into::into), parse("executor_type", &row.executor_type)?)))
-                .collect()
+            Ok(types)
         })
         .await
+}
+
+/// The same inside a transaction.
+pub(crate) async fn active_types_within(
+    tx: &mut PgConnection,
+    tenants: &[TenantId],
+) -> Result<Vec<(Option<TenantId>, ExecutorType)>> {
+    let tenants: Vec<Uuid> = tenants.iter().map(|tenant| tenant.uuid()).collect();
+    let rows = sqlx::query!(
+        r#"/* hosts::active_types */
+        select distinct tenant_id, executor_type::text as "executor_type!" from executor_hosts
+        where is_active and state = 'active' and (tenant_id is null or tenant_id = any($1))"#,
+        &tenants
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    rows.into_iter()
+        .map(|row| Ok((row.tenant_id.map(Into::into), parse("executor_type", &row.executor_type)?)))
+        .collect()
 }

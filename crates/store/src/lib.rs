@@ -21,6 +21,7 @@ pub mod limits;
 pub mod lines;
 pub mod logs;
 pub mod lost;
+pub mod names;
 pub mod overview;
 pub mod queue;
 pub mod reach;

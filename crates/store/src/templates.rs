@@ -175,32 +175,44 @@ pub async fn get(
             if names.is_empty() {
                 return Ok(HashMap::new());
             }
-            let tenants: Vec<Uuid> = names.iter().map(|(tenant, _)| tenant.uuid()).collect();
-            let names: Vec<String> = names.iter().map(|(_, name)| name.clone()).collect();
             let mut tx = store.begin_scoped_kept("templates::get", scope).await?;
-            let rows = sqlx::query!(
-                r#"/* templates::get */
+            let found = get_within(&mut tx, names).await?;
+            tx.commit().await?;
+            Ok(found)
+        })
+        .await
+}
+
+/// The same inside a transaction.
+pub(crate) async fn get_within(
+    tx: &mut sqlx::PgConnection,
+    names: &[(TenantId, String)],
+) -> Result<HashMap<(TenantId, String), Template>> {
+    if names.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let tenants: Vec<Uuid> = names.iter().map(|(tenant, _)| tenant.uuid()).collect();
+    let names: Vec<String> = names.iter().map(|(_, name)| name.clone()).collect();
+    let rows = sqlx::query!(
+        r#"/* templates::get */
         select t.id, t.tenant_id, t.name, t.docker_image, t.command, t.working_dir, t.environment_variables_text,
             coalesce(e.environment_variables_text, '') as "base!", t.cpu_limit, t.memory_limit_mb, t.timeout_seconds,
             t.supported_executors::text[] as "supported!", t.retry_policy, t.on_lost
         from unnest($1::uuid[], $2::text[]) as w(tenant_id, name)
         join container_templates t using (tenant_id, name)
         left join environment_variable_templates e on e.id = t.environment_template"#,
-                &tenants,
-                &names
-            )
-            .fetch_all(&mut *tx)
-            .await?;
-            tx.commit().await?;
-            rows.into_iter()
-                .map(|row| {
-                    let tenant = row.tenant_id.into();
-                    let template = template!(row);
-                    Ok(((tenant, template.name.clone()), template))
-                })
-                .collect()
+        &tenants,
+        &names
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let tenant = row.tenant_id.into();
+            let template = template!(row);
+            Ok(((tenant, template.name.clone()), template))
         })
-        .await
+        .collect()
 }
 
 /// The ids of these projects, by (tenant, name).
@@ -211,22 +223,31 @@ pub async fn projects(
 ) -> Result<HashMap<(TenantId, String), gantry_core::ProjectId>> {
     store
         .bounded("templates::projects", async {
-            let tenants: Vec<Uuid> = names.iter().map(|(tenant, _)| tenant.uuid()).collect();
-            let names: Vec<String> = names.iter().map(|(_, name)| name.clone()).collect();
             let mut tx = store.begin_scoped_kept("templates::projects", scope).await?;
-            let rows = sqlx::query!(
-                "/* templates::projects */
-        select p.id, p.tenant_id, p.name from unnest($1::uuid[], $2::text[]) as w(tenant_id, name)
-        join projects p using (tenant_id, name)",
-                &tenants,
-                &names
-            )
-            .fetch_all(&mut *tx)
-            .await?;
+            let found = projects_within(&mut tx, names).await?;
             tx.commit().await?;
-            Ok(rows.into_iter().map(|row| ((row.tenant_id.into(), row.name), row.id.into())).collect())
+            Ok(found)
         })
         .await
+}
+
+/// The same inside a transaction.
+pub(crate) async fn projects_within(
+    tx: &mut sqlx::PgConnection,
+    names: &[(TenantId, String)],
+) -> Result<HashMap<(TenantId, String), gantry_core::ProjectId>> {
+    let tenants: Vec<Uuid> = names.iter().map(|(tenant, _)| tenant.uuid()).collect();
+    let names: Vec<String> = names.iter().map(|(_, name)| name.clone()).collect();
+    let rows = sqlx::query!(
+        "/* templates::projects */
+        select p.id, p.tenant_id, p.name from unnest($1::uuid[], $2::text[]) as w(tenant_id, name)
+        join projects p using (tenant_id, name)",
+        &tenants,
+        &names
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    Ok(rows.into_iter().map(|row| ((row.tenant_id.into(), row.name), row.id.into())).collect())
 }
 
 /// The templates of a tenant by name, behind `after`; with `only` just the one of that name.

@@ -1,11 +1,12 @@
 //! Many small writes as few large ones: callers submit one item each and wait for its answer; a single task
-//! takes whatever has gathered while it was busy. Idle, an item is a batch of one and goes at once. One that comes right
-//! after a large batch may wait a moment for others: there is load, and what is sent costs more than what is in it.
+//! takes whatever has gathered while it was busy. Idle, an item is a batch of one and goes at once; of some kinds it waits a
+//! moment for others where there is load.
 
 use std::time::Duration;
 
+use gantry_runtime::Linger;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 /// Why an item was not done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,8 +28,6 @@ impl From<gantry_store::Error> for Trouble {
 const PAUSE: Duration = Duration::from_millis(500);
 /// Items that may wait; beyond it [`Batcher::submit`] itself waits.
 const QUEUED: usize = 4_096;
-/// A batch of so many items means load.
-const LARGE: usize = 50;
 
 type Request<T, R> = (T, oneshot::Sender<Result<R, Trouble>>);
 
@@ -70,16 +69,16 @@ where
         F: Fn(Vec<T>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<R>, Trouble>> + Send,
     {
-        Self::spawn_with(name, max, max_weight, weigh, Duration::ZERO, operation)
+        Self::spawn_with(name, max, max_weight, weigh, None, operation)
     }
 
-    /// As [`Batcher::spawn`]; behind a batch that was large and not full, items gather for so long.
-    pub(crate) fn spawn_gathering<F, Fut>(name: &'static str, max: usize, gather: Duration, operation: F) -> Self
+    /// As [`Batcher::spawn`]; under load a batch begins `every` so often, because it costs more than what is in it.
+    pub(crate) fn spawn_lingering<F, Fut>(name: &'static str, max: usize, every: Duration, operation: F) -> Self
     where
         F: Fn(Vec<T>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<R>, Trouble>> + Send,
     {
-        Self::spawn_with(name, max, usize::MAX, |_| 0, gather, operation)
+        Self::spawn_with(name, max, usize::MAX, |_| 0, Some(Linger::new(every, max)), operation)
     }
 
     fn spawn_with<F, Fut>(
@@ -87,7 +86,7 @@ where
         max: usize,
         max_weight: usize,
         weigh: fn(&T) -> usize,
-        gather: Duration,
+        mut linger: Option<Linger>,
         operation: F,
     ) -> Self
     where
@@ -97,17 +96,18 @@ where
         let (requests, mut queue) = mpsc::channel::<Request<T, R>>(QUEUED);
         tokio::spawn(async move {
             let mut waiting = Vec::with_capacity(max);
-            let mut gather_until = Instant::now();
             loop {
                 if waiting.is_empty() && queue.recv_many(&mut waiting, max).await == 0 {
                     return;
                 }
-                while waiting.len() < max && Instant::now() < gather_until {
+                while let Some(linger) = &linger
+                    && waiting.len() < max
+                {
                     let missing = max - waiting.len();
-                    match timeout_at(gather_until, queue.recv_many(&mut waiting, missing)).await {
-                        // Nobody submits any more, or the time is over.
-                        Ok(0) | Err(_) => break,
-                        Ok(_) => {}
+                    match linger.more(queue.recv_many(&mut waiting, missing)).await {
+                        // Nobody submits any more, or it is time to go.
+                        Some(0) | None => break,
+                        Some(_) => {}
                     }
                 }
                 while waiting.len() < QUEUED
@@ -125,10 +125,10 @@ where
                     fits
                 });
                 let (items, answers): (Vec<T>, Vec<_>) = batch.unzip();
-                let is_large = (LARGE..max).contains(&items.len());
+                let (begun, count) = (Instant::now(), items.len());
                 run(name, &operation, items, answers).await;
-                if is_large {
-                    gather_until = Instant::now() + gather;
+                if let Some(linger) = &mut linger {
+                    linger.done(begun, count);
                 }
             }
         });
@@ -229,33 +229,29 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn items_gather_behind_a_large_batch_alone() {
-        let (gather, begun) = (Duration::from_millis(50), Instant::now());
+    async fn under_load_a_batch_lingers() {
+        let begun = Instant::now();
         let sizes = Arc::new(std::sync::Mutex::new(Vec::new()));
         let written = sizes.clone();
-        let batcher = Batcher::spawn_gathering("test", 100, gather, move |items: Vec<usize>| {
+        let batcher = Batcher::spawn_lingering("test", 1_000, Duration::from_millis(10), move |items: Vec<usize>| {
             written.lock().expect("not poisoned").push(items.len());
             async move { Ok(items) }
         });
         assert_eq!(batcher.submit(0).await, Ok(0));
-        join_all((0..LARGE).map(|n| batcher.submit(n))).await;
+        join_all((0..100).map(|n| batcher.submit(n))).await;
         assert_eq!(begun.elapsed(), Duration::ZERO, "nothing went before");
 
         let late = async {
-            tokio::time::sleep(gather / 2).await;
+            tokio::time::sleep(Duration::from_millis(2)).await;
             batcher.submit(2).await
         };
-        let both = tokio::join!(batcher.submit(1), late);
-        assert_eq!(both, (Ok(1), Ok(2)));
-        assert!((gather..2 * gather).contains(&begun.elapsed()), "they went together");
+        assert_eq!(tokio::join!(batcher.submit(1), late), (Ok(1), Ok(2)));
+        assert_eq!(*sizes.lock().expect("not poisoned"), [1, 100, 2], "the last two went together");
 
-        assert_eq!(batcher.submit(3).await, Ok(3));
-        join_all((0..LARGE).map(|n| batcher.submit(n))).await;
-        tokio::time::sleep(2 * gather).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
         let before = Instant::now();
-        assert_eq!(batcher.submit(4).await, Ok(4));
-        assert_eq!(before.elapsed(), Duration::ZERO, "long after a large batch there is no load");
-        assert_eq!(*sizes.lock().expect("not poisoned"), [1, LARGE, 2, 1, LARGE, 1]);
+        assert_eq!(batcher.submit(3).await, Ok(3));
+        assert_eq!(before.elapsed(), Duration::ZERO, "the load is over");
     }
 
     #[tokio::test(start_paused = true)]

@@ -35,8 +35,8 @@ const LOG_WRITE: usize = 1 << 20;
 /// Reports in one message at most, and in one round of publishing.
 const REPORT_LIST: usize = 100;
 const REPORTS: usize = 1_000;
-/// How long reports wait for others behind a round of many.
-const GATHER: Duration = Duration::from_millis(5);
+/// How often such a round begins under load.
+const EVERY: Duration = Duration::from_millis(5);
 
 /// The shared parts of a worker.
 pub(crate) struct Engine {
@@ -167,7 +167,7 @@ impl Writes {
             }
         });
         let (publisher, topology) = (Publisher::new(broker), broker.topology().clone());
-        let report = Batcher::spawn_gathering("publish reports", REPORTS, GATHER, move |reports: Vec<Arc<Report>>| {
+        let report = Batcher::spawn_lingering("publish reports", REPORTS, EVERY, move |reports: Vec<Arc<Report>>| {
             let (publisher, route) = (publisher.clone(), topology.reports());
             async move {
                 let lists: Vec<Outgoing> = reports

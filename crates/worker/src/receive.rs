@@ -10,6 +10,7 @@ use gantry_broker::dead_letter::Reason;
 use gantry_broker::{Delivery, Publisher, ack_all, dead_letter};
 use gantry_core::JobId;
 use gantry_core::message::{self, Control, Nudge, Work, WorkItem};
+use gantry_runtime::Linger;
 use gantry_store::claims::{self, Claimed, Outcome, Request};
 use gantry_store::reach::Looks;
 use gantry_store::{Error, queue};
@@ -24,10 +25,9 @@ use crate::registry::Run;
 /// Lists taken at once, and jobs claimed in one transaction.
 const LISTS: usize = 16;
 const CLAIM: usize = 500;
-/// Behind so many jobs at once, and fewer than fill a claim, lists are gathered for so long: there is load, and a claim holds the
-/// locks of its hosts for each job less if it has more of them.
-const LARGE: usize = 50;
-const GATHER: Duration = Duration::from_millis(5);
+/// How often a claim begins under load. Less than the time between two lists of one dispatcher, each of which is to be claimed
+/// at once; with many dispatchers it bounds how often the hosts' rows are locked.
+const EVERY: Duration = Duration::from_millis(5);
 /// How often dispatched rows are looked for whose message came to nothing.
 const SWEEP: Duration = Duration::from_secs(2);
 /// How often the hosts are looked at: a worker without a healthy one takes nothing from the queue.
@@ -38,15 +38,19 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Receives until the worker drains. Its error is [`Error::NotAlive`].
 pub(crate) async fn run(engine: &Arc<Engine>) -> Result<(), Error> {
     let executor = engine.executor.executor_type();
-    let options =
-        consume::Options { max_batch: LISTS, prefetch: engine.settings.prefetch, ..consume::Options::default() };
+    let options = consume::Options {
+        max_batch: LISTS,
+        max_wait: Duration::ZERO,
+        prefetch: engine.settings.prefetch,
+        ..consume::Options::default()
+    };
     let queue = engine.broker.topology().jobs_queue(executor.as_str());
     let mut consumer = None;
     let publisher = Publisher::new(&engine.broker);
     let mut sweep = tokio::time::interval(SWEEP);
     let mut look = tokio::time::interval(LOOK);
     let mut looks = Looks::default();
-    let mut gather_until = Instant::now();
+    let mut linger = Linger::new(EVERY, CLAIM);
     loop {
         // What this worker took without a host would wait for the sweep of another that has one. Without its consumer
         // it holds nothing: what was prefetched goes back to the queue.
@@ -60,16 +64,15 @@ pub(crate) async fn run(engine: &Arc<Engine>) -> Result<(), Error> {
             () = engine.draining.cancelled() => return Ok(()),
             // Before the deliveries, or it would never come under load.
             _ = sweep.tick() => sweep_stranded(engine, &mut looks).await?,
-            deliveries = next_batch(consumer.as_mut(), gather_until) => {
+            deliveries = next_batch(consumer.as_mut(), linger.until()) => {
                 if engine.hosts.healthy().is_empty() {
                     // First, or they would come again.
                     consumer = None;
                     put_back(deliveries).await;
                 } else {
+                    let begun = Instant::now();
                     let jobs = take(engine, &publisher, deliveries).await?;
-                    if (LARGE..CLAIM).contains(&jobs) {
-                        gather_until = Instant::now() + GATHER;
-                    }
+                    linger.done(begun, jobs);
                 }
             }
             _ = look.tick() => {}
@@ -77,9 +80,9 @@ pub(crate) async fn run(engine: &Arc<Engine>) -> Result<(), Error> {
     }
 }
 
-async fn next_batch(consumer: Option<&mut Consumer>, gather_until: Instant) -> Vec<Delivery> {
+async fn next_batch(consumer: Option<&mut Consumer>, until: Instant) -> Vec<Delivery> {
     match consumer {
-        Some(consumer) => consumer.next_batch_gathered_until(gather_until).await,
+        Some(consumer) => consumer.next_batch_gathered_until(until).await,
         None => std::future::pending().await,
     }
 }

@@ -11,7 +11,8 @@ use uuid::Uuid;
 
 use super::{Tally, apply, deed, select};
 use crate::error::{Result, from_json, parse};
-use crate::tx::{Scope, Store};
+use crate::hosts;
+use crate::tx::Store;
 
 /// Jobs that are changed in one transaction at most.
 const BATCH: i64 = 500;
@@ -52,7 +53,7 @@ async fn batch_once(store: &Store) -> Result<Option<Batch>> {
     let page =
         select::page(&mut tx, task.tenant, task.deed, &task.filter, Some(task.created_at), task.cursor, BATCH).await?;
     let hosts = match task.deed {
-        Deed::Move(_) => super::types(store, Scope::Fleet, task.tenant).await?,
+        Deed::Move(_) => super::types(hosts::active_types_within(&mut tx, &[task.tenant]).await?),
         _ => Vec::new(),
     };
     let mut tally = Tally { skips: from_json("skips", task.skips.clone())?, ..Tally::default() };
