@@ -1,9 +1,11 @@
 //! One attempt from its claim to a running container: prepare, launch, and what became of a launch whose answer
 //! was lost. A loop of two steps, *launch* and *find*, that ends with a watched container or a reported end.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use gantry_core::state::{Outcome, StopReason};
 use gantry_core::{Failure, FailureClass};
 use gantry_store::attempts::{Attempt, LaunchSent, Preparing};
@@ -86,7 +88,7 @@ impl Stand {
 /// Launches a job that was just claimed.
 pub(crate) fn start(engine: &Arc<Engine>, run: Arc<Run>) {
     let deadline = engine.lease.now() + engine.settings.launch_timeout();
-    spawn(engine, run, Stand::new(deadline, Position::default()), Step::Launch);
+    spawn(engine, run, Box::new(Stand::new(deadline, Position::default())), Step::Launch);
 }
 
 /// Goes on with an attempt that was adopted, or whose claim's answer was lost.
@@ -107,10 +109,10 @@ pub(crate) fn resume(engine: &Arc<Engine>, run: Arc<Run>, attempt: Attempt) {
         run.cancel.cancel();
     }
     let step = if stand.launch_sent.is_some() { Step::Find } else { Step::Launch };
-    spawn(engine, run, stand, step);
+    spawn(engine, run, Box::new(stand), step);
 }
 
-fn spawn(engine: &Arc<Engine>, run: Arc<Run>, stand: Stand, step: Step) {
+fn spawn(engine: &Arc<Engine>, run: Arc<Run>, stand: Box<Stand>, step: Step) {
     let span = span(&run);
     let shared = engine.clone();
     engine.spawn(async move { drive(&shared, &run, stand, step).await }.instrument(span));
@@ -126,7 +128,9 @@ fn span(run: &Run) -> tracing::Span {
     span
 }
 
-async fn drive(engine: &Arc<Engine>, run: &Arc<Run>, mut stand: Stand, mut step: Step) {
+/// Takes step after step. What seldom happens is boxed, here and below: a future is as large as the largest that it may wait
+/// for, and there is one for each attempt.
+async fn drive(engine: &Arc<Engine>, run: &Arc<Run>, mut stand: Box<Stand>, mut step: Step) {
     loop {
         // Nothing is sent any more: whoever adopts the attempt goes on with it.
         if engine.draining.is_cancelled() {
@@ -138,7 +142,7 @@ async fn drive(engine: &Arc<Engine>, run: &Arc<Run>, mut stand: Stand, mut step:
         }
         step = match step {
             Step::Launch => launch(engine, run, &mut stand).await,
-            Step::Find => find(engine, run, &mut stand).await,
+            Step::Find => Box::pin(find(engine, run, &mut stand)).await,
             Step::Done => return,
         };
     }
@@ -153,7 +157,7 @@ fn unwanted(engine: &Engine, run: &Run, stand: &Stand) -> Option<StopReason> {
 async fn launch(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step {
     if let Some(reason) = unwanted(engine, run, stand) {
         return match stand.launch_sent {
-            None => give_up(engine, run, reason).await,
+            None => Box::pin(give_up(engine, run, reason)).await,
             // There may be a container: it is found and stopped.
             Some(_) => {
                 stand.stop = Some(reason);
@@ -169,11 +173,11 @@ async fn launch(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step
     let Some(places) = engine.hosts.launches(run.host.id) else { return Step::Done };
     let place = match places.clone().try_acquire_owned() {
         Ok(place) => Some(place),
-        Err(_) => tokio::select! {
-            biased;
-            () = engine.draining.cancelled() => return Step::Done,
-            place = places.acquire_owned() => place.ok(),
-        },
+        Err(_) => {
+            let place = engine.draining.run_until_cancelled(places.acquire_owned());
+            let Some(place) = Box::pin(place).await else { return Step::Done };
+            place.ok()
+        }
     };
     // From here on a hand-over waits for this launch.
     let in_flight = engine.requests.token();
@@ -213,7 +217,7 @@ async fn launch(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step
     };
     // A hand-over waits for this, too.
     if goes_on && stand.launch_sent.is_none() {
-        take_back(engine, run).await;
+        Box::pin(take_back(engine, run)).await;
     }
     drop(in_flight);
     let outcome = match &launched {
@@ -227,7 +231,7 @@ async fn launch(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step
     match launched {
         None => Step::Done,
         Some(Ok(id)) => watch(engine, run, id, stand, Some(sent)),
-        Some(Err(LaunchError::NotLaunched(failure))) => refuse(engine, run, stand, failure).await,
+        Some(Err(LaunchError::NotLaunched(failure))) => Box::pin(refuse(engine, run, stand, failure)).await,
         Some(Err(LaunchError::MaybeLaunched(cause))) => {
             tracing::warn!(%cause, "a launch was not answered");
             stand.said.push_str(&format!("launch: {cause}\n"));
@@ -235,7 +239,7 @@ async fn launch(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step
                 stand.launch_sent = Some(sent);
                 return Step::Find;
             }
-            wait(engine, stand).await
+            Box::pin(wait(engine, stand)).await
         }
     }
 }
@@ -255,25 +259,45 @@ async fn take_back(engine: &Engine, run: &Run) {
 /// Pulls or registers what the launch needs. A step, if the attempt does not get that far.
 async fn prepare(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Option<Step> {
     if let Err(failure) = engine.executor.validate(&run.host, &run.spec) {
-        return Some(refuse(engine, run, stand, failure).await);
+        return Some(Box::pin(refuse(engine, run, stand, failure)).await);
     }
     let left = stand.launch_deadline.saturating_sub(engine.lease.now());
+    let prepared = {
+        let mut preparing = pin!(engine.executor.prepare(&run.host, &run.spec));
+        // `launch` has just looked at all that would end it, and what needs no preparation waits for none of them.
+        match preparing.as_mut().now_or_never() {
+            Some(prepared) => prepared,
+            None => match Box::pin(prepared_within(engine, run, left, preparing)).await {
+                Ok(prepared) => prepared,
+                Err(step) => return Some(step),
+            },
+        }
+    };
+    match prepared {
+        Ok(said) => {
+            stand.said.push_str(&said);
+            stand.prepared = true;
+            None
+        }
+        Err(failure) => Some(Box::pin(refuse(engine, run, stand, failure)).await),
+    }
+}
+
+/// Goes on with a preparation that takes its time, until something is the end of it: a step then.
+async fn prepared_within<T>(
+    engine: &Arc<Engine>,
+    run: &Arc<Run>,
+    left: Duration,
+    preparing: impl Future<Output = T>,
+) -> Result<T, Step> {
     tokio::select! {
         biased;
-        // First: `launch` has just looked at all the others, and what needs no preparation waits for none of them.
-        prepared = told_of(engine, run, engine.executor.prepare(&run.host, &run.spec)) => match prepared {
-            Ok(said) => {
-                stand.said.push_str(&said);
-                stand.prepared = true;
-                None
-            }
-            Err(failure) => Some(refuse(engine, run, stand, failure).await),
-        },
+        prepared = told_of(engine, run, preparing) => Ok(prepared),
         // `launch` sees why.
-        () = run.cancel.cancelled() => Some(Step::Launch),
-        () = run.moved.cancelled() => Some(Step::Launch),
-        () = engine.draining.cancelled() => Some(Step::Done),
-        () = tokio::time::sleep(left) => Some(Step::Launch),
+        () = run.cancel.cancelled() => Err(Step::Launch),
+        () = run.moved.cancelled() => Err(Step::Launch),
+        () = engine.draining.cancelled() => Err(Step::Done),
+        () = tokio::time::sleep(left) => Err(Step::Launch),
     }
 }
 
@@ -281,7 +305,7 @@ async fn prepare(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Opt
 /// for these writes, and what needs no preparation costs none.
 async fn told_of<T>(engine: &Arc<Engine>, run: &Arc<Run>, prepare: impl Future<Output = T>) -> T {
     let began = engine.lease.now();
-    let mut prepare = std::pin::pin!(prepare);
+    let mut prepare = pin!(prepare);
     if let Ok(done) = tokio::time::timeout(WORTH_TELLING, prepare.as_mut()).await {
         return done;
     }

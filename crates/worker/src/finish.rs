@@ -58,13 +58,13 @@ pub(crate) fn started(engine: &Arc<Engine>, container: &Watched) {
 }
 
 /// Finishes a container that has ended.
-pub(crate) fn spawn(engine: &Arc<Engine>, container: Watched) {
+pub(crate) fn spawn(engine: &Arc<Engine>, container: Box<Watched>) {
     let shared = engine.clone();
     // Without a span: every job would pay for it, and only what goes wrong here has something to say, and names its job.
-    engine.finishing.spawn(async move { shared.ended.run_until_cancelled(finish(&shared, container)).await });
+    engine.spawn_finishing(async move { finish(&shared, container).await });
 }
 
-async fn finish(engine: &Arc<Engine>, mut container: Watched) {
+async fn finish(engine: &Arc<Engine>, mut container: Box<Watched>) {
     let (Some(end), Some(mut log)) = (container.end.take(), container.log.take()) else { return };
     let seen = engine.lease.now();
     if !container.was_seen_running()
@@ -79,7 +79,7 @@ async fn finish(engine: &Arc<Engine>, mut container: Watched) {
     let mut kept = Kept::default();
     let complete = drain(engine, &run, &container.id, &mut log, &mut kept).await;
     if !all_in_memory {
-        kept = Kept::stored(engine, &run).await.unwrap_or(kept);
+        kept = Box::pin(Kept::stored(engine, &run)).await.unwrap_or(kept);
     }
     let said = format!("{}{}", container.said, end.message);
     store_outputs(engine, &run, &kept, &said).await;

@@ -224,7 +224,7 @@ impl Watcher {
         if container.log.is_some()
             && let Some(container) = self.containers.remove(id)
         {
-            finish::spawn(&self.engine, *container);
+            finish::spawn(&self.engine, container);
         }
         // Else its log is with a read that is on its way: `give_back` goes on.
     }
@@ -242,7 +242,7 @@ impl Watcher {
         if container.end.is_some()
             && let Some(container) = self.containers.remove(&read.id)
         {
-            finish::spawn(&self.engine, *container);
+            finish::spawn(&self.engine, container);
         } else {
             self.logs.push(Reverse((due, read.id)));
         }
