@@ -112,9 +112,9 @@ async fn resume(engine: &Arc<Engine>, tokens: &[Token]) -> Result<(), Error> {
     for stand in attempts::read(&engine.store, engine.id, tokens).await? {
         // Not reached yet: the next beat finds it again.
         let Some(host) = engine.hosts.get(stand.claimed.host) else { continue };
-        let run = Run::new(stand.claimed.clone(), host);
+        let (run, request) = Run::new(stand.claimed.clone(), host, engine.fleet);
         if engine.registry.resumed(&run, engine.lease.now()) {
-            attempt::resume(engine, run, stand);
+            attempt::resume(engine, run, request, stand);
         }
     }
     Ok(())

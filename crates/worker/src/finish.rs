@@ -50,7 +50,7 @@ pub(crate) fn started(engine: &Arc<Engine>, container: &Watched) {
             return;
         }
         let kind = ReportKind::Started { execution_id: id.0 };
-        let report = Arc::new(Report { token: run.token, traceparent: run.spec.traceparent.clone(), kind });
+        let report = Arc::new(Report { token: run.token, traceparent: run.traceparent(), kind });
         if let Err(trouble) = shared.writes.report.submit(report).await {
             tracing::warn!(job.id = %run.token.job, %trouble, "a start could not be reported");
         }
@@ -230,8 +230,7 @@ pub(crate) async fn report(engine: &Arc<Engine>, run: &Arc<Run>, container: Opti
     if engine.dead.is_cancelled() {
         return;
     }
-    let traceparent = run.spec.traceparent.clone();
-    let report = Arc::new(Report { token: run.token, traceparent, kind: ReportKind::Ended(ended) });
+    let report = Arc::new(Report { token: run.token, traceparent: run.traceparent(), kind: ReportKind::Ended(ended) });
     if let Err(trouble) = engine.writes.report.submit(report.clone()).await {
         // Kept as if it had been sent: the beat sees that nothing came of it and sends it again.
         tracing::error!(

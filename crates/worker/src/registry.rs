@@ -1,6 +1,7 @@
 //! What this process knows of its attempts, and the comparison with what the database says it owns.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,44 +9,83 @@ use gantry_core::host::Host;
 use gantry_core::message::{Report, Token};
 use gantry_core::spec::ResolvedSpec;
 use gantry_core::state::StopReason;
-use gantry_core::{JobId, TenantId};
+use gantry_core::{FleetId, JobId, TenantId};
 use gantry_store::attempts::Owned;
 use gantry_store::claims::Claimed;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Notify;
 
-use crate::executor::ExecutionId;
+use crate::executor::{ExecutionId, Launch};
 
-/// An attempt that this worker runs.
+/// An attempt that this worker runs: what is kept of it as long as it does, for thousands at once.
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) token: Token,
     pub(crate) tenant: TenantId,
     pub(crate) host: Arc<Host>,
-    pub(crate) external_name: String,
-    pub(crate) spec: ResolvedSpec,
-    /// Cancelled when somebody asks for the job's end.
-    pub(crate) cancel: CancellationToken,
-    /// Cancelled when its host is drained and it has to run elsewhere.
-    pub(crate) moved: CancellationToken,
+    pub(crate) timeout_seconds: u32,
+    pub(crate) traceparent: Option<Box<str>>,
+    /// Somebody asked for the job's end.
+    cancelled: AtomicBool,
+    /// Its host is drained and it has to run elsewhere.
+    moved: AtomicBool,
+    /// Told when one of the two is set.
+    told: Notify,
 }
 
 impl Run {
-    pub(crate) fn new(claimed: Claimed, host: Arc<Host>) -> Arc<Self> {
-        Arc::new(Self {
-            token: claimed.token,
-            tenant: claimed.tenant,
+    /// With its launch, which nobody needs once a container is known.
+    pub(crate) fn new(claimed: Claimed, host: Arc<Host>, fleet: FleetId) -> (Arc<Self>, Box<Launch>) {
+        let Claimed { token, tenant, external_name, spec, .. } = claimed;
+        let run = Self {
+            token,
+            tenant,
             host,
-            external_name: claimed.external_name,
-            spec: ResolvedSpec { tenant: Some(claimed.tenant), ..claimed.spec },
-            cancel: CancellationToken::new(),
-            moved: CancellationToken::new(),
-        })
+            timeout_seconds: spec.timeout_seconds(),
+            traceparent: spec.traceparent.as_deref().map(Box::from),
+            cancelled: AtomicBool::new(false),
+            moved: AtomicBool::new(false),
+            told: Notify::new(),
+        };
+        let spec = ResolvedSpec { tenant: Some(tenant), ..spec };
+        let launch = Launch { name: external_name, fleet, job: token.job, attempt: token.attempt, spec };
+        (Arc::new(run), Box::new(launch))
+    }
+
+    /// How long its container may run.
+    pub(crate) fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout_seconds.into())
+    }
+
+    /// Its trace context, for a message.
+    pub(crate) fn traceparent(&self) -> Option<String> {
+        self.traceparent.as_deref().map(str::to_owned)
+    }
+
+    /// Somebody asks for the job's end.
+    pub(crate) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+        self.told.notify_waiters();
+    }
+
+    /// Its host is drained and it has to run elsewhere.
+    fn move_away(&self) {
+        self.moved.store(true, Ordering::Release);
+        self.told.notify_waiters();
     }
 
     /// Why its container is to be stopped, if somebody said so.
     pub(crate) fn unwanted(&self) -> Option<StopReason> {
-        let cancelled = self.cancel.is_cancelled().then_some(StopReason::Cancel);
-        cancelled.or_else(|| self.moved.is_cancelled().then_some(StopReason::Drain))
+        let cancelled = self.cancelled.load(Ordering::Acquire).then_some(StopReason::Cancel);
+        cancelled.or_else(|| self.moved.load(Ordering::Acquire).then_some(StopReason::Drain))
+    }
+
+    /// Waits until [`Run::unwanted`] has a reason.
+    pub(crate) async fn becomes_unwanted(&self) {
+        // Before the look: what is said after it must not be missed.
+        let told = self.told.notified();
+        if self.unwanted().is_none() {
+            told.await;
+        }
     }
 
     fn key(&self) -> Key {
@@ -238,10 +278,10 @@ impl Registry {
                 (Phase::Uncertain, None) => false,
                 (Phase::Active(run), Some(owned)) if owned.token == run.token => {
                     if owned.cancel_requested {
-                        run.cancel.cancel();
+                        run.cancel();
                     }
                     if owned.moves {
-                        run.moved.cancel();
+                        run.move_away();
                     }
                     true
                 }
@@ -276,6 +316,7 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt;
     use gantry_core::message::{Ended, ReportKind, ReportedOutcome};
     use gantry_core::spec::Submission;
     use gantry_core::{ExecutorType, HostId};
@@ -298,7 +339,7 @@ mod tests {
             external_name: "g-1".into(),
             spec: ResolvedSpec { container: spec, labels: Default::default(), traceparent: None, tenant: None },
         };
-        Run::new(claimed, Arc::new(host))
+        Run::new(claimed, Arc::new(host), FleetId::new()).0
     }
 
     fn owned(run: &Run, cancel_requested: bool) -> Owned {
@@ -338,11 +379,26 @@ mod tests {
         let (registry, ours) = (Registry::default(), run(1));
         assert!(registry.resumed(&ours, T(1)));
         registry.reconcile(&[owned(&ours, true)], T(2), T(2), true);
-        assert!(ours.cancel.is_cancelled());
+        assert_eq!(ours.unwanted(), Some(StopReason::Cancel));
         let mut stolen = owned(&ours, false);
         stolen.token.epoch = 2;
         registry.reconcile(&[stolen], T(3), T(3), true);
         assert_eq!(registry.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_run_is_told_of_a_move_and_of_a_cancel() {
+        let says: [(fn(&Run), StopReason); 2] =
+            [(Run::move_away, StopReason::Drain), (Run::cancel, StopReason::Cancel)];
+        for (say, reason) in says {
+            let run = run(1);
+            let mut waiting = std::pin::pin!(run.becomes_unwanted());
+            assert_eq!((run.unwanted(), waiting.as_mut().now_or_never()), (None, None));
+            say(&run);
+            waiting.await;
+            run.becomes_unwanted().await;
+            assert_eq!(run.unwanted(), Some(reason));
+        }
     }
 
     #[test]

@@ -81,8 +81,7 @@ impl Watched {
             self.startup = self.launch_sent.map(|sent| now.saturating_sub(sent));
             // One that ends right away is read once, at its end.
             self.log_due = now + FIRST_LOG;
-            let timeout = Duration::from_secs(self.run.spec.timeout_seconds().into());
-            self.run_deadline.get_or_insert(now + timeout);
+            self.run_deadline.get_or_insert(now + self.run.timeout());
         }
         is_first
     }
