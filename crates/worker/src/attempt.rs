@@ -140,7 +140,7 @@ async fn drive(engine: &Arc<Engine>, run: &Arc<Run>, mut stand: Box<Stand>, mut 
             return;
         }
         // Adopted by another worker, or given up: not ours to go on with.
-        if !engine.registry.is_active(run) {
+        if !run.is_active() {
             return;
         }
         step = match step {
@@ -199,7 +199,7 @@ async fn launch(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step
         }
     }
     // Whatever happened meanwhile: only the attempt's one runner launches it.
-    if !engine.registry.is_active(run) {
+    if !run.is_active() {
         return Step::Done;
     }
     let sent = engine.lease.now();

@@ -40,7 +40,7 @@ pub(crate) fn started(engine: &Arc<Engine>, container: &Watched) {
     metrics::started(engine.executor.executor_type(), since_claim);
     engine.spawn(async move {
         tokio::time::sleep(COALESCE.saturating_sub(ago)).await;
-        if !shared.registry.is_active(&run) {
+        if !run.is_active() {
             return;
         }
         let ago = ago + shared.lease.now().saturating_sub(seen);

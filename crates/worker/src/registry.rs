@@ -30,6 +30,8 @@ pub(crate) struct Run {
     moved: AtomicBool,
     /// Told when one of the two is set.
     told: Notify,
+    /// Set by the registry alone, see [`Active`].
+    active: AtomicBool,
 }
 
 impl Run {
@@ -45,10 +47,16 @@ impl Run {
             cancelled: AtomicBool::new(false),
             moved: AtomicBool::new(false),
             told: Notify::new(),
+            active: AtomicBool::new(false),
         };
         let spec = ResolvedSpec { tenant: Some(tenant), ..spec };
         let launch = Launch { name: external_name, fleet, job: token.job, attempt: token.attempt, spec };
         (Arc::new(run), Box::new(launch))
+    }
+
+    /// Whether it is still being run here, as the registry has it.
+    pub(crate) fn is_active(&self) -> bool {
+        self.active.load(Ordering::Acquire)
     }
 
     /// How long its container may run.
@@ -103,9 +111,27 @@ enum Phase {
     /// The claim's answer was lost: the next read of the database tells whether it is ours.
     Uncertain,
     /// Being launched, watched or finished.
-    Active(Arc<Run>),
+    Active(Active),
     /// Its end is reported and confirmed by the broker; the container stays until the row has left the attempt.
     Reported(Box<Reported>),
+}
+
+/// The registry's own hold on a run. The run shows whether it is there, so that each look at thousands of containers asks
+/// no lock for each.
+#[derive(Debug)]
+struct Active(Arc<Run>);
+
+impl Active {
+    fn new(run: &Arc<Run>) -> Self {
+        run.active.store(true, Ordering::Release);
+        Self(run.clone())
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.store(false, Ordering::Release);
+    }
 }
 
 #[derive(Debug)]
@@ -186,7 +212,7 @@ impl Registry {
     /// have seen it.
     pub(crate) fn claimed(&self, run: &Arc<Run>, now: Duration) {
         if let Some(entry) = self.lock().get_mut(&run.key()) {
-            *entry = Entry { registered: now, phase: Phase::Active(run.clone()) };
+            *entry = Entry { registered: now, phase: Phase::Active(Active::new(run)) };
         }
     }
 
@@ -195,16 +221,11 @@ impl Registry {
         let mut entries = self.lock();
         match entries.get(&run.key()) {
             Some(Entry { phase: Phase::Claiming | Phase::Uncertain, .. }) | None => {
-                entries.insert(run.key(), Entry { registered: now, phase: Phase::Active(run.clone()) });
+                entries.insert(run.key(), Entry { registered: now, phase: Phase::Active(Active::new(run)) });
                 true
             }
             Some(Entry { phase: Phase::Active(_) | Phase::Reported(_), .. }) => false,
         }
-    }
-
-    /// Whether it is still being run here.
-    pub(crate) fn is_active(&self, run: &Arc<Run>) -> bool {
-        matches!(self.lock().get(&run.key()), Some(Entry { phase: Phase::Active(active), .. }) if Arc::ptr_eq(active, run))
     }
 
     /// The end was reported and confirmed.
@@ -276,7 +297,7 @@ impl Registry {
             match (&mut entry.phase, by_key.get(key)) {
                 (Phase::Claiming, _) | (Phase::Uncertain, Some(_)) => true,
                 (Phase::Uncertain, None) => false,
-                (Phase::Active(run), Some(owned)) if owned.token == run.token => {
+                (Phase::Active(Active(run)), Some(owned)) if owned.token == run.token => {
                     if owned.cancel_requested {
                         run.cancel();
                     }
@@ -286,7 +307,7 @@ impl Registry {
                     true
                 }
                 // Another epoch, or over without our report: not ours to touch any more.
-                (Phase::Active(run), _) => {
+                (Phase::Active(Active(run)), _) => {
                     tracing::info!(job.id = %key.0, attempt = key.1, epoch = run.token.epoch, "the attempt left this worker");
                     false
                 }
@@ -399,6 +420,25 @@ mod tests {
             run.becomes_unwanted().await;
             assert_eq!(run.unwanted(), Some(reason));
         }
+    }
+
+    #[test]
+    fn a_run_is_active_until_it_is_reported_or_left_this_worker() {
+        let (registry, ours, left, late) = (Registry::default(), run(1), run(1), run(1));
+        registry.claimed(&late, T(1));
+        assert!(!late.is_active(), "its claim was given up meanwhile");
+        for run in [&ours, &left] {
+            assert!(!run.is_active());
+            registry.claiming([run.key()], T(1));
+            registry.claimed(run, T(1));
+            assert!(run.is_active());
+        }
+        registry.reported(&ours, None, report(&ours), T(2));
+        registry.reconcile(&[owned(&ours, false)], T(3), T(3), true);
+        assert!(!ours.is_active() && !left.is_active());
+        assert!(registry.resumed(&left, T(4)) && left.is_active());
+        registry.forget(left.token);
+        assert!(!left.is_active());
     }
 
     #[test]

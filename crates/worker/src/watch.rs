@@ -165,7 +165,7 @@ impl Watcher {
 
     async fn look(&mut self) {
         // What left this worker is somebody else's to watch, or nobody's.
-        self.containers.retain(|_, container| self.engine.registry.is_active(&container.run));
+        self.containers.retain(|_, container| container.run.is_active());
         let ids: Vec<ExecutionId> = self.containers.keys().cloned().collect();
         if !ids.is_empty() {
             self.observe(&ids).await;
