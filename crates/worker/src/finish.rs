@@ -49,7 +49,7 @@ pub(crate) fn started(engine: &Arc<Engine>, container: &Watched) {
             tracing::warn!(job.id = %run.token.job, %trouble, "a start could not be stored");
             return;
         }
-        let kind = ReportKind::Started { execution_id: id.0 };
+        let kind = ReportKind::Started { execution_id: id.0.clone() };
         let report = Arc::new(Report { token: run.token, traceparent: run.traceparent(), kind });
         if let Err(trouble) = shared.writes.report.submit(report).await {
             tracing::warn!(job.id = %run.token.job, %trouble, "a start could not be reported");
@@ -84,9 +84,9 @@ async fn finish(engine: &Arc<Engine>, mut container: Box<Watched>) {
     let said = format!("{}{}", container.said, end.message);
     store_outputs(engine, &run, &kept, &said).await;
     let startup = container.startup;
-    let id = container.id.clone();
+    let id = ExecutionId::clone(&container.id);
     let complete = complete && !end.log_cut;
-    let mut ended = from_end(end, &id);
+    let mut ended = from_end(*end, &id);
     ended.logs_incomplete = !complete;
     ended.startup_millis = startup.map(|startup| u64::try_from(startup.as_millis()).unwrap_or(u64::MAX));
     report(engine, &run, Some(id), ended).await;
