@@ -10,7 +10,7 @@ use gantry_core::message::{Report, Token};
 use gantry_core::spec::ResolvedSpec;
 use gantry_core::state::StopReason;
 use gantry_core::{FleetId, JobId, TenantId};
-use gantry_store::attempts::Owned;
+use gantry_store::attempts::{Differences, Owned};
 use gantry_store::claims::Claimed;
 use tokio::sync::Notify;
 
@@ -269,17 +269,30 @@ impl Registry {
         self.lock().len()
     }
 
-    /// Compares with `owned`, read from the database after `began`. Entries registered since are left alone:
-    /// their claim may have been committed after the read.
+    /// The tokens of what is run here, or was reported.
+    pub(crate) fn tokens(&self) -> Vec<Token> {
+        let entries = self.lock();
+        let mut tokens = Vec::with_capacity(entries.len());
+        tokens.extend(entries.values().filter_map(|entry| match &entry.phase {
+            Phase::Claiming | Phase::Uncertain => None,
+            Phase::Active(Active(run)) => Some(run.token),
+            Phase::Reported(reported) => Some(reported.run.token),
+        }));
+        tokens
+    }
+
+    /// Acts on what differs between [`Registry::tokens`] and the database, both read after `began`. Entries registered
+    /// since are left alone: their claim may have been committed after the read.
     pub(crate) fn reconcile(
         &self,
-        owned: &[Owned],
+        differences: &Differences,
         began: Duration,
         now: Duration,
         may_report_again: bool,
     ) -> Decisions {
         let mut decisions = Decisions::default();
         let mut entries = self.lock();
+        let Differences { owned, gone } = differences;
         let by_key: HashMap<Key, &Owned> = owned.iter().map(|o| ((o.token.job, o.token.attempt), o)).collect();
         for owned in owned {
             match entries.get(&(owned.token.job, owned.token.attempt)) {
@@ -297,34 +310,35 @@ impl Registry {
             match (&mut entry.phase, by_key.get(key)) {
                 (Phase::Claiming, _) | (Phase::Uncertain, Some(_)) => true,
                 (Phase::Uncertain, None) => false,
-                (Phase::Active(Active(run)), Some(owned)) if owned.token == run.token => {
-                    if owned.cancel_requested {
+                // Another epoch, or over without our report: not ours to touch any more.
+                (Phase::Active(Active(run)), _) if gone.contains(&run.token) => {
+                    tracing::info!(job.id = %key.0, attempt = key.1, epoch = run.token.epoch, "the attempt left this worker");
+                    false
+                }
+                (Phase::Active(Active(run)), owned) => {
+                    let owned = owned.filter(|owned| owned.token == run.token);
+                    if owned.is_some_and(|owned| owned.cancel_requested) {
                         run.cancel();
                     }
-                    if owned.moves {
+                    if owned.is_some_and(|owned| owned.moves) {
                         run.move_away();
                     }
                     true
                 }
-                // Another epoch, or over without our report: not ours to touch any more.
-                (Phase::Active(Active(run)), _) => {
-                    tracing::info!(job.id = %key.0, attempt = key.1, epoch = run.token.epoch, "the attempt left this worker");
-                    false
-                }
-                (Phase::Reported(reported), Some(owned)) if owned.token == reported.run.token => {
-                    if may_report_again && reported.is_overdue(now) {
-                        reported.sent = now;
-                        reported.times += 1;
-                        decisions.report_again.push(reported.report.clone());
-                    }
-                    true
-                }
-                (Phase::Reported(reported), _) => {
+                (Phase::Reported(reported), _) if gone.contains(&reported.run.token) => {
                     let Some(container) = reported.container.clone() else { return false };
                     // Reported after the read began: the read may be older than the report.
                     if !reported.removing && reported.sent < began {
                         reported.removing = true;
                         decisions.remove.push((reported.run.clone(), container));
+                    }
+                    true
+                }
+                (Phase::Reported(reported), _) => {
+                    if may_report_again && reported.is_overdue(now) {
+                        reported.sent = now;
+                        reported.times += 1;
+                        decisions.report_again.push(reported.report.clone());
                     }
                     true
                 }
@@ -367,6 +381,17 @@ mod tests {
         Owned { token: run.token, cancel_requested, moves: false }
     }
 
+    /// [`Registry::reconcile`] with what the database says of an owner of these.
+    fn reconcile(registry: &Registry, owned: &[Owned], began: Duration, now: Duration, may: bool) -> Decisions {
+        let known = registry.tokens();
+        let differs = |o: &&Owned| o.cancel_requested || o.moves || !known.contains(&o.token);
+        let differences = Differences {
+            owned: owned.iter().filter(differs).copied().collect(),
+            gone: known.iter().filter(|token| owned.iter().all(|o| o.token != **token)).copied().collect(),
+        };
+        registry.reconcile(&differences, began, now, may)
+    }
+
     fn report(run: &Run) -> Arc<Report> {
         let ended = Ended::bare(ReportedOutcome::Exited { exit_code: 0 });
         Arc::new(Report { token: run.token, traceparent: None, kind: ReportKind::Ended(ended) })
@@ -377,7 +402,7 @@ mod tests {
         let (registry, ours, not_ours) = (Registry::default(), run(1), run(1));
         registry.claiming([ours.key(), not_ours.key()], T(1));
         registry.not_claimed([ours.key(), not_ours.key()], true);
-        let decisions = registry.reconcile(&[owned(&ours, false)], T(2), T(2), true);
+        let decisions = reconcile(&registry, &[owned(&ours, false)], T(2), T(2), true);
         assert_eq!(decisions.resume, [ours.token]);
         assert_eq!(registry.len(), 1);
         assert!(registry.resumed(&ours, T(3)));
@@ -388,10 +413,10 @@ mod tests {
     fn a_claim_in_flight_is_left_alone() {
         let (registry, ours) = (Registry::default(), run(1));
         registry.claiming([ours.key()], T(1));
-        let decisions = registry.reconcile(&[owned(&ours, false)], T(2), T(2), true);
+        let decisions = reconcile(&registry, &[owned(&ours, false)], T(2), T(2), true);
         assert!(decisions.resume.is_empty() && registry.len() == 1);
         registry.claimed(&ours, T(3));
-        let decisions = registry.reconcile(&[], T(2), T(3), true);
+        let decisions = reconcile(&registry, &[], T(2), T(3), true);
         assert!(decisions.remove.is_empty() && registry.len() == 1, "registered after the read began");
     }
 
@@ -399,11 +424,11 @@ mod tests {
     fn a_cancel_reaches_the_run_and_another_epoch_ends_it_here() {
         let (registry, ours) = (Registry::default(), run(1));
         assert!(registry.resumed(&ours, T(1)));
-        registry.reconcile(&[owned(&ours, true)], T(2), T(2), true);
+        reconcile(&registry, &[owned(&ours, true)], T(2), T(2), true);
         assert_eq!(ours.unwanted(), Some(StopReason::Cancel));
         let mut stolen = owned(&ours, false);
         stolen.token.epoch = 2;
-        registry.reconcile(&[stolen], T(3), T(3), true);
+        reconcile(&registry, &[stolen], T(3), T(3), true);
         assert_eq!(registry.len(), 0);
     }
 
@@ -434,7 +459,7 @@ mod tests {
             assert!(run.is_active());
         }
         registry.reported(&ours, None, report(&ours), T(2));
-        registry.reconcile(&[owned(&ours, false)], T(3), T(3), true);
+        reconcile(&registry, &[owned(&ours, false)], T(3), T(3), true);
         assert!(!ours.is_active() && !left.is_active());
         assert!(registry.resumed(&left, T(4)) && left.is_active());
         registry.forget(left.token);
@@ -446,11 +471,11 @@ mod tests {
         let (registry, ours) = (Registry::default(), run(1));
         registry.resumed(&ours, T(1));
         registry.reported(&ours, Some(ExecutionId("c".into())), report(&ours), T(5));
-        assert!(registry.reconcile(&[], T(4), T(6), true).remove.is_empty());
-        assert_eq!(registry.reconcile(&[], T(6), T(6), true).remove.len(), 1);
-        assert!(registry.reconcile(&[], T(7), T(7), true).remove.is_empty(), "one removal at a time");
+        assert!(reconcile(&registry, &[], T(4), T(6), true).remove.is_empty());
+        assert_eq!(reconcile(&registry, &[], T(6), T(6), true).remove.len(), 1);
+        assert!(reconcile(&registry, &[], T(7), T(7), true).remove.is_empty(), "one removal at a time");
         registry.keep(ours.token);
-        assert_eq!(registry.reconcile(&[], T(8), T(8), true).remove.len(), 1);
+        assert_eq!(reconcile(&registry, &[], T(8), T(8), true).remove.len(), 1);
         registry.forget(ours.token);
         assert_eq!(registry.len(), 0);
     }
@@ -460,7 +485,7 @@ mod tests {
         let (registry, ours) = (Registry::default(), run(1));
         registry.resumed(&ours, T(0));
         registry.reported(&ours, None, report(&ours), T(1));
-        let again = |now, may| registry.reconcile(&[owned(&ours, false)], T(now), T(now), may).report_again.len();
+        let again = |now, may| reconcile(&registry, &[owned(&ours, false)], T(now), T(now), may).report_again.len();
         assert_eq!((again(10, true), again(12, false), again(12, true)), (0, 0, 1));
         assert_eq!((again(23, true), again(33, true)), (0, 1));
     }
