@@ -22,6 +22,15 @@ use crate::error::{Result, parse};
 use crate::logs::Position;
 use crate::tx::Store;
 
+/// How what a worker knows differs from what the database says it owns.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Differences {
+    /// Attempts that it owns and does not know, or that somebody wants to end.
+    pub owned: Vec<Owned>,
+    /// Tokens that it knows and that do not hold: ended, given up, or another worker's.
+    pub gone: HashSet<Token>,
+}
+
 /// What a beat reads of an attempt that the database says this worker owns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owned {
@@ -87,27 +96,45 @@ pub struct Output {
     pub backend_log: String,
 }
 
-/// The attempts that the database says this worker owns.
-pub async fn owned(store: &Store, worker: WorkerId) -> Result<Vec<Owned>> {
+/// Compares what this worker knows with what the database says it owns. The comparison is made there: of thousands that run,
+/// nothing is sent back but what calls for something.
+pub async fn differing(store: &Store, worker: WorkerId, known: &[Token]) -> Result<Differences> {
+    let (jobs, attempts, epochs) = columns(known.iter());
     let rows = store
         .read(
-            "attempts::owned",
+            "attempts::differing",
             sqlx::query!(
-                r#"/* attempts::owned */
-        select e.job_id, e.attempt, e.epoch, j.cancel_requested_at is not null as "cancel_requested!", h.moves
-        from container_executions e join container_jobs j on j.id = e.job_id join executor_hosts h on h.id = e.executor_host_id
-        where e.worker_id = $1 and e.ended_at is null and e.abandoned_at is null"#,
-                worker.uuid()
+                r#"/* attempts::differing */
+        select coalesce(o.job_id, k.job_id) as "job_id!", coalesce(o.attempt, k.attempt) as "attempt!",
+            coalesce(o.epoch, k.epoch) as "epoch!", o.job_id is not null as "owned!",
+            coalesce(o.cancel_requested, false) as "cancel_requested!", coalesce(o.moves, false) as "moves!"
+        from (
+            select e.job_id, e.attempt, e.epoch, j.cancel_requested_at is not null as cancel_requested, h.moves
+            from container_executions e join container_jobs j on j.id = e.job_id join executor_hosts h on h.id = e.executor_host_id
+            where e.worker_id = $1 and e.ended_at is null and e.abandoned_at is null
+        ) o
+        full join unnest($2::uuid[], $3::int[], $4::int[]) as k(job_id, attempt, epoch)
+            on k.job_id = o.job_id and k.attempt = o.attempt and k.epoch = o.epoch
+        where o.job_id is null or k.job_id is null or o.cancel_requested or o.moves"#,
+                worker.uuid(),
+                &jobs,
+                &attempts,
+                &epochs
             )
             .fetch_all(store.pool()),
         )
         .await?;
-    let owned = rows.into_iter().map(|row| Owned {
-        token: Token { job: row.job_id.into(), attempt: row.attempt, epoch: row.epoch },
-        cancel_requested: row.cancel_requested,
-        moves: row.moves,
-    });
-    Ok(owned.collect())
+    let mut differences = Differences::default();
+    for row in rows {
+        let token = Token { job: row.job_id.into(), attempt: row.attempt, epoch: row.epoch };
+        if row.owned {
+            let owned = Owned { token, cancel_requested: row.cancel_requested, moves: row.moves };
+            differences.owned.push(owned);
+        } else {
+            differences.gone.insert(token);
+        }
+    }
+    Ok(differences)
 }
 
 /// Takes attempts of workers that are not alive, on hosts that this worker serves, raising their epoch.

@@ -13,7 +13,7 @@ use gantry_core::routing::{Question, route};
 use gantry_core::state::StopReason;
 use gantry_core::{ExecutorType, FleetId, HostId, JobId, TenantId, WorkerId};
 use gantry_store::admission::{self, NewJob};
-use gantry_store::attempts::{self, LaunchSent, Output, Preparing, Started};
+use gantry_store::attempts::{self, Differences, LaunchSent, Output, Owned, Preparing, Started};
 use gantry_store::audit::Actor;
 use gantry_store::claims::{self, Outcome, Request};
 use gantry_store::hosts::{self, NewHost};
@@ -335,6 +335,46 @@ async fn a_live_worker_writes_nothing_about_what_was_given_up() {
         assert_eq!(report(&fleet.store, token, ended()).await.superseded, 1);
         assert_eq!(fleet.changed_since(&before).await, [""; 0], "{write:?}");
     }
+}
+
+#[tokio::test]
+async fn a_beat_learns_what_differs_and_nothing_else() {
+    let mut fleet = Fleet::new().await;
+    let (worker, other) = (fleet.worker().await, fleet.worker().await);
+    let mut tokens = fleet.claimed(worker, 4).await;
+    let theirs = fleet.claimed(other, 1).await[0];
+    let differing = async |known: &[Token]| attempts::differing(&fleet.store, worker, known).await.expect("read");
+    let owned = |token, cancel_requested, moves| Owned { token, cancel_requested, moves };
+    assert_eq!(differing(&tokens).await, Differences::default());
+    assert_eq!(differing(&[]).await.owned.len(), 4);
+
+    // What is not known here, what is another's, and what is known under another epoch.
+    let unknown = tokens.pop().expect("four");
+    let stale = Token { epoch: tokens[0].epoch + 1, ..tokens[0] };
+    let differences = differing(&[stale, tokens[1], tokens[2], theirs]).await;
+    assert_eq!(differences.gone, HashSet::from([stale, theirs]));
+    assert_eq!(differences.owned.len(), 2);
+    for token in [unknown, tokens[0]] {
+        assert!(differences.owned.contains(&owned(token, false, false)));
+    }
+
+    // What is over, what is given up, and what somebody wants to end.
+    report(&fleet.store, unknown, ended()).await;
+    let actor = Actor { tenant: fleet.tenant, name: "key:test".to_owned() };
+    lost::abandon(&fleet.store, Scope::Fleet, tokens[0].job, Abandon::Fail, &actor).await.expect("asked");
+    let mut sql = PgConnection::connect(&fleet.db.owner_url()).await.expect("connected");
+    let cancel = "update container_jobs set cancel_requested_at = now() where id = $1";
+    sqlx::query(cancel).bind(tokens[1].job.uuid()).execute(&mut sql).await.expect("written");
+    let known = [unknown, tokens[0], tokens[1], tokens[2]];
+    let differences = differing(&known).await;
+    assert_eq!(differences.gone, HashSet::from([unknown, tokens[0]]));
+    assert_eq!(differences.owned, [owned(tokens[1], true, false)]);
+
+    let drain = "update executor_hosts set state = 'draining', moves = true where id = $1";
+    sqlx::query(drain).bind(fleet.host.uuid()).execute(&mut sql).await.expect("written");
+    let mut moved = differing(&known).await.owned;
+    moved.sort_by_key(|owned| owned.token != tokens[1]);
+    assert_eq!(moved, [owned(tokens[1], true, true), owned(tokens[2], false, true)]);
 }
 
 #[tokio::test]

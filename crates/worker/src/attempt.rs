@@ -1,9 +1,12 @@
 //! One attempt from its claim to a running container: prepare, launch, and what became of a launch whose answer
 //! was lost. A loop of two steps, *launch* and *find*, that ends with a watched container or a reported end.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use gantry_core::spec::ResolvedSpec;
 use gantry_core::state::{Outcome, StopReason};
 use gantry_core::{Failure, FailureClass};
 use gantry_store::attempts::{Attempt, LaunchSent, Preparing};
@@ -31,6 +34,8 @@ const WORTH_TELLING: Duration = Duration::from_secs(1);
 
 /// Where an attempt stands. Times are on the lease's clock.
 struct Stand {
+    /// With Gantry's own variables once it is prepared.
+    request: Box<Launch>,
     /// When its container must run.
     launch_deadline: Duration,
     /// When a launch may first have been sent by somebody; none if certainly none was. Before the clock's zero, zero.
@@ -64,8 +69,9 @@ enum Step {
 }
 
 impl Stand {
-    fn new(launch_deadline: Duration, log: Position) -> Self {
+    fn new(request: Box<Launch>, launch_deadline: Duration, log: Position) -> Self {
         Self {
+            request,
             launch_deadline,
             launch_sent: None,
             launch_sent_ago: Duration::ZERO,
@@ -84,33 +90,32 @@ impl Stand {
 }
 
 /// Launches a job that was just claimed.
-pub(crate) fn start(engine: &Arc<Engine>, run: Arc<Run>) {
+pub(crate) fn start(engine: &Arc<Engine>, run: Arc<Run>, request: Box<Launch>) {
     let deadline = engine.lease.now() + engine.settings.launch_timeout();
-    spawn(engine, run, Stand::new(deadline, Position::default()), Step::Launch);
+    spawn(engine, run, Box::new(Stand::new(request, deadline, Position::default())), Step::Launch);
 }
 
 /// Goes on with an attempt that was adopted, or whose claim's answer was lost.
-pub(crate) fn resume(engine: &Arc<Engine>, run: Arc<Run>, attempt: Attempt) {
+pub(crate) fn resume(engine: &Arc<Engine>, run: Arc<Run>, request: Box<Launch>, attempt: Attempt) {
     // What is left of each time is fixed now: the clock may be younger than the attempt, and finding may take long.
     let now = engine.lease.now();
-    let timeout = Duration::from_secs(run.spec.timeout_seconds().into());
     let launch_deadline = now + engine.settings.launch_timeout().saturating_sub(attempt.claimed_ago);
     let stand = Stand {
         launch_sent: attempt.launch_sent.map(|_| now),
         launch_sent_ago: attempt.launch_sent.unwrap_or_default(),
         was_seen: attempt.started.is_some() || attempt.execution_id.is_some(),
-        run_deadline: attempt.started.map(|ago| now + timeout.saturating_sub(ago)),
+        run_deadline: attempt.started.map(|ago| now + run.timeout().saturating_sub(ago)),
         stop: attempt.stop_reason,
-        ..Stand::new(launch_deadline, attempt.log)
+        ..Stand::new(request, launch_deadline, attempt.log)
     };
     if attempt.cancel_requested {
-        run.cancel.cancel();
+        run.cancel();
     }
     let step = if stand.launch_sent.is_some() { Step::Find } else { Step::Launch };
-    spawn(engine, run, stand, step);
+    spawn(engine, run, Box::new(stand), step);
 }
 
-fn spawn(engine: &Arc<Engine>, run: Arc<Run>, stand: Stand, step: Step) {
+fn spawn(engine: &Arc<Engine>, run: Arc<Run>, stand: Box<Stand>, step: Step) {
     let span = span(&run);
     let shared = engine.clone();
     engine.spawn(async move { drive(&shared, &run, stand, step).await }.instrument(span));
@@ -118,27 +123,29 @@ fn spawn(engine: &Arc<Engine>, run: Arc<Run>, stand: Stand, step: Step) {
 
 fn span(run: &Run) -> tracing::Span {
     let span = tracing::info_span!("attempt", job.id = %run.token.job, attempt = run.token.attempt, host.name = %run.host.name);
-    if let Some(context) = &run.spec.traceparent {
+    if let Some(context) = run.traceparent.as_deref() {
         let mut headers = gantry_broker::Headers::default();
-        headers.insert("traceparent", context.as_str());
+        headers.insert("traceparent", context);
         gantry_broker::trace::set_parent(&span, &headers);
     }
     span
 }
 
-async fn drive(engine: &Arc<Engine>, run: &Arc<Run>, mut stand: Stand, mut step: Step) {
+/// Takes step after step. What seldom happens is boxed, here and below: a future is as large as the largest that it may wait
+/// for, and there is one for each attempt.
+async fn drive(engine: &Arc<Engine>, run: &Arc<Run>, mut stand: Box<Stand>, mut step: Step) {
     loop {
         // Nothing is sent any more: whoever adopts the attempt goes on with it.
         if engine.draining.is_cancelled() {
             return;
         }
         // Adopted by another worker, or given up: not ours to go on with.
-        if !engine.registry.is_active(run) {
+        if !run.is_active() {
             return;
         }
         step = match step {
             Step::Launch => launch(engine, run, &mut stand).await,
-            Step::Find => find(engine, run, &mut stand).await,
+            Step::Find => Box::pin(find(engine, run, &mut stand)).await,
             Step::Done => return,
         };
     }
@@ -153,7 +160,7 @@ fn unwanted(engine: &Engine, run: &Run, stand: &Stand) -> Option<StopReason> {
 async fn launch(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step {
     if let Some(reason) = unwanted(engine, run, stand) {
         return match stand.launch_sent {
-            None => give_up(engine, run, reason).await,
+            None => Box::pin(give_up(engine, run, reason)).await,
             // There may be a container: it is found and stopped.
             Some(_) => {
                 stand.stop = Some(reason);
@@ -169,11 +176,11 @@ async fn launch(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step
     let Some(places) = engine.hosts.launches(run.host.id) else { return Step::Done };
     let place = match places.clone().try_acquire_owned() {
         Ok(place) => Some(place),
-        Err(_) => tokio::select! {
-            biased;
-            () = engine.draining.cancelled() => return Step::Done,
-            place = places.acquire_owned() => place.ok(),
-        },
+        Err(_) => {
+            let place = engine.draining.run_until_cancelled(places.acquire_owned());
+            let Some(place) = Box::pin(place).await else { return Step::Done };
+            place.ok()
+        }
     };
     // From here on a hand-over waits for this launch.
     let in_flight = engine.requests.token();
@@ -191,19 +198,12 @@ async fn launch(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step
             Err(_) => return Step::Done,
         }
     }
-    let request = Launch {
-        name: run.external_name.clone(),
-        fleet: engine.fleet,
-        job: run.token.job,
-        attempt: run.token.attempt,
-        spec: with_own_variables(run),
-    };
     // Whatever happened meanwhile: only the attempt's one runner launches it.
-    if !engine.registry.is_active(run) {
+    if !run.is_active() {
         return Step::Done;
     }
     let sent = engine.lease.now();
-    let launched = engine.executor.launch(&run.host, &request, &engine.draining).await;
+    let launched = engine.executor.launch(&run.host, &stand.request, &engine.draining).await;
     drop(place);
     let was_throttled = |failure: &Failure| failure.class == FailureClass::Throttled;
     let goes_on = match &launched {
@@ -213,7 +213,7 @@ async fn launch(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step
     };
     // A hand-over waits for this, too.
     if goes_on && stand.launch_sent.is_none() {
-        take_back(engine, run).await;
+        Box::pin(take_back(engine, run)).await;
     }
     drop(in_flight);
     let outcome = match &launched {
@@ -227,7 +227,7 @@ async fn launch(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step
     match launched {
         None => Step::Done,
         Some(Ok(id)) => watch(engine, run, id, stand, Some(sent)),
-        Some(Err(LaunchError::NotLaunched(failure))) => refuse(engine, run, stand, failure).await,
+        Some(Err(LaunchError::NotLaunched(failure))) => Box::pin(refuse(engine, run, stand, failure)).await,
         Some(Err(LaunchError::MaybeLaunched(cause))) => {
             tracing::warn!(%cause, "a launch was not answered");
             stand.said.push_str(&format!("launch: {cause}\n"));
@@ -235,7 +235,7 @@ async fn launch(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step
                 stand.launch_sent = Some(sent);
                 return Step::Find;
             }
-            wait(engine, stand).await
+            Box::pin(wait(engine, stand)).await
         }
     }
 }
@@ -254,26 +254,47 @@ async fn take_back(engine: &Engine, run: &Run) {
 
 /// Pulls or registers what the launch needs. A step, if the attempt does not get that far.
 async fn prepare(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Option<Step> {
-    if let Err(failure) = engine.executor.validate(&run.host, &run.spec) {
-        return Some(refuse(engine, run, stand, failure).await);
+    if let Err(failure) = engine.executor.validate(&run.host, &stand.request.spec) {
+        return Some(Box::pin(refuse(engine, run, stand, failure)).await);
     }
     let left = stand.launch_deadline.saturating_sub(engine.lease.now());
+    let prepared = {
+        let mut preparing = pin!(engine.executor.prepare(&run.host, &stand.request.spec));
+        // `launch` has just looked at all that would end it, and what needs no preparation waits for none of them.
+        match preparing.as_mut().now_or_never() {
+            Some(prepared) => prepared,
+            None => match Box::pin(prepared_within(engine, run, left, preparing)).await {
+                Ok(prepared) => prepared,
+                Err(step) => return Some(step),
+            },
+        }
+    };
+    match prepared {
+        Ok(said) => {
+            stand.said.push_str(&said);
+            stand.prepared = true;
+            // Only now: what is prepared is the same for every attempt.
+            set_own_variables(run, &mut stand.request.spec);
+            None
+        }
+        Err(failure) => Some(Box::pin(refuse(engine, run, stand, failure)).await),
+    }
+}
+
+/// Goes on with a preparation that takes its time. A step, if something ends it.
+async fn prepared_within<T>(
+    engine: &Arc<Engine>,
+    run: &Arc<Run>,
+    left: Duration,
+    preparing: impl Future<Output = T>,
+) -> Result<T, Step> {
     tokio::select! {
         biased;
-        // First: `launch` has just looked at all the others, and what needs no preparation waits for none of them.
-        prepared = told_of(engine, run, engine.executor.prepare(&run.host, &run.spec)) => match prepared {
-            Ok(said) => {
-                stand.said.push_str(&said);
-                stand.prepared = true;
-                None
-            }
-            Err(failure) => Some(refuse(engine, run, stand, failure).await),
-        },
+        prepared = told_of(engine, run, preparing) => Ok(prepared),
         // `launch` sees why.
-        () = run.cancel.cancelled() => Some(Step::Launch),
-        () = run.moved.cancelled() => Some(Step::Launch),
-        () = engine.draining.cancelled() => Some(Step::Done),
-        () = tokio::time::sleep(left) => Some(Step::Launch),
+        () = run.becomes_unwanted() => Err(Step::Launch),
+        () = engine.draining.cancelled() => Err(Step::Done),
+        () = tokio::time::sleep(left) => Err(Step::Launch),
     }
 }
 
@@ -281,7 +302,7 @@ async fn prepare(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Opt
 /// for these writes, and what needs no preparation costs none.
 async fn told_of<T>(engine: &Arc<Engine>, run: &Arc<Run>, prepare: impl Future<Output = T>) -> T {
     let began = engine.lease.now();
-    let mut prepare = std::pin::pin!(prepare);
+    let mut prepare = pin!(prepare);
     if let Ok(done) = tokio::time::timeout(WORTH_TELLING, prepare.as_mut()).await {
         return done;
     }
@@ -332,8 +353,7 @@ async fn refused(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand, failur
             return tokio::select! {
                 () = tokio::time::sleep(pause) => Step::Launch,
                 // `launch` sees why.
-                () = run.cancel.cancelled() => Step::Launch,
-                () = run.moved.cancelled() => Step::Launch,
+                () = run.becomes_unwanted() => Step::Launch,
                 () = engine.draining.cancelled() => Step::Done,
             };
         }
@@ -368,7 +388,7 @@ async fn wait(engine: &Engine, stand: &mut Stand) -> Step {
 
 /// Asks what became of a launch.
 async fn find(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step {
-    match engine.executor.find(&run.host, &run.external_name).await {
+    match engine.executor.find(&run.host, &stand.request.name).await {
         Found::Found(id) if is_unstarted(engine, run, &id).await => found_unstarted(engine, run, stand, id).await,
         Found::Found(id) => watch(engine, run, id, stand, None),
         Found::Absent if !hosts::answers_as_itself(engine, &run.host).await => {
@@ -419,7 +439,7 @@ async fn absent(engine: &Arc<Engine>, run: &Arc<Run>, stand: &mut Stand) -> Step
     if may_launch_again {
         return Step::Launch;
     }
-    let message = format!("the container {} was launched and is nowhere to be found", run.external_name);
+    let message = format!("the container {} was launched and is nowhere to be found", stand.request.name);
     lost(engine, run, stand, Failure::new(FailureClass::Lost, message)).await
 }
 
@@ -478,16 +498,57 @@ async fn give_up(engine: &Arc<Engine>, run: &Arc<Run>, reason: StopReason) -> St
     Step::Done
 }
 
-/// The job's environment with what Gantry tells every container.
-fn with_own_variables(run: &Run) -> gantry_core::spec::ResolvedSpec {
-    let mut spec = run.spec.clone();
-    let timeout = spec.timeout_seconds().to_string();
+/// Adds what Gantry tells every container to the job's environment.
+fn set_own_variables(run: &Run, spec: &mut ResolvedSpec) {
     let mut set = |name: &str, value: String| spec.container.environment.insert(name.to_owned(), value);
     set("GANTRY_JOB_ID", run.token.job.to_string());
     set("GANTRY_ATTEMPT", run.token.attempt.to_string());
-    set("GANTRY_TIMEOUT_SECONDS", timeout);
-    if let Some(context) = run.spec.traceparent.clone() {
+    set("GANTRY_TIMEOUT_SECONDS", run.timeout_seconds.to_string());
+    if let Some(context) = run.traceparent() {
         set("TRACEPARENT", context);
     }
-    spec
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gantry_core::host::Host;
+    use gantry_core::spec::Submission;
+    use gantry_core::{ExecutorType, FleetId, HostId, JobId, TenantId};
+    use gantry_store::claims::Claimed;
+
+    #[test]
+    fn a_container_is_told_whose_it_is_beside_its_own_environment() {
+        let submission = br#"{"spec": {"image": "i", "timeout_seconds": 7, "environment": {"A": "b"}}}"#;
+        let container = Submission::decode(submission).expect("valid").spec.expect("inline");
+        let host = Host {
+            id: HostId::new(),
+            name: "h".into(),
+            executor_type: ExecutorType::Mock,
+            connection_config: serde_json::json!({}),
+            executor_config: serde_json::json!({}),
+        };
+        let claimed = Claimed {
+            token: gantry_core::message::Token { job: JobId::new(), attempt: 3, epoch: 1 },
+            tenant: TenantId::new(),
+            host: host.id,
+            external_name: "g-1".into(),
+            spec: ResolvedSpec { container, labels: Default::default(), traceparent: Some("t".into()), tenant: None },
+        };
+        let job = claimed.token.job.to_string();
+        let (run, mut request) = Run::new(claimed, Arc::new(host), FleetId::new());
+        assert_eq!((request.attempt, request.spec.tenant), (3, Some(run.tenant)));
+        assert_eq!(request.spec.container.environment.len(), 1, "nothing that a definition would differ by");
+        set_own_variables(&run, &mut request.spec);
+        let set: Vec<(&str, &str)> =
+            request.spec.container.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let expected = [
+            ("A", "b"),
+            ("GANTRY_ATTEMPT", "3"),
+            ("GANTRY_JOB_ID", job.as_str()),
+            ("GANTRY_TIMEOUT_SECONDS", "7"),
+            ("TRACEPARENT", "t"),
+        ];
+        assert_eq!(set, expected);
+    }
 }

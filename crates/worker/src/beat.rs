@@ -60,10 +60,10 @@ async fn renew(engine: &Arc<Engine>) -> Result<(), Error> {
 
 /// Reads what is ours and acts on the differences.
 async fn look(engine: &Arc<Engine>, began: Duration) -> Result<(), Error> {
-    let owned = attempts::owned(&engine.store, engine.id).await?;
+    let differences = attempts::differing(&engine.store, engine.id, &engine.registry.tokens()).await?;
     let now = engine.lease.now();
     let may_report_again = engine.registry.waits_for_record(now) && !reports_wait(engine).await;
-    let decisions = engine.registry.reconcile(&owned, began, now, may_report_again);
+    let decisions = engine.registry.reconcile(&differences, began, now, may_report_again);
     for report in decisions.report_again {
         tracing::info!(job.id = %report.token.job, attempt = report.token.attempt, "the end was not recorded yet, reporting it again");
         let shared = engine.clone();
@@ -112,9 +112,9 @@ async fn resume(engine: &Arc<Engine>, tokens: &[Token]) -> Result<(), Error> {
     for stand in attempts::read(&engine.store, engine.id, tokens).await? {
         // Not reached yet: the next beat finds it again.
         let Some(host) = engine.hosts.get(stand.claimed.host) else { continue };
-        let run = Run::new(stand.claimed.clone(), host);
+        let (run, request) = Run::new(stand.claimed.clone(), host, engine.fleet);
         if engine.registry.resumed(&run, engine.lease.now()) {
-            attempt::resume(engine, run, stand);
+            attempt::resume(engine, run, request, stand);
         }
     }
     Ok(())

@@ -70,9 +70,20 @@ impl Engine {
     /// Runs a task of this worker: at most until the worker has ended.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
         let ended = self.ended.clone();
+        // Boxed at once: each layer around a future holds it once more, and it is moved into each.
+        let task = Box::pin(task);
         tokio::spawn(async move {
             ended.run_until_cancelled(task).await;
         })
+    }
+
+    /// Runs a task that reports an end: as [`Engine::spawn`], and a hand-over waits for it.
+    pub(crate) fn spawn_finishing(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let ended = self.ended.clone();
+        let task = Box::pin(task);
+        self.finishing.spawn(async move {
+            ended.run_until_cancelled(task).await;
+        });
     }
 }
 

@@ -40,7 +40,7 @@ pub(crate) fn started(engine: &Arc<Engine>, container: &Watched) {
     metrics::started(engine.executor.executor_type(), since_claim);
     engine.spawn(async move {
         tokio::time::sleep(COALESCE.saturating_sub(ago)).await;
-        if !shared.registry.is_active(&run) {
+        if !run.is_active() {
             return;
         }
         let ago = ago + shared.lease.now().saturating_sub(seen);
@@ -49,8 +49,8 @@ pub(crate) fn started(engine: &Arc<Engine>, container: &Watched) {
             tracing::warn!(job.id = %run.token.job, %trouble, "a start could not be stored");
             return;
         }
-        let kind = ReportKind::Started { execution_id: id.0 };
-        let report = Arc::new(Report { token: run.token, traceparent: run.spec.traceparent.clone(), kind });
+        let kind = ReportKind::Started { execution_id: id.0.clone() };
+        let report = Arc::new(Report { token: run.token, traceparent: run.traceparent(), kind });
         if let Err(trouble) = shared.writes.report.submit(report).await {
             tracing::warn!(job.id = %run.token.job, %trouble, "a start could not be reported");
         }
@@ -58,13 +58,13 @@ pub(crate) fn started(engine: &Arc<Engine>, container: &Watched) {
 }
 
 /// Finishes a container that has ended.
-pub(crate) fn spawn(engine: &Arc<Engine>, container: Watched) {
+pub(crate) fn spawn(engine: &Arc<Engine>, container: Box<Watched>) {
     let shared = engine.clone();
     // Without a span: every job would pay for it, and only what goes wrong here has something to say, and names its job.
-    engine.finishing.spawn(async move { shared.ended.run_until_cancelled(finish(&shared, container)).await });
+    engine.spawn_finishing(async move { finish(&shared, container).await });
 }
 
-async fn finish(engine: &Arc<Engine>, mut container: Watched) {
+async fn finish(engine: &Arc<Engine>, mut container: Box<Watched>) {
     let (Some(end), Some(mut log)) = (container.end.take(), container.log.take()) else { return };
     let seen = engine.lease.now();
     if !container.was_seen_running()
@@ -79,14 +79,14 @@ async fn finish(engine: &Arc<Engine>, mut container: Watched) {
     let mut kept = Kept::default();
     let complete = drain(engine, &run, &container.id, &mut log, &mut kept).await;
     if !all_in_memory {
-        kept = Kept::stored(engine, &run).await.unwrap_or(kept);
+        kept = Box::pin(Kept::stored(engine, &run)).await.unwrap_or(kept);
     }
     let said = format!("{}{}", container.said, end.message);
     store_outputs(engine, &run, &kept, &said).await;
     let startup = container.startup;
-    let id = container.id.clone();
+    let id = ExecutionId::clone(&container.id);
     let complete = complete && !end.log_cut;
-    let mut ended = from_end(end, &id);
+    let mut ended = from_end(*end, &id);
     ended.logs_incomplete = !complete;
     ended.startup_millis = startup.map(|startup| u64::try_from(startup.as_millis()).unwrap_or(u64::MAX));
     report(engine, &run, Some(id), ended).await;
@@ -230,8 +230,7 @@ pub(crate) async fn report(engine: &Arc<Engine>, run: &Arc<Run>, container: Opti
     if engine.dead.is_cancelled() {
         return;
     }
-    let traceparent = run.spec.traceparent.clone();
-    let report = Arc::new(Report { token: run.token, traceparent, kind: ReportKind::Ended(ended) });
+    let report = Arc::new(Report { token: run.token, traceparent: run.traceparent(), kind: ReportKind::Ended(ended) });
     if let Err(trouble) = engine.writes.report.submit(report.clone()).await {
         // Kept as if it had been sent: the beat sees that nothing came of it and sends it again.
         tracing::error!(

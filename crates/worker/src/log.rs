@@ -30,7 +30,7 @@ pub(crate) struct LogTail {
     head_limit: i64,
     tail_limit: usize,
     /// Stdout's and stderr's, from the first page on that the head had no room for.
-    tails: Option<[Tail; 2]>,
+    tails: Option<Box<[Tail; 2]>>,
 }
 
 /// What a page adds.
@@ -106,8 +106,8 @@ impl LogTail {
         let mut position = self.stored.clone();
         position.cursor = self.read.clone().map(|cursor| cursor.0);
         let mut chunks = Vec::new();
-        for (stream, tail) in [Stream::Stdout, Stream::Stderr].into_iter().zip(tails).filter(|(_, tail)| tail.read > 0)
-        {
+        let tails = [Stream::Stdout, Stream::Stderr].into_iter().zip(*tails);
+        for (stream, tail) in tails.filter(|(_, tail)| tail.read > 0) {
             let omitted_bytes = tail.read - len(tail.bytes.len());
             position.sequence += 1;
             let sequence = position.sequence;

@@ -212,9 +212,9 @@ fn launch(engine: &Arc<Engine>, claimed: Vec<Claimed>) {
             engine.registry.forget(token);
             continue;
         };
-        let run = Run::new(claimed, host);
+        let (run, request) = Run::new(claimed, host, engine.fleet);
         engine.registry.claimed(&run, engine.lease.now());
-        attempt::start(engine, run);
+        attempt::start(engine, run, request);
     }
 }
 

@@ -1,6 +1,7 @@
 //! What this process knows of its attempts, and the comparison with what the database says it owns.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,44 +9,91 @@ use gantry_core::host::Host;
 use gantry_core::message::{Report, Token};
 use gantry_core::spec::ResolvedSpec;
 use gantry_core::state::StopReason;
-use gantry_core::{JobId, TenantId};
-use gantry_store::attempts::Owned;
+use gantry_core::{FleetId, JobId, TenantId};
+use gantry_store::attempts::{Differences, Owned};
 use gantry_store::claims::Claimed;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Notify;
 
-use crate::executor::ExecutionId;
+use crate::executor::{ExecutionId, Launch};
 
-/// An attempt that this worker runs.
+/// An attempt that this worker runs: what is kept of it as long as it does, for thousands at once.
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) token: Token,
     pub(crate) tenant: TenantId,
     pub(crate) host: Arc<Host>,
-    pub(crate) external_name: String,
-    pub(crate) spec: ResolvedSpec,
-    /// Cancelled when somebody asks for the job's end.
-    pub(crate) cancel: CancellationToken,
-    /// Cancelled when its host is drained and it has to run elsewhere.
-    pub(crate) moved: CancellationToken,
+    pub(crate) timeout_seconds: u32,
+    pub(crate) traceparent: Option<Box<str>>,
+    /// Somebody asked for the job's end.
+    cancelled: AtomicBool,
+    /// Its host is drained and it has to run elsewhere.
+    moved: AtomicBool,
+    /// Told when one of the two is set.
+    told: Notify,
+    /// Set by the registry alone, see [`Active`].
+    active: AtomicBool,
 }
 
 impl Run {
-    pub(crate) fn new(claimed: Claimed, host: Arc<Host>) -> Arc<Self> {
-        Arc::new(Self {
-            token: claimed.token,
-            tenant: claimed.tenant,
+    /// With its launch, which nobody needs once a container is known.
+    pub(crate) fn new(claimed: Claimed, host: Arc<Host>, fleet: FleetId) -> (Arc<Self>, Box<Launch>) {
+        let Claimed { token, tenant, external_name, spec, .. } = claimed;
+        let run = Self {
+            token,
+            tenant,
             host,
-            external_name: claimed.external_name,
-            spec: ResolvedSpec { tenant: Some(claimed.tenant), ..claimed.spec },
-            cancel: CancellationToken::new(),
-            moved: CancellationToken::new(),
-        })
+            timeout_seconds: spec.timeout_seconds(),
+            traceparent: spec.traceparent.as_deref().map(Box::from),
+            cancelled: AtomicBool::new(false),
+            moved: AtomicBool::new(false),
+            told: Notify::new(),
+            active: AtomicBool::new(false),
+        };
+        let spec = ResolvedSpec { tenant: Some(tenant), ..spec };
+        let launch = Launch { name: external_name, fleet, job: token.job, attempt: token.attempt, spec };
+        (Arc::new(run), Box::new(launch))
+    }
+
+    /// Whether it is still being run here, as the registry has it.
+    pub(crate) fn is_active(&self) -> bool {
+        self.active.load(Ordering::Acquire)
+    }
+
+    /// How long its container may run.
+    pub(crate) fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout_seconds.into())
+    }
+
+    /// Its trace context, for a message.
+    pub(crate) fn traceparent(&self) -> Option<String> {
+        self.traceparent.as_deref().map(str::to_owned)
+    }
+
+    /// Somebody asks for the job's end.
+    pub(crate) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+        self.told.notify_waiters();
+    }
+
+    /// Its host is drained and it has to run elsewhere.
+    fn move_away(&self) {
+        self.moved.store(true, Ordering::Release);
+        self.told.notify_waiters();
     }
 
     /// Why its container is to be stopped, if somebody said so.
     pub(crate) fn unwanted(&self) -> Option<StopReason> {
-        let cancelled = self.cancel.is_cancelled().then_some(StopReason::Cancel);
-        cancelled.or_else(|| self.moved.is_cancelled().then_some(StopReason::Drain))
+        let cancelled = self.cancelled.load(Ordering::Acquire).then_some(StopReason::Cancel);
+        cancelled.or_else(|| self.moved.load(Ordering::Acquire).then_some(StopReason::Drain))
+    }
+
+    /// Waits until [`Run::unwanted`] has a reason.
+    pub(crate) async fn becomes_unwanted(&self) {
+        // Before the look: what is said after it must not be missed.
+        let told = self.told.notified();
+        if self.unwanted().is_none() {
+            told.await;
+        }
     }
 
     fn key(&self) -> Key {
@@ -63,9 +111,27 @@ enum Phase {
     /// The claim's answer was lost: the next read of the database tells whether it is ours.
     Uncertain,
     /// Being launched, watched or finished.
-    Active(Arc<Run>),
+    Active(Active),
     /// Its end is reported and confirmed by the broker; the container stays until the row has left the attempt.
     Reported(Box<Reported>),
+}
+
+/// The registry's own hold on a run. The run shows whether it is there, so that each look at thousands of containers asks
+/// no lock for each.
+#[derive(Debug)]
+struct Active(Arc<Run>);
+
+impl Active {
+    fn new(run: &Arc<Run>) -> Self {
+        run.active.store(true, Ordering::Release);
+        Self(run.clone())
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.store(false, Ordering::Release);
+    }
 }
 
 #[derive(Debug)]
@@ -146,7 +212,7 @@ impl Registry {
     /// have seen it.
     pub(crate) fn claimed(&self, run: &Arc<Run>, now: Duration) {
         if let Some(entry) = self.lock().get_mut(&run.key()) {
-            *entry = Entry { registered: now, phase: Phase::Active(run.clone()) };
+            *entry = Entry { registered: now, phase: Phase::Active(Active::new(run)) };
         }
     }
 
@@ -155,16 +221,11 @@ impl Registry {
         let mut entries = self.lock();
         match entries.get(&run.key()) {
             Some(Entry { phase: Phase::Claiming | Phase::Uncertain, .. }) | None => {
-                entries.insert(run.key(), Entry { registered: now, phase: Phase::Active(run.clone()) });
+                entries.insert(run.key(), Entry { registered: now, phase: Phase::Active(Active::new(run)) });
                 true
             }
             Some(Entry { phase: Phase::Active(_) | Phase::Reported(_), .. }) => false,
         }
-    }
-
-    /// Whether it is still being run here.
-    pub(crate) fn is_active(&self, run: &Arc<Run>) -> bool {
-        matches!(self.lock().get(&run.key()), Some(Entry { phase: Phase::Active(active), .. }) if Arc::ptr_eq(active, run))
     }
 
     /// The end was reported and confirmed.
@@ -208,17 +269,30 @@ impl Registry {
         self.lock().len()
     }
 
-    /// Compares with `owned`, read from the database after `began`. Entries registered since are left alone:
-    /// their claim may have been committed after the read.
+    /// The tokens of what is run here, or was reported.
+    pub(crate) fn tokens(&self) -> Vec<Token> {
+        let entries = self.lock();
+        let mut tokens = Vec::with_capacity(entries.len());
+        tokens.extend(entries.values().filter_map(|entry| match &entry.phase {
+            Phase::Claiming | Phase::Uncertain => None,
+            Phase::Active(Active(run)) => Some(run.token),
+            Phase::Reported(reported) => Some(reported.run.token),
+        }));
+        tokens
+    }
+
+    /// Acts on what differs between [`Registry::tokens`] and the database, both read after `began`. Entries registered
+    /// since are left alone: their claim may have been committed after the read.
     pub(crate) fn reconcile(
         &self,
-        owned: &[Owned],
+        differences: &Differences,
         began: Duration,
         now: Duration,
         may_report_again: bool,
     ) -> Decisions {
         let mut decisions = Decisions::default();
         let mut entries = self.lock();
+        let Differences { owned, gone } = differences;
         let by_key: HashMap<Key, &Owned> = owned.iter().map(|o| ((o.token.job, o.token.attempt), o)).collect();
         for owned in owned {
             match entries.get(&(owned.token.job, owned.token.attempt)) {
@@ -236,34 +310,35 @@ impl Registry {
             match (&mut entry.phase, by_key.get(key)) {
                 (Phase::Claiming, _) | (Phase::Uncertain, Some(_)) => true,
                 (Phase::Uncertain, None) => false,
-                (Phase::Active(run), Some(owned)) if owned.token == run.token => {
-                    if owned.cancel_requested {
-                        run.cancel.cancel();
-                    }
-                    if owned.moves {
-                        run.moved.cancel();
-                    }
-                    true
-                }
                 // Another epoch, or over without our report: not ours to touch any more.
-                (Phase::Active(run), _) => {
+                (Phase::Active(Active(run)), _) if gone.contains(&run.token) => {
                     tracing::info!(job.id = %key.0, attempt = key.1, epoch = run.token.epoch, "the attempt left this worker");
                     false
                 }
-                (Phase::Reported(reported), Some(owned)) if owned.token == reported.run.token => {
-                    if may_report_again && reported.is_overdue(now) {
-                        reported.sent = now;
-                        reported.times += 1;
-                        decisions.report_again.push(reported.report.clone());
+                (Phase::Active(Active(run)), owned) => {
+                    let owned = owned.filter(|owned| owned.token == run.token);
+                    if owned.is_some_and(|owned| owned.cancel_requested) {
+                        run.cancel();
+                    }
+                    if owned.is_some_and(|owned| owned.moves) {
+                        run.move_away();
                     }
                     true
                 }
-                (Phase::Reported(reported), _) => {
+                (Phase::Reported(reported), _) if gone.contains(&reported.run.token) => {
                     let Some(container) = reported.container.clone() else { return false };
                     // Reported after the read began: the read may be older than the report.
                     if !reported.removing && reported.sent < began {
                         reported.removing = true;
                         decisions.remove.push((reported.run.clone(), container));
+                    }
+                    true
+                }
+                (Phase::Reported(reported), _) => {
+                    if may_report_again && reported.is_overdue(now) {
+                        reported.sent = now;
+                        reported.times += 1;
+                        decisions.report_again.push(reported.report.clone());
                     }
                     true
                 }
@@ -276,6 +351,7 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt;
     use gantry_core::message::{Ended, ReportKind, ReportedOutcome};
     use gantry_core::spec::Submission;
     use gantry_core::{ExecutorType, HostId};
@@ -298,11 +374,22 @@ mod tests {
             external_name: "g-1".into(),
             spec: ResolvedSpec { container: spec, labels: Default::default(), traceparent: None, tenant: None },
         };
-        Run::new(claimed, Arc::new(host))
+        Run::new(claimed, Arc::new(host), FleetId::new()).0
     }
 
     fn owned(run: &Run, cancel_requested: bool) -> Owned {
         Owned { token: run.token, cancel_requested, moves: false }
+    }
+
+    /// [`Registry::reconcile`] with what the database says of an owner of these.
+    fn reconcile(registry: &Registry, owned: &[Owned], began: Duration, now: Duration, may: bool) -> Decisions {
+        let known = registry.tokens();
+        let differs = |o: &&Owned| o.cancel_requested || o.moves || !known.contains(&o.token);
+        let differences = Differences {
+            owned: owned.iter().filter(differs).copied().collect(),
+            gone: known.iter().filter(|token| owned.iter().all(|o| o.token != **token)).copied().collect(),
+        };
+        registry.reconcile(&differences, began, now, may)
     }
 
     fn report(run: &Run) -> Arc<Report> {
@@ -315,7 +402,7 @@ mod tests {
         let (registry, ours, not_ours) = (Registry::default(), run(1), run(1));
         registry.claiming([ours.key(), not_ours.key()], T(1));
         registry.not_claimed([ours.key(), not_ours.key()], true);
-        let decisions = registry.reconcile(&[owned(&ours, false)], T(2), T(2), true);
+        let decisions = reconcile(&registry, &[owned(&ours, false)], T(2), T(2), true);
         assert_eq!(decisions.resume, [ours.token]);
         assert_eq!(registry.len(), 1);
         assert!(registry.resumed(&ours, T(3)));
@@ -326,10 +413,10 @@ mod tests {
     fn a_claim_in_flight_is_left_alone() {
         let (registry, ours) = (Registry::default(), run(1));
         registry.claiming([ours.key()], T(1));
-        let decisions = registry.reconcile(&[owned(&ours, false)], T(2), T(2), true);
+        let decisions = reconcile(&registry, &[owned(&ours, false)], T(2), T(2), true);
         assert!(decisions.resume.is_empty() && registry.len() == 1);
         registry.claimed(&ours, T(3));
-        let decisions = registry.reconcile(&[], T(2), T(3), true);
+        let decisions = reconcile(&registry, &[], T(2), T(3), true);
         assert!(decisions.remove.is_empty() && registry.len() == 1, "registered after the read began");
     }
 
@@ -337,12 +424,46 @@ mod tests {
     fn a_cancel_reaches_the_run_and_another_epoch_ends_it_here() {
         let (registry, ours) = (Registry::default(), run(1));
         assert!(registry.resumed(&ours, T(1)));
-        registry.reconcile(&[owned(&ours, true)], T(2), T(2), true);
-        assert!(ours.cancel.is_cancelled());
+        reconcile(&registry, &[owned(&ours, true)], T(2), T(2), true);
+        assert_eq!(ours.unwanted(), Some(StopReason::Cancel));
         let mut stolen = owned(&ours, false);
         stolen.token.epoch = 2;
-        registry.reconcile(&[stolen], T(3), T(3), true);
+        reconcile(&registry, &[stolen], T(3), T(3), true);
         assert_eq!(registry.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_run_is_told_of_a_move_and_of_a_cancel() {
+        let says: [(fn(&Run), StopReason); 2] =
+            [(Run::move_away, StopReason::Drain), (Run::cancel, StopReason::Cancel)];
+        for (say, reason) in says {
+            let run = run(1);
+            let mut waiting = std::pin::pin!(run.becomes_unwanted());
+            assert_eq!((run.unwanted(), waiting.as_mut().now_or_never()), (None, None));
+            say(&run);
+            waiting.await;
+            run.becomes_unwanted().await;
+            assert_eq!(run.unwanted(), Some(reason));
+        }
+    }
+
+    #[test]
+    fn a_run_is_active_until_it_is_reported_or_left_this_worker() {
+        let (registry, ours, left, late) = (Registry::default(), run(1), run(1), run(1));
+        registry.claimed(&late, T(1));
+        assert!(!late.is_active(), "its claim was given up meanwhile");
+        for run in [&ours, &left] {
+            assert!(!run.is_active());
+            registry.claiming([run.key()], T(1));
+            registry.claimed(run, T(1));
+            assert!(run.is_active());
+        }
+        registry.reported(&ours, None, report(&ours), T(2));
+        reconcile(&registry, &[owned(&ours, false)], T(3), T(3), true);
+        assert!(!ours.is_active() && !left.is_active());
+        assert!(registry.resumed(&left, T(4)) && left.is_active());
+        registry.forget(left.token);
+        assert!(!left.is_active());
     }
 
     #[test]
@@ -350,11 +471,11 @@ mod tests {
         let (registry, ours) = (Registry::default(), run(1));
         registry.resumed(&ours, T(1));
         registry.reported(&ours, Some(ExecutionId("c".into())), report(&ours), T(5));
-        assert!(registry.reconcile(&[], T(4), T(6), true).remove.is_empty());
-        assert_eq!(registry.reconcile(&[], T(6), T(6), true).remove.len(), 1);
-        assert!(registry.reconcile(&[], T(7), T(7), true).remove.is_empty(), "one removal at a time");
+        assert!(reconcile(&registry, &[], T(4), T(6), true).remove.is_empty());
+        assert_eq!(reconcile(&registry, &[], T(6), T(6), true).remove.len(), 1);
+        assert!(reconcile(&registry, &[], T(7), T(7), true).remove.is_empty(), "one removal at a time");
         registry.keep(ours.token);
-        assert_eq!(registry.reconcile(&[], T(8), T(8), true).remove.len(), 1);
+        assert_eq!(reconcile(&registry, &[], T(8), T(8), true).remove.len(), 1);
         registry.forget(ours.token);
         assert_eq!(registry.len(), 0);
     }
@@ -364,7 +485,7 @@ mod tests {
         let (registry, ours) = (Registry::default(), run(1));
         registry.resumed(&ours, T(0));
         registry.reported(&ours, None, report(&ours), T(1));
-        let again = |now, may| registry.reconcile(&[owned(&ours, false)], T(now), T(now), may).report_again.len();
+        let again = |now, may| reconcile(&registry, &[owned(&ours, false)], T(now), T(now), may).report_again.len();
         assert_eq!((again(10, true), again(12, false), again(12, true)), (0, 0, 1));
         assert_eq!((again(23, true), again(33, true)), (0, 1));
     }

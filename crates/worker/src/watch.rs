@@ -8,6 +8,7 @@ use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use gantry_core::host::Host;
 use gantry_core::state::Outcome;
 use gantry_core::{Failure, FailureClass};
@@ -31,8 +32,13 @@ const FIRST_LOOK: Duration = Duration::from_millis(250);
 /// The shortest time between two looks, for one container and for each more of them.
 const GAP: Duration = Duration::from_millis(1);
 const GAP_EACH: Duration = Duration::from_micros(5);
+/// Containers looked at in one request, so that what is asked and answered is not in memory for all of a host's at once.
+/// Few hosts have more, and each request may list them all.
+const LOOKED_AT: usize = 2_000;
 /// Log pages read at once from one host.
 const LOG_READS: usize = 8;
+/// Silent logs read before the watcher does anything else.
+const SILENT_READS: usize = 64;
 /// How soon a container's log is read again after it gave something, and after it gave nothing.
 const LOG_BUSY: Duration = Duration::from_millis(200);
 const LOG_IDLE: Duration = Duration::from_millis(1_000);
@@ -60,12 +66,12 @@ pub(crate) fn spawn(engine: Arc<Engine>, host: Arc<Host>) -> mpsc::UnboundedSend
 struct Watcher {
     engine: Arc<Engine>,
     host: Arc<Host>,
-    containers: HashMap<ExecutionId, Box<Watched>>,
+    containers: HashMap<Arc<ExecutionId>, Box<Watched>>,
     /// Log pages on their way; each brings the container's log back. Tasks, because they must go on while this one looks:
     /// a read that nobody polls would keep what it holds of the executor, and the look may be waiting for just that.
     reads: JoinSet<LogRead>,
     /// When whose log is to be read, the first on top. What is not due then any more has another place by now, or is over.
-    logs: BinaryHeap<Reverse<(Duration, ExecutionId)>>,
+    logs: BinaryHeap<Reverse<(Duration, Arc<ExecutionId>)>>,
     /// Whether some container is to be looked at soon: its start was not stored at the last look, or it came since.
     unseen: bool,
     /// The first of the deadlines that were ahead at the last look, or came since.
@@ -74,7 +80,7 @@ struct Watcher {
 
 /// A log that came back from a read.
 struct LogRead {
-    id: ExecutionId,
+    id: Arc<ExecutionId>,
     log: LogTail,
     /// When to read on.
     due: Due,
@@ -94,6 +100,7 @@ enum Due {
 impl Watcher {
     async fn run(&mut self, mut added: mpsc::UnboundedReceiver<Box<Watched>>) {
         let mut looked = self.engine.lease.now();
+        let mut logs_wait = false;
         loop {
             let now = self.engine.lease.now();
             let gap = GAP + self.each(GAP_EACH);
@@ -128,12 +135,13 @@ impl Watcher {
                     }
                     false
                 }
+                () = tokio::task::yield_now(), if logs_wait => false,
             };
             if look {
                 looked = self.engine.lease.now();
                 self.look().await;
             }
-            self.read_logs();
+            logs_wait = self.read_logs();
         }
     }
 
@@ -165,15 +173,19 @@ impl Watcher {
 
     async fn look(&mut self) {
         // What left this worker is somebody else's to watch, or nobody's.
-        self.containers.retain(|_, container| self.engine.registry.is_active(&container.run));
-        let ids: Vec<ExecutionId> = self.containers.keys().cloned().collect();
-        if !ids.is_empty() {
-            self.observe(&ids).await;
+        self.containers.retain(|_, container| container.run.is_active());
+        let ids: Vec<Arc<ExecutionId>> = self.containers.keys().cloned().collect();
+        for some in ids.chunks(LOOKED_AT) {
+            let some: Vec<ExecutionId> = some.iter().map(|id| ExecutionId::clone(id)).collect();
+            if !self.observe(&some).await {
+                break;
+            }
         }
         self.enforce();
     }
 
-    async fn observe(&mut self, ids: &[ExecutionId]) {
+    /// Looks at these; false if that failed.
+    async fn observe(&mut self, ids: &[ExecutionId]) -> bool {
         let host = self.host();
         match self.engine.executor.observe(&host, ids).await {
             Ok(mut states) => {
@@ -185,11 +197,13 @@ impl Watcher {
                 for (id, state) in states {
                     self.observed(&id, state);
                 }
+                true
             }
             // About the poll, not about any job.
             Err(failure) => {
                 tracing::warn!(host.name = %self.host.name, %failure, "containers could not be observed, trying again");
                 tokio::time::sleep(FIRST_LOOK).await;
+                false
             }
         }
     }
@@ -201,7 +215,7 @@ impl Watcher {
             Observed::Starting => {}
             Observed::Running => {
                 if container.seen_running(now) {
-                    self.logs.push(Reverse((container.log_due, id.clone())));
+                    self.logs.push(Reverse((container.log_due, container.id.clone())));
                 }
                 if !container.start_stored {
                     container.start_stored = true;
@@ -220,11 +234,11 @@ impl Watcher {
     /// Over: its log is read to the end, and then it is reported.
     fn ended(&mut self, id: &ExecutionId, end: End) {
         let Some(container) = self.containers.get_mut(id) else { return };
-        container.end = Some(end);
+        container.end = Some(Box::new(end));
         if container.log.is_some()
             && let Some(container) = self.containers.remove(id)
         {
-            finish::spawn(&self.engine, *container);
+            finish::spawn(&self.engine, container);
         }
         // Else its log is with a read that is on its way: `give_back` goes on.
     }
@@ -239,10 +253,11 @@ impl Watcher {
         let Some(container) = self.containers.get_mut(&read.id) else { return };
         container.log = Some(read.log);
         container.log_due = due;
+        container.is_silent = matches!(read.due, Due::Later);
         if container.end.is_some()
             && let Some(container) = self.containers.remove(&read.id)
         {
-            finish::spawn(&self.engine, *container);
+            finish::spawn(&self.engine, container);
         } else {
             self.logs.push(Reverse((due, read.id)));
         }
@@ -264,18 +279,24 @@ impl Watcher {
         }
     }
 
-    fn read_logs(&mut self) {
+    /// Begins the reads that are due and that there is room for. True if there are more.
+    fn read_logs(&mut self) -> bool {
         let now = self.engine.lease.now();
+        let mut silent = 0;
         while self.reads.len() < LOG_READS
             && let Some(first) = self.logs.peek_mut().filter(|first| first.0.0 <= now)
         {
+            if silent == SILENT_READS {
+                return true;
+            }
             let Reverse((due, id)) = PeekMut::pop(first);
             let Some(container) = self.containers.get_mut(&id).filter(|container| container.log_due == due) else {
                 continue;
             };
             let Some(mut log) = container.log.take() else { continue };
+            let is_silent = container.is_silent;
             let (engine, run) = (self.engine.clone(), container.run.clone());
-            self.reads.spawn(async move {
+            let mut read = Box::pin(async move {
                 // A failed read is tried again when it is due: only the end waits for completeness.
                 let due = match logs::read_page(&engine, &run, &id, &mut log).await {
                     Ok(page) if page.more => Due::Now,
@@ -284,6 +305,17 @@ impl Watcher {
                 };
                 LogRead { id, log, due }
             });
+            // Most likely nothing, and some backends say so at once: no task for that. Not for one that prints: its pages
+            // are work, which others can do meanwhile.
+            if is_silent {
+                silent += 1;
+                if let Some(read) = read.as_mut().now_or_never() {
+                    self.give_back(read);
+                    continue;
+                }
+            }
+            self.reads.spawn(read);
         }
+        false
     }
 }

@@ -1,5 +1,6 @@
 //! A simulated container: the link made at its launch, and what that makes of the time.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use gantry_core::state::Outcome;
@@ -22,7 +23,7 @@ pub(crate) struct Container {
     /// The fleet's label.
     pub(crate) fleet: FleetId,
     /// The start of the machine that all times here count from.
-    boot: String,
+    boot: Cow<'static, str>,
     /// What it prints at its start.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     stdout: String,
@@ -89,7 +90,7 @@ impl Container {
                 planned_end_ns,
             },
             fleet: launch.fleet,
-            boot: clock::boot().to_owned(),
+            boot: clock::boot().into(),
             stdout: behaviour.stdout,
             stderr: behaviour.stderr,
             lines: behaviour.lines,
@@ -224,7 +225,10 @@ pub(crate) fn is_name(name: &str) -> bool {
 
 /// The identifier of what was launched under a name at `now`.
 fn id_at(name: &str, now: u64) -> String {
-    format!("{name}.{now:x}")
+    let mut id = format!("{name}.{now:x}");
+    // It is kept for as long as the container.
+    id.shrink_to_fit();
+    id
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

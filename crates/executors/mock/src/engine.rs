@@ -157,8 +157,16 @@ impl Engine {
         // Nothing is wrong if that fails: they stay held.
         let _ = self.folder.flush();
         self.read_stops()?;
-        ids.iter()
-            .filter_map(|id| match self.seen(id) {
+        // Nobody can remove what runs: most of what is asked for is answered from memory, which is locked once.
+        let now = now_ns();
+        let memory = self.memory();
+        let runs: Vec<bool> = ids.iter().map(|id| memory.runs(id, now)).collect();
+        drop(memory);
+        let state = |(id, runs): (&ExecutionId, bool)| {
+            if runs {
+                return Some(Ok((id.clone(), Observed::Running)));
+            }
+            match self.seen(id) {
                 Err(failure) => Some(Err(failure)),
                 Ok(None) => Some(Ok((id.clone(), Observed::Gone))),
                 Ok(Some(seen)) if seen.is_hidden() => None,
@@ -169,8 +177,9 @@ impl Engine {
                     }
                     Some(Ok((id.clone(), state)))
                 }
-            })
-            .collect()
+            }
+        };
+        ids.iter().zip(runs).filter_map(state).collect()
     }
 
     pub(crate) fn find(&self, name: &str) -> Found {

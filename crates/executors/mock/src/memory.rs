@@ -1,10 +1,13 @@
 //! What a process remembers of a host, so that a poll of many containers reads no file per container.
 
+use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use gantry_worker::executor::ExecutionId;
+use gantry_worker::executor::{ExecutionId, Observed};
 
 use crate::clock::ns;
 use crate::container::{Container, Stop};
@@ -21,12 +24,12 @@ const MTIME_BLUR: Duration = Duration::from_millis(100);
 /// this stale; a stop that was not read yet is seen with the next look at the folder.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
-    known: HashMap<String, Known>,
+    known: HashMap<Named, Known>,
     stops: HashMap<String, Stop>,
     /// The folder's modification time at the last reading of the stops, if that can be relied upon.
     stops_as_of: Option<SystemTime>,
     /// When to look at which container, soonest first.
-    wakes: BTreeSet<(u64, Arc<str>)>,
+    wakes: BTreeSet<(u64, Named)>,
 }
 
 #[derive(Debug)]
@@ -41,13 +44,64 @@ struct Known {
 struct Wake {
     at_ns: u64,
     tries: u32,
-    name: Arc<str>,
+}
+
+/// A container that stands for its name: of many thousands, no name is kept twice.
+#[derive(Clone, Debug)]
+struct Named(Arc<Container>);
+
+impl Named {
+    fn name(&self) -> &str {
+        &self.0.run.name
+    }
+}
+
+impl Borrow<str> for Named {
+    fn borrow(&self) -> &str {
+        self.name()
+    }
+}
+
+impl Hash for Named {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.name().hash(state);
+    }
+}
+
+impl PartialEq for Named {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl Eq for Named {}
+
+impl PartialOrd for Named {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Named {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.name().cmp(other.name())
+    }
 }
 
 impl Memory {
     /// The container with this name.
     pub(crate) fn container(&self, name: &str) -> Option<Arc<Container>> {
         self.known.get(name).map(|known| Arc::clone(&known.container))
+    }
+
+    /// Whether the container with this id is remembered, seen by all, and runs at `now`.
+    pub(crate) fn runs(&self, id: &ExecutionId, now: u64) -> bool {
+        let known = id.0.rsplit_once('.').and_then(|(name, _)| self.known.get(name));
+        known.map(|known| &*known.container).is_some_and(|container| {
+            container.run.id == id.0
+                && !container.is_hidden(now)
+                && container.observed(self.stop(&id.0), now) == Observed::Running
+        })
     }
 
     /// The stop of the container with this id.
@@ -62,11 +116,12 @@ impl Memory {
 
     /// Keeps a container and sets its wake to its end. True if that is the next of all.
     pub(crate) fn remember(&mut self, container: Arc<Container>) -> bool {
-        let name = container.run.name.clone();
-        self.forget(&name);
+        let name = &container.run.name;
+        self.forget(name);
         let at_ns = container.end_seen_ns(self.stop(&container.run.id));
-        self.known.insert(name.clone(), Known { container, wake: None, over_ns: None });
-        self.set_wake(&name, at_ns, 0);
+        let known = Known { container: Arc::clone(&container), wake: None, over_ns: None };
+        self.known.insert(Named(Arc::clone(&container)), known);
+        self.set_wake(name, at_ns, 0);
         self.next_wake() == Some(at_ns)
     }
 
@@ -99,16 +154,18 @@ impl Memory {
 
     /// Nobody needs to be woken for its end.
     fn settle(&mut self, name: &str) {
-        if let Some(wake) = self.known.get_mut(name).and_then(|known| known.wake.take()) {
-            self.wakes.remove(&(wake.at_ns, wake.name));
+        if let Some(known) = self.known.get_mut(name)
+            && let Some(wake) = known.wake.take()
+        {
+            self.wakes.remove(&(wake.at_ns, Named(Arc::clone(&known.container))));
         }
     }
 
     /// Drops every container but these; a host lists them now and then.
     pub(crate) fn retain(&mut self, names: &[String]) {
         let names: HashSet<&str> = names.iter().map(String::as_str).collect();
-        let gone: Vec<String> = self.known.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
-        gone.iter().for_each(|name| self.forget(name));
+        let gone: Vec<Named> = self.known.keys().filter(|known| !names.contains(known.name())).cloned().collect();
+        gone.iter().for_each(|known| self.forget(known.name()));
     }
 
     /// The next wake.
@@ -120,16 +177,12 @@ impl Memory {
     /// waker's caller may not have known the container yet.
     pub(crate) fn take_due(&mut self, now: u64) -> bool {
         let mut due = Vec::new();
-        while let Some((at_ns, name)) = self.wakes.pop_first() {
-            if at_ns > now {
-                self.wakes.insert((at_ns, name));
-                break;
-            }
-            due.push(name);
+        while self.next_wake().is_some_and(|at_ns| at_ns <= now) {
+            due.extend(self.wakes.pop_first().map(|(_, named)| named));
         }
-        for name in &due {
+        for name in due.iter().map(Named::name) {
             let tries =
-                self.known.get_mut(&**name).and_then(|known| known.wake.take()).map_or(WAKES, |wake| wake.tries + 1);
+                self.known.get_mut(name).and_then(|known| known.wake.take()).map_or(WAKES, |wake| wake.tries + 1);
             if tries < WAKES {
                 self.set_wake(name, now + ns(FIRST_WAKE * (1 << tries) / 2), tries);
             }
@@ -140,9 +193,8 @@ impl Memory {
     fn set_wake(&mut self, name: &str, at_ns: u64, tries: u32) {
         self.settle(name);
         if let Some(known) = self.known.get_mut(name) {
-            let name: Arc<str> = name.into();
-            known.wake = Some(Wake { at_ns, tries, name: Arc::clone(&name) });
-            self.wakes.insert((at_ns, name));
+            known.wake = Some(Wake { at_ns, tries });
+            self.wakes.insert((at_ns, Named(Arc::clone(&known.container))));
         }
     }
 
@@ -231,6 +283,25 @@ mod tests {
         let stop = long.stopped(None, 500, Duration::ZERO).expect("running");
         assert!(memory.remember_stop(&long, stop));
         assert_eq!(memory.next_wake(), Some(500));
+    }
+
+    #[test]
+    fn one_runs_between_its_start_and_its_end_under_its_own_id() {
+        let mut memory = Memory::default();
+        let first = container("a", 100, Duration::from_nanos(50));
+        memory.remember(Arc::clone(&first));
+        let id = first.execution_id();
+        assert_eq!([99, 100, 149, 150].map(|now| memory.runs(&id, now)), [false, true, true, false]);
+        let stop = first.stopped(None, 120, Duration::ZERO).expect("running");
+        memory.remember_stop(&first, stop);
+        assert_eq!([119, 120].map(|now| memory.runs(&id, now)), [true, false]);
+
+        let second = container("a", 200, Duration::from_nanos(50));
+        memory.remember(Arc::clone(&second));
+        assert!(memory.runs(&second.execution_id(), 210) && !memory.runs(&id, 210), "the name is another's now");
+        assert!(!memory.runs(&ExecutionId("b.1".into()), 210));
+        memory.forget("a");
+        assert!(!memory.runs(&second.execution_id(), 210) && memory.next_wake().is_none());
     }
 
     #[test]

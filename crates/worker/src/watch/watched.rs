@@ -13,13 +13,16 @@ use crate::registry::Run;
 /// How long a container runs before its log is read for the first time.
 const FIRST_LOG: Duration = Duration::from_millis(250);
 
-/// A container and what is known of it. Times are on the lease's clock.
+/// A container and what is known of it. Times are on the lease's clock. There may be thousands that only run: what comes
+/// with an end is in boxes.
 pub(crate) struct Watched {
     pub(crate) run: Arc<Run>,
-    pub(crate) id: ExecutionId,
+    pub(crate) id: Arc<ExecutionId>,
     /// None while a read has it.
     pub(crate) log: Option<LogTail>,
     pub(super) log_due: Duration,
+    /// Whether the last read of its log gave nothing.
+    pub(super) is_silent: bool,
     /// What the backend said while it was launched.
     pub(crate) said: String,
     /// When the launch was sent, if this worker did it.
@@ -37,16 +40,17 @@ pub(crate) struct Watched {
     pub(super) stop: Option<StopReason>,
     /// The task that stops it; ends with this value.
     pub(super) stopping: Option<AbortOnDropHandle<()>>,
-    pub(crate) end: Option<End>,
+    pub(crate) end: Option<Box<End>>,
 }
 
 impl Watched {
     pub(crate) fn new(run: Arc<Run>, id: ExecutionId, log: LogTail, said: String) -> Self {
         Self {
             run,
-            id,
+            id: Arc::new(id),
             log: Some(log),
             log_due: Duration::ZERO,
+            is_silent: false,
             said,
             launch_sent: None,
             launch_deadline: Duration::MAX,
@@ -81,8 +85,7 @@ impl Watched {
             self.startup = self.launch_sent.map(|sent| now.saturating_sub(sent));
             // One that ends right away is read once, at its end.
             self.log_due = now + FIRST_LOG;
-            let timeout = Duration::from_secs(self.run.spec.timeout_seconds().into());
-            self.run_deadline.get_or_insert(now + timeout);
+            self.run_deadline.get_or_insert(now + self.run.timeout());
         }
         is_first
     }
