@@ -103,6 +103,7 @@ mod credentials;
 mod disk;
 mod doubts;
 mod end;
+mod ends;
 mod engine;
 mod error;
 mod history;
