@@ -1,5 +1,6 @@
 //! The bare loop: what an engine does when nobody keeps books. The same calls as the executor makes for a job:
-//! create, start, wait for the end by the event stream, inspect, logs, remove.
+//! create, start, wait for the end by the event stream, inspect, logs, remove. What decides what a container costs an engine
+//! is as the executor has it: the limits and the log driver.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -7,10 +8,10 @@ use std::time::Instant;
 
 use anyhow::Context;
 use bollard::Docker;
-use bollard::models::{ContainerCreateBody, HostConfig};
+use bollard::models::{ContainerCreateBody, HostConfig, HostConfigLogConfig};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, EventsOptionsBuilder, InspectContainerOptions, LogsOptionsBuilder,
-    RemoveContainerOptions, StartContainerOptions,
+    RemoveContainerOptionsBuilder, StartContainerOptions,
 };
 use futures::{StreamExt, TryStreamExt};
 use gantry_servers::TEST_IMAGE;
@@ -60,6 +61,7 @@ async fn one(docker: &Docker, waiting: &Waiting) -> anyhow::Result<()> {
             cap_drop: Some(vec!["ALL".to_owned()]),
             security_opt: Some(vec!["no-new-privileges".to_owned()]),
             pids_limit: Some(512),
+            log_config: Some(log_config()),
             ..HostConfig::default()
         }),
         ..ContainerCreateBody::default()
@@ -71,6 +73,15 @@ async fn one(docker: &Docker, waiting: &Waiting) -> anyhow::Result<()> {
     docker.inspect_container(&name, None::<InspectContainerOptions>).await.context("inspect")?;
     let logs = LogsOptionsBuilder::new().stdout(true).stderr(true).timestamps(true).build();
     docker.logs(&name, Some(logs)).try_collect::<Vec<_>>().await.context("logs")?;
-    docker.remove_container(&name, None::<RemoveContainerOptions>).await.context("remove")?;
+    let volumes_too = RemoveContainerOptionsBuilder::new().v(true).build();
+    docker.remove_container(&name, Some(volumes_too)).await.context("remove")?;
     Ok(())
+}
+
+fn log_config() -> HostConfigLogConfig {
+    let options = [("mode", "blocking"), ("max-size", "1000000t"), ("max-file", "1"), ("compress", "false")];
+    HostConfigLogConfig {
+        typ: Some("local".to_owned()),
+        config: Some(HashMap::from(options.map(|(key, value)| (key.to_owned(), value.to_owned())))),
+    }
 }

@@ -220,12 +220,17 @@ impl Fleet {
         Ok(Docker::connect_with_unix(&socket, 120, bollard::API_DEFAULT_VERSION)?)
     }
 
+    /// How many containers the engine has, in whatever state.
+    pub(crate) async fn containers(&self) -> anyhow::Result<usize> {
+        let docker = self.docker()?.negotiate_version().await?;
+        let all = ListContainersOptionsBuilder::new().all(true).build();
+        Ok(docker.list_containers(Some(all)).await?.len())
+    }
+
     /// Waits until the engine has no container left.
     pub(crate) async fn containers_removed(&self) -> anyhow::Result<()> {
-        let docker = self.docker()?.negotiate_version().await?;
         for _ in 0..600 {
-            let all = ListContainersOptionsBuilder::new().all(true).build();
-            if docker.list_containers(Some(all)).await?.is_empty() {
+            if self.containers().await? == 0 {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(100)).await;

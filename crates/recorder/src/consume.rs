@@ -88,22 +88,19 @@ async fn record(
             }
         }
     }
-    let mut worth_a_look: Vec<ExecutorType> = Vec::new();
-    let mut only_slots = true;
     for chunk in reports.chunks(REPORTS) {
         let Some(applied) = apply_or_wait(parts, shutdown, chunk, &mut poison).await else {
             let broken = broken.into_iter().map(|(delivery, _)| delivery);
             join_all(good.into_iter().chain(broken).map(Delivery::requeue)).await;
             return None;
         };
+        // First: slots are free, and jobs wait for them. And where jobs stand in line now that went on elsewhere.
+        let lines = applied.failovers.iter().map(|failover| failover.to);
+        nudge(parts, applied.freed.into_iter().chain(lines).collect(), !applied.lined_up);
         gantry_runtime::metrics::batch("record", chunk.len());
         metrics::applied(chunk.len(), applied.superseded, &applied.events);
         metrics::handed_on(&applied.failovers);
         chunk.iter().for_each(trace);
-        worth_a_look.extend(applied.freed);
-        only_slots &= !applied.lined_up;
-        // In whose lines they stand now.
-        worth_a_look.extend(applied.failovers.iter().map(|failover| failover.to));
         // The receiver ends only after this sender.
         let _ = committed.send(applied.events).await;
     }
@@ -118,7 +115,6 @@ async fn record(
         put_aside(parts, delivery, &message).await;
     }
     ack_all(good).await;
-    nudge(parts, worth_a_look, only_slots);
     Some(reports.len())
 }
 

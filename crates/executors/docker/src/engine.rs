@@ -12,10 +12,12 @@ use gantry_core::host::Host;
 use gantry_core::{Failure, FailureClass, HostId};
 use gantry_worker::secrets::Secrets;
 
+use crate::alive::Alive;
 use crate::changes::Changes;
 use crate::connection::{Connection, Endpoint};
 use crate::disk::Disk;
 use crate::doubts::Doubts;
+use crate::ends::Ends;
 use crate::image::Images;
 use crate::logs::Readers;
 use crate::observe::Asks;
@@ -32,12 +34,14 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(15);
 /// One engine.
 pub(crate) struct Engine {
     connection: Connection,
+    pub(crate) alive: Alive,
     pub(crate) asks: Asks,
     pub(crate) secrets: Secrets,
     link: Mutex<Option<Connecting>>,
     pub(crate) changes: Changes,
     pub(crate) disk: Disk,
     pub(crate) doubts: Doubts,
+    pub(crate) ends: Ends,
     pub(crate) images: Images,
     pub(crate) readers: Readers,
     pub(crate) stops: Stops,
@@ -64,12 +68,14 @@ impl Engine {
     fn new(connection: Connection, secrets: Secrets) -> Self {
         Self {
             connection,
+            alive: Alive::default(),
             asks: Asks::default(),
             secrets,
             link: Mutex::default(),
             changes: Changes::default(),
             disk: Disk::default(),
             doubts: Doubts::default(),
+            ends: Ends::default(),
             images: Images::default(),
             readers: Readers::default(),
             stops: Stops::default(),
@@ -113,8 +119,10 @@ impl Engine {
 
     /// Forgets what is only of use while the container exists.
     pub(crate) fn forget(&self, id: &str) {
+        self.alive.forget(id);
         self.asks.forget(id);
         self.doubts.forget(id);
+        self.ends.forget(id);
         self.readers.forget(id);
         self.stops.forget(id);
         self.usage.forget(id);

@@ -92,6 +92,7 @@
 //! - A log's bytes are exact, but for one: the newline of a last line longer than 16 KiB is left out.
 //! - Removing takes the container's anonymous volumes along. Images are never removed.
 
+mod alive;
 mod allow;
 mod changes;
 mod check;
@@ -102,6 +103,7 @@ mod credentials;
 mod disk;
 mod doubts;
 mod end;
+mod ends;
 mod engine;
 mod error;
 mod history;

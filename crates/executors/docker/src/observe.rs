@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bollard::Docker;
 use bollard::errors::Error;
@@ -14,10 +14,11 @@ use gantry_worker::executor::{ExecutionId, Observed};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::ends::Told;
 use crate::engine::Engine;
 use crate::{end, error, labels, usage};
 
-/// Up to so many containers are asked for one by one: that is cheaper than a list of all.
+/// Up to so many containers of which nothing is known are asked for one by one: that is cheaper than a list of all.
 const FEW: usize = 4;
 /// Requests at a time.
 const CONCURRENCY: usize = 8;
@@ -29,15 +30,38 @@ pub(crate) async fn observe(
     ids: &[ExecutionId],
 ) -> Result<Vec<(ExecutionId, Observed)>, Failure> {
     let docker = &engine.docker().await?;
-    let mut alive = if ids.len() > FEW { list_alive(engine, docker).await? } else { HashMap::new() };
     let mut states = Vec::with_capacity(ids.len());
-    let mut rest = Vec::new();
+    let (mut running, mut awaited, mut rest) = (Vec::new(), Vec::new(), Vec::new());
+    let (now, hears) = (Instant::now(), engine.changes.heard_since().is_some());
     for id in ids {
-        match alive.remove(&id.0) {
-            Some(state) => states.push((id.clone(), state)),
-            None => rest.push(id.clone()),
+        match engine.ends.take(&id.0, now) {
+            Told::State(state) => states.push((id.clone(), state)),
+            Told::Awaited => awaited.push(id.clone()),
+            Told::Nothing if hears && engine.alive.is_running(&id.0, now) => running.push(id.clone()),
+            Told::Nothing => rest.push(id.clone()),
         }
     }
+    // Who has nothing else to tell asks as well, and waits.
+    if states.is_empty() && running.is_empty() && rest.is_empty() {
+        rest = awaited;
+    }
+    if rest.len() > FEW {
+        // About all, so that all are known again for as long as can be.
+        rest.append(&mut running);
+        engine.alive.ask(rest.iter().map(|id| id.0.as_str()));
+        let mut alive = list_alive(engine, docker).await?;
+        for id in std::mem::take(&mut rest) {
+            match alive.remove(&id.0) {
+                Some(Observed::Running) => {
+                    engine.alive.runs(&id.0);
+                    running.push(id);
+                }
+                Some(state) => states.push((id, state)),
+                None => rest.push(id),
+            }
+        }
+    }
+    states.extend(running.into_iter().map(|id| (id, Observed::Running)));
     // What is not in the list is asked for by itself, because only that answer is authoritative.
     let mut answers = futures::stream::iter(rest)
         .map(|id| async move { (engine.asks.state(engine, docker, &id).await, id) })
@@ -126,7 +150,8 @@ async fn list_alive(engine: &Engine, docker: &Docker) -> Result<HashMap<String, 
     Ok(states.collect())
 }
 
-async fn inspect(engine: &Engine, docker: &Docker, id: &ExecutionId) -> Result<Observed, Error> {
+pub(crate) async fn inspect(engine: &Engine, docker: &Docker, id: &ExecutionId) -> Result<Observed, Error> {
+    engine.alive.ask([id.0.as_str()]);
     let container = match docker.inspect_container(&id.0, None).await {
         Ok(container) => container,
         Err(error) if error::no_such_container(&error) => {
@@ -139,9 +164,13 @@ async fn inspect(engine: &Engine, docker: &Docker, id: &ExecutionId) -> Result<O
     match state.and_then(|state| state.status) {
         Some(Status::CREATED) => Ok(engine.doubts.created(&id.0)),
         Some(Status::EXITED | Status::DEAD | Status::REMOVING) => {
+            engine.alive.forget(&id.0);
             Ok(Observed::Ended(end::of(engine, docker, &id.0, &container).await?))
         }
-        _ => Ok(Observed::Running),
+        _ => {
+            engine.alive.runs(&id.0);
+            Ok(Observed::Running)
+        }
     }
 }
 
