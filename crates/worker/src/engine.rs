@@ -31,8 +31,8 @@ const LOG_PAGES: usize = 128;
 /// Items in one batched write at most.
 const WRITES: usize = 256;
 /// Bytes of log in one batched write at most, but for a single larger page: it must pass within the transaction
-/// timeout, and what waits behind it waits so long.
-const LOG_WRITE: usize = 1 << 20;
+/// timeout, and what waits behind it waits so long. Four whole pages, each with room for what its rows weigh.
+const LOG_WRITE: usize = 4 * (LOG_PAGE + (4 << 10));
 /// From so many bytes on what is added to a log is large: its writes keep a pace, and no small one waits for them.
 pub(crate) const LARGE_LOG: usize = 64 << 10;
 /// Reports in one message at most, and in one round of publishing.
