@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use gantry_core::message::Token;
 use gantry_core::{JobId, TenantId, WorkerId};
 use strum::{Display, EnumString, IntoStaticStr};
@@ -49,8 +50,8 @@ pub struct NewChunk {
     pub sequence: i32,
     /// Bytes left out right before it.
     pub omitted_bytes: i64,
-    /// The bytes.
-    pub data: Vec<u8>,
+    /// The bytes, as the backend gave them: not copied for this.
+    pub data: Bytes,
 }
 
 /// What to add to one attempt's log.
@@ -105,7 +106,7 @@ pub async fn append(store: &Store, worker: WorkerId, appends: &[Arc<Append>]) ->
     let offsets: Vec<i64> = chunks().map(|(_, chunk)| chunk.byte_offset).collect();
     let chunk_sequences: Vec<i32> = chunks().map(|(_, chunk)| chunk.sequence).collect();
     let omitted: Vec<i64> = chunks().map(|(_, chunk)| chunk.omitted_bytes).collect();
-    let data: Vec<&[u8]> = chunks().map(|(_, chunk)| chunk.data.as_slice()).collect();
+    let data: Vec<&[u8]> = chunks().map(|(_, chunk)| chunk.data.as_ref()).collect();
     store
         .run("logs::append", || async {
             let mut tx = store.begin_kept_as("logs::append", worker).await?;

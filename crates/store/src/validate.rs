@@ -45,7 +45,7 @@ pub enum Error {
 pub enum Kind {
     /// A table, view or sequence, with its storage parameters.
     Table,
-    /// A column: type, nullability, default.
+    /// A column: type, compression, nullability, default.
     Column,
     /// A constraint.
     Constraint,

@@ -198,7 +198,7 @@ impl Fleet {
                     byte_offset: 0,
                     sequence: 1,
                     omitted_bytes: 0,
-                    data: b"out".to_vec(),
+                    data: "out".into(),
                 };
                 let position = Position { cursor: Some("3".to_owned()), sequence: 1, stdout_bytes: 3, stderr_bytes: 0 };
                 let append = Arc::new(Append { token, tenant: self.tenant, chunks: vec![chunk], position });

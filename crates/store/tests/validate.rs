@@ -54,6 +54,8 @@ mutations! {
     a_changed_type: "alter table workers alter column name type varchar(10)" => (Column, "workers.name", Different);
     a_changed_default: "alter table workers alter column started_at set default 'epoch'" => (Column, "workers.started_at", Different);
     a_dropped_default: "alter table workers alter column started_at drop default" => (Column, "workers.started_at", Different);
+    another_compression: "alter table container_log_chunks alter column data set compression default"
+        => (Column, "container_log_chunks.data", Different);
     a_dropped_not_null: "alter table workers alter column version drop not null" => (Column, "workers.version", Different);
     a_dropped_check: "alter table tenants drop constraint tenants_name_length" => (Constraint, "tenants.tenants_name_length", Missing);
     a_dropped_foreign_key: "alter table container_jobs drop constraint container_jobs_project"

@@ -21,6 +21,7 @@ use crate::config::Settings;
 use crate::guard::Guarded;
 use crate::hosts::Hosts;
 use crate::lease::Lease;
+use crate::pace::Pace;
 use crate::registry::Registry;
 
 /// Bytes of one page of log.
@@ -30,8 +31,10 @@ const LOG_PAGES: usize = 128;
 /// Items in one batched write at most.
 const WRITES: usize = 256;
 /// Bytes of log in one batched write at most, but for a single larger page: it must pass within the transaction
-/// timeout, and what waits behind it waits so long.
-const LOG_WRITE: usize = 1 << 20;
+/// timeout, and what waits behind it waits so long. Four whole pages, each with room for what its rows weigh.
+const LOG_WRITE: usize = 4 * (LOG_PAGE + (4 << 10));
+/// From so many bytes on what is added to a log is large: its writes keep a pace, and no small one waits for them.
+pub(crate) const LARGE_LOG: usize = 64 << 10;
 /// Reports in one message at most, and in one round of publishing.
 const REPORT_LIST: usize = 100;
 const REPORTS: usize = 1_000;
@@ -50,6 +53,8 @@ pub(crate) struct Engine {
     pub(crate) registry: Registry,
     pub(crate) hosts: Hosts,
     pub(crate) writes: Writes,
+    /// Told when the path moves.
+    pub(crate) pace: Arc<Pace>,
     /// Bounds the log pages in memory.
     pub(crate) log_pages: Arc<Semaphore>,
     /// Asks for a read of what the database says at once, not at the next beat.
@@ -97,6 +102,7 @@ pub(crate) struct Writes {
     /// True if the token still held: only then may the stop be asked for.
     pub(crate) stop_reason: Batcher<(Token, StopReason), bool>,
     pub(crate) log: Batcher<Arc<Append>, ()>,
+    pub(crate) large_log: Batcher<Arc<Append>, ()>,
     pub(crate) output: Batcher<Arc<Output>, ()>,
     pub(crate) host_check: Batcher<HostCheck, ()>,
     /// Done once RabbitMQ confirmed the report.
@@ -104,8 +110,14 @@ pub(crate) struct Writes {
 }
 
 impl Writes {
-    /// `dead` is cancelled by the first write that says so: the worker must end.
-    pub(crate) fn new(store: &Store, worker: WorkerId, broker: &Broker, dead: &CancellationToken) -> Self {
+    /// `dead` is cancelled by the first write that says so: the worker must end. Large logs are written at `pace`.
+    pub(crate) fn new(
+        store: &Store,
+        worker: WorkerId,
+        broker: &Broker,
+        dead: &CancellationToken,
+        pace: &Arc<Pace>,
+    ) -> Self {
         let checked = |dead: &CancellationToken| {
             let dead = dead.clone();
             move |error: Error| {
@@ -161,6 +173,20 @@ impl Writes {
                 }
             },
         );
+        let (s, check, pace) = (store.clone(), checked(dead), pace.clone());
+        let large_log = Batcher::spawn_weighed(
+            "store large logs",
+            WRITES,
+            LOG_WRITE,
+            logs::Append::weight,
+            move |appends: Vec<Arc<Append>>| {
+                let (s, check, pace) = (s.clone(), check.clone(), pace.clone());
+                async move {
+                    pace.write(logs::append(&s, worker, &appends)).await.map_err(check)?;
+                    Ok(vec![(); appends.len()])
+                }
+            },
+        );
         let (s, check) = (store.clone(), checked(dead));
         let output = Batcher::spawn("store outputs", WRITES, move |outputs: Vec<Arc<Output>>| {
             let (s, check) = (s.clone(), check.clone());
@@ -201,7 +227,7 @@ impl Writes {
                 Ok(vec![(); reports.len()])
             }
         });
-        Self { launch_sent, preparing, started, stop_reason, log, output, host_check, report }
+        Self { launch_sent, preparing, started, stop_reason, log, large_log, output, host_check, report }
     }
 }
 

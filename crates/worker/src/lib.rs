@@ -19,6 +19,7 @@ mod lease;
 mod log;
 mod logs;
 mod metrics;
+mod pace;
 mod process;
 mod reap;
 mod receive;

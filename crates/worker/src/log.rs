@@ -114,7 +114,8 @@ impl LogTail {
             let (kind, total) = total_of(stream, &mut position);
             let byte_offset = *total + omitted_bytes;
             *total += tail.read;
-            chunks.push(NewChunk { stream: kind, byte_offset, sequence, omitted_bytes, data: tail.bytes.into() });
+            let data: Vec<u8> = tail.bytes.into();
+            chunks.push(NewChunk { stream: kind, byte_offset, sequence, omitted_bytes, data: data.into() });
         }
         Some(Addition { chunks, position })
     }
@@ -130,11 +131,11 @@ impl Tail {
 }
 
 /// The pieces as few enough chunks. A piece is never divided, so a line of output stays whole.
-fn turns(pieces: Vec<(Stream, Bytes)>, size: usize) -> Vec<(Stream, Vec<u8>)> {
+fn turns(pieces: Vec<(Stream, Bytes)>, size: usize) -> Vec<(Stream, Bytes)> {
     let switches = pieces.windows(2).filter(|pair| pair[0].0 != pair[1].0).count();
     // Each window closes at its size and gives at most one chunk of each stream.
     let window = if switches < PAGE_CHUNKS { 0 } else { size / (PAGE_CHUNKS / 2 - 1) + 1 };
-    let mut chunks: Vec<(Stream, Vec<u8>)> = Vec::new();
+    let mut chunks: Vec<(Stream, Vec<Bytes>)> = Vec::new();
     // Where the window's chunks begin, and what is in them.
     let (mut first, mut filled) = (0, 0);
     for (stream, bytes) in pieces {
@@ -143,11 +144,22 @@ fn turns(pieces: Vec<(Stream, Bytes)>, size: usize) -> Vec<(Stream, Vec<u8>)> {
         }
         filled += bytes.len();
         match chunks[first..].iter_mut().find(|(open, _)| *open == stream) {
-            Some((_, data)) => data.extend_from_slice(&bytes),
-            None => chunks.push((stream, bytes.into())),
+            Some((_, parts)) => parts.push(bytes),
+            None => chunks.push((stream, vec![bytes])),
         }
     }
-    chunks
+    chunks.into_iter().map(|(stream, parts)| (stream, joined(parts))).collect()
+}
+
+/// The parts as one. One alone, which a whole page may be, is not copied.
+fn joined(parts: Vec<Bytes>) -> Bytes {
+    match <[Bytes; 1]>::try_from(parts) {
+        Ok([part]) => part,
+        Err(parts) => {
+            let whole: Vec<u8> = parts.concat();
+            whole.into()
+        }
+    }
 }
 
 fn total_of(stream: Stream, position: &mut Position) -> (logs::Stream, &mut i64) {
@@ -174,7 +186,7 @@ mod tests {
     }
 
     fn shape(addition: &Addition) -> Vec<(logs::Stream, i64, i64, String)> {
-        let text = |chunk: &NewChunk| String::from_utf8(chunk.data.clone()).expect("text");
+        let text = |chunk: &NewChunk| String::from_utf8(chunk.data.to_vec()).expect("text");
         addition.chunks.iter().map(|c| (c.stream, c.byte_offset, c.omitted_bytes, text(c))).collect()
     }
 
@@ -187,6 +199,15 @@ mod tests {
         let expected = [(Stdout, 0, 0, "ab".into()), (Stderr, 0, 0, "c".into()), (Stdout, 2, 0, "d".into())];
         assert_eq!(shape(&addition), expected);
         assert_eq!((addition.position.sequence, addition.position.cursor.as_deref()), (3, Some("1")));
+    }
+
+    #[test]
+    fn a_page_of_one_piece_is_not_copied() {
+        let mut log = LogTail::new(Position::default(), 100, 10);
+        let piece = Bytes::from("a page".to_owned());
+        let page = LogPage { chunks: vec![(Stream::Stdout, piece.clone())], cursor: None, more: false };
+        let addition = log.take(page).expect("new");
+        assert_eq!(addition.chunks[0].data.as_ptr(), piece.as_ptr());
     }
 
     #[test]

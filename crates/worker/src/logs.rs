@@ -7,7 +7,7 @@ use gantry_core::FailureClass;
 use gantry_store::logs::Append;
 
 use crate::batch::Trouble;
-use crate::engine::{Engine, LOG_PAGE};
+use crate::engine::{Engine, LARGE_LOG, LOG_PAGE};
 use crate::executor::{ExecutionId, Stream};
 use crate::log::{Addition, LogTail};
 use crate::registry::Run;
@@ -51,7 +51,11 @@ pub(crate) async fn store(
 ) -> Result<(), Trouble> {
     let position = addition.position.clone();
     let append = Append { token: run.token, tenant: run.tenant, chunks: addition.chunks, position: addition.position };
-    match engine.writes.log.submit(Arc::new(append)).await {
+    let append = Arc::new(append);
+    // A log has one write under way at a time, so that either batcher keeps its order.
+    let is_large = Append::weight(&append) >= LARGE_LOG;
+    let batcher = if is_large { &engine.writes.large_log } else { &engine.writes.log };
+    match batcher.submit(append).await {
         Ok(()) => {
             log.stored(position);
             Ok(())

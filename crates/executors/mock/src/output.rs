@@ -3,8 +3,13 @@
 //! The log in order is `stdout`, `stderr`, then the lines. A cursor is an offset in it, in decimal. Where a byte of the
 //! lines stands is computed, so that a flood of them costs what is read of it.
 
+use std::io::Write as _;
+
 use bytes::Bytes;
 use gantry_worker::executor::{LogCursor, LogPage, Stream};
+
+/// The bytes of the longest line that is as long as its number needs.
+const LONGEST_LINE: usize = "line 4294967295\n".len();
 
 /// A log as far as it was printed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,21 +79,27 @@ fn lines_from(start: u64, count: u32, line_bytes: Option<u32>, max: usize) -> Ve
         if lines_bytes(middle, line_bytes) <= start { low = middle } else { high = middle }
     }
     let skip = offset(start - lines_bytes(low, line_bytes));
-    let mut bytes = Vec::new();
+    let wanted = offset(lines_bytes(count, line_bytes) - start).min(max);
+    // With room for the line that goes beyond it.
+    let mut bytes = Vec::with_capacity(wanted + line_bytes.map_or(LONGEST_LINE, |each| offset(u64::from(each))));
     for line in low + 1..=count {
         put_line(&mut bytes, line, line_bytes);
-        if bytes.len() - skip.min(bytes.len()) >= max {
+        if line == low + 1 {
+            // What of the first one comes before `start`.
+            bytes.drain(..skip);
+        }
+        if bytes.len() >= max {
             break;
         }
     }
-    bytes.truncate(skip.saturating_add(max));
-    bytes.split_off(skip)
+    bytes.truncate(max);
+    bytes
 }
 
 /// Adds a line, filled up with dots to its length.
 fn put_line(bytes: &mut Vec<u8>, number: u32, line_bytes: Option<u32>) {
     let begin = bytes.len();
-    bytes.extend_from_slice(format!("line {number}").as_bytes());
+    write!(bytes, "line {number}").expect("a vector takes all that is written");
     if let Some(each) = line_bytes {
         bytes.push(b' ');
         bytes.resize(begin + offset(u64::from(each)) - 1, b'.');

@@ -104,6 +104,7 @@ const CATALOGS: &[(Kind, Kind, &str)] = &[
             "/* validate::columns */ select c.relname::text, format('%s.%s', c.relname, a.attname),
                 concat_ws(' ', format_type(a.atttypid, a.atttypmod),
                     case when a.attcollation <> t.typcollation then 'collate ' || a.attcollation::regcollation::text end,
+                    case a.attcompression when 'l' then 'compression lz4' when 'p' then 'compression pglz' end,
                     case when a.attnotnull then 'not null' end,
                     case when a.attgenerated <> '' then 'generated as' when d.oid is not null then 'default' end,
                     pg_get_expr(d.adbin, d.adrelid),
