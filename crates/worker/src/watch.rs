@@ -3,7 +3,6 @@
 mod watched;
 
 use std::cmp::Reverse;
-use std::collections::binary_heap::PeekMut;
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -284,12 +283,12 @@ impl Watcher {
         let now = self.engine.lease.now();
         let mut silent = 0;
         while self.reads.len() < LOG_READS
-            && let Some(first) = self.logs.peek_mut().filter(|first| first.0.0 <= now)
+            && self.logs.peek().is_some_and(|first| first.0.0 <= now)
         {
             if silent == SILENT_READS {
                 return true;
             }
-            let Reverse((due, id)) = PeekMut::pop(first);
+            let Some(Reverse((due, id))) = self.logs.pop() else { break };
             let Some(container) = self.containers.get_mut(&id).filter(|container| container.log_due == due) else {
                 continue;
             };
