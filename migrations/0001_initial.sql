@@ -506,7 +506,7 @@ comment on column idempotency_keys.expires_at is 'When the key may be used again
 
 -- What ran ------------------------------------------------------------------------------------------------------
 create table container_executions (
-    job_id uuid not null references container_jobs on delete cascade,
+    job_id uuid not null,
     attempt integer not null,
     tenant_id uuid not null,
     epoch integer not null default 1,
@@ -669,11 +669,12 @@ comment on column job_events.created_at is 'When it was written.';
 -- rows up once more. What is left to guard is the other side, where rows go.
 create function gantry_job_takes_along() returns trigger language plpgsql as $$
 begin
+    delete from container_executions using gone where job_id = gone.id;
     delete from container_job_specs using gone where job_id = gone.id;
     delete from job_events using gone where job_id = gone.id;
     return null;
 end $$;
-comment on function gantry_job_takes_along() is 'What goes with a job, beside what foreign keys take along.';
+comment on function gantry_job_takes_along() is 'What goes with a job.';
 create trigger container_jobs_take_along after delete on container_jobs referencing old table as gone
     for each statement execute function gantry_job_takes_along();
 
