@@ -42,12 +42,7 @@ impl Alive {
         sights.get(id).is_some_and(|sight| sight.runs && now.saturating_duration_since(sight.asked) < BELIEVED)
     }
 
-    /// Its death was heard of. Whether it is one that this process has started or asked about.
-    pub(crate) fn died(&self, id: &str) -> bool {
-        self.lock().remove(id).is_some()
-    }
-
-    /// It does not run, or nobody wants to know any more.
+    /// It has died, or nobody wants to know any more.
     pub(crate) fn forget(&self, id: &str) {
         self.lock().remove(id);
     }
@@ -85,7 +80,7 @@ mod tests {
         let alive = Alive::default();
         alive.ask(["a", "b"]);
         alive.runs("b");
-        assert!(alive.died("a") && !alive.died("a") && !alive.died("c"));
+        alive.forget("a");
         alive.runs("a");
         assert_eq!(["a", "b"].map(|id| alive.is_running(id, Instant::now())), [false, true]);
         alive.forget_all();

@@ -14,7 +14,7 @@ use tokio::sync::{Mutex, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::engine::Engine;
-use crate::{ends, error, labels, time};
+use crate::{error, labels, time};
 
 /// How long to wait before connecting again, first and at most.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -40,11 +40,6 @@ impl Changes {
     /// Since when, by the engine's clock, its events have been heard without a gap: so long the engine has been up.
     pub(crate) fn heard_since(&self) -> Option<DateTime<Utc>> {
         *self.heard_since.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    /// Something may have changed.
-    pub(crate) fn hint(&self) {
-        self.count.send_modify(|count| *count += 1);
     }
 
     fn hears_since(&self, since: Option<DateTime<Utc>>) {
@@ -92,10 +87,10 @@ async fn follow(engine: &Weak<Engine>, docker: &Docker, back_off: &mut Duration)
         Err(error) => return error::failure("ask for the engine's time", &error),
     };
     *back_off = BACK_OFF.0;
+    // Whatever happened before that, while nobody listened.
+    bump(engine);
     let now = info.system_time.as_deref().and_then(time::parse);
     if let Some(engine) = engine.upgrade() {
-        // Whatever happened before that, while nobody listened.
-        engine.changes.hint();
         engine.alive.forget_all();
         // A moment early: the stream is asked for next, and an engine that is gone by then does not answer.
         engine.changes.hears_since(now);
@@ -103,7 +98,7 @@ async fn follow(engine: &Weak<Engine>, docker: &Docker, back_off: &mut Duration)
     let mut events = std::pin::pin!(docker.events(Some(deaths(now))));
     while let Some(event) = events.next().await {
         match event {
-            Ok(event) => died(engine, docker, event),
+            Ok(event) => died(engine, event),
             Err(error) => return error::failure("follow the events", &error),
         }
     }
@@ -119,11 +114,15 @@ fn deaths(since: Option<DateTime<Utc>>) -> EventsOptions {
     }
 }
 
-fn died(engine: &Weak<Engine>, docker: &Docker, event: EventMessage) {
-    let Some(engine) = engine.upgrade() else { return };
-    match event.actor.and_then(|actor| actor.id) {
-        Some(id) if engine.alive.died(&id) => ends::ask(&engine, docker, id),
-        // Another worker's, or one that this one has not asked about yet.
-        _ => engine.changes.hint(),
+fn died(engine: &Weak<Engine>, event: EventMessage) {
+    if let (Some(engine), Some(id)) = (engine.upgrade(), event.actor.and_then(|actor| actor.id)) {
+        engine.alive.forget(&id);
+    }
+    bump(engine);
+}
+
+fn bump(engine: &Weak<Engine>) {
+    if let Some(engine) = engine.upgrade() {
+        engine.changes.count.send_modify(|count| *count += 1);
     }
 }

@@ -17,7 +17,6 @@ use crate::changes::Changes;
 use crate::connection::{Connection, Endpoint};
 use crate::disk::Disk;
 use crate::doubts::Doubts;
-use crate::ends::Ends;
 use crate::image::Images;
 use crate::logs::Readers;
 use crate::observe::Asks;
@@ -41,7 +40,6 @@ pub(crate) struct Engine {
     pub(crate) changes: Changes,
     pub(crate) disk: Disk,
     pub(crate) doubts: Doubts,
-    pub(crate) ends: Ends,
     pub(crate) images: Images,
     pub(crate) readers: Readers,
     pub(crate) stops: Stops,
@@ -75,7 +73,6 @@ impl Engine {
             changes: Changes::default(),
             disk: Disk::default(),
             doubts: Doubts::default(),
-            ends: Ends::default(),
             images: Images::default(),
             readers: Readers::default(),
             stops: Stops::default(),
@@ -122,7 +119,6 @@ impl Engine {
         self.alive.forget(id);
         self.asks.forget(id);
         self.doubts.forget(id);
-        self.ends.forget(id);
         self.readers.forget(id);
         self.stops.forget(id);
         self.usage.forget(id);

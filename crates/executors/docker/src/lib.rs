@@ -103,7 +103,6 @@ mod credentials;
 mod disk;
 mod doubts;
 mod end;
-mod ends;
 mod engine;
 mod error;
 mod history;

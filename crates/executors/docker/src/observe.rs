@@ -14,7 +14,6 @@ use gantry_worker::executor::{ExecutionId, Observed};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::ends::Told;
 use crate::engine::Engine;
 use crate::{end, error, labels, usage};
 
@@ -30,38 +29,31 @@ pub(crate) async fn observe(
     ids: &[ExecutionId],
 ) -> Result<Vec<(ExecutionId, Observed)>, Failure> {
     let docker = &engine.docker().await?;
-    let mut states = Vec::with_capacity(ids.len());
-    let (mut running, mut awaited, mut rest) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut states, mut rest) = (Vec::with_capacity(ids.len()), Vec::new());
     let (now, hears) = (Instant::now(), engine.changes.heard_since().is_some());
     for id in ids {
-        match engine.ends.take(&id.0, now) {
-            Told::State(state) => states.push((id.clone(), state)),
-            Told::Awaited => awaited.push(id.clone()),
-            Told::Nothing if hears && engine.alive.is_running(&id.0, now) => running.push(id.clone()),
-            Told::Nothing => rest.push(id.clone()),
+        if hears && engine.alive.is_running(&id.0, now) {
+            states.push((id.clone(), Observed::Running));
+        } else {
+            rest.push(id.clone());
         }
-    }
-    // Who has nothing else to tell asks as well, and waits.
-    if states.is_empty() && running.is_empty() && rest.is_empty() {
-        rest = awaited;
     }
     if rest.len() > FEW {
         // About all, so that all are known again for as long as can be.
-        rest.append(&mut running);
-        engine.alive.ask(rest.iter().map(|id| id.0.as_str()));
+        engine.alive.ask(ids.iter().map(|id| id.0.as_str()));
         let mut alive = list_alive(engine, docker).await?;
-        for id in std::mem::take(&mut rest) {
+        states.clear();
+        rest.clear();
+        for id in ids {
             match alive.remove(&id.0) {
-                Some(Observed::Running) => {
-                    engine.alive.runs(&id.0);
-                    running.push(id);
-                }
-                Some(state) => states.push((id, state)),
-                None => rest.push(id),
+                Some(state) => states.push((id.clone(), state)),
+                None => rest.push(id.clone()),
             }
         }
+        for (id, _) in states.iter().filter(|(_, state)| *state == Observed::Running) {
+            engine.alive.runs(&id.0);
+        }
     }
-    states.extend(running.into_iter().map(|id| (id, Observed::Running)));
     // What is not in the list is asked for by itself, because only that answer is authoritative.
     let mut answers = futures::stream::iter(rest)
         .map(|id| async move { (engine.asks.state(engine, docker, &id).await, id) })
@@ -150,7 +142,7 @@ async fn list_alive(engine: &Engine, docker: &Docker) -> Result<HashMap<String, 
     Ok(states.collect())
 }
 
-pub(crate) async fn inspect(engine: &Engine, docker: &Docker, id: &ExecutionId) -> Result<Observed, Error> {
+async fn inspect(engine: &Engine, docker: &Docker, id: &ExecutionId) -> Result<Observed, Error> {
     engine.alive.ask([id.0.as_str()]);
     let container = match docker.inspect_container(&id.0, None).await {
         Ok(container) => container,
