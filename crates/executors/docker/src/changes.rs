@@ -5,7 +5,6 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bollard::Docker;
-use bollard::models::EventMessage;
 use bollard::query_parameters::{EventsOptions, EventsOptionsBuilder};
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
@@ -91,14 +90,13 @@ async fn follow(engine: &Weak<Engine>, docker: &Docker, back_off: &mut Duration)
     bump(engine);
     let now = info.system_time.as_deref().and_then(time::parse);
     if let Some(engine) = engine.upgrade() {
-        engine.alive.forget_all();
         // A moment early: the stream is asked for next, and an engine that is gone by then does not answer.
         engine.changes.hears_since(now);
     }
     let mut events = std::pin::pin!(docker.events(Some(deaths(now))));
     while let Some(event) = events.next().await {
         match event {
-            Ok(event) => died(engine, event),
+            Ok(_) => bump(engine),
             Err(error) => return error::failure("follow the events", &error),
         }
     }
@@ -112,13 +110,6 @@ fn deaths(since: Option<DateTime<Utc>>) -> EventsOptions {
         Some(since) => options.since(&time::unix(since)).build(),
         None => options.build(),
     }
-}
-
-fn died(engine: &Weak<Engine>, event: EventMessage) {
-    if let (Some(engine), Some(id)) = (engine.upgrade(), event.actor.and_then(|actor| actor.id)) {
-        engine.alive.forget(&id);
-    }
-    bump(engine);
 }
 
 fn bump(engine: &Weak<Engine>) {

@@ -12,7 +12,6 @@ use gantry_core::host::Host;
 use gantry_core::{Failure, FailureClass, HostId};
 use gantry_worker::secrets::Secrets;
 
-use crate::alive::Alive;
 use crate::changes::Changes;
 use crate::connection::{Connection, Endpoint};
 use crate::disk::Disk;
@@ -33,7 +32,6 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(15);
 /// One engine.
 pub(crate) struct Engine {
     connection: Connection,
-    pub(crate) alive: Alive,
     pub(crate) asks: Asks,
     pub(crate) secrets: Secrets,
     link: Mutex<Option<Connecting>>,
@@ -66,7 +64,6 @@ impl Engine {
     fn new(connection: Connection, secrets: Secrets) -> Self {
         Self {
             connection,
-            alive: Alive::default(),
             asks: Asks::default(),
             secrets,
             link: Mutex::default(),
@@ -116,7 +113,6 @@ impl Engine {
 
     /// Forgets what is only of use while the container exists.
     pub(crate) fn forget(&self, id: &str) {
-        self.alive.forget(id);
         self.asks.forget(id);
         self.doubts.forget(id);
         self.readers.forget(id);

@@ -93,12 +93,9 @@ async fn by_name(docker: &Docker, name: &str) -> Result<ContainerInspectResponse
 }
 
 async fn start(engine: &Engine, docker: &Docker, id: String) -> Result<ExecutionId, LaunchError> {
-    engine.alive.ask([id.as_str()]);
     let Err(refused) = docker.start_container(&id, None).await else {
-        engine.alive.runs(&id);
         return Ok(ExecutionId(id));
     };
-    engine.alive.forget(&id);
     if error::answer(&refused).is_none() {
         return Err(maybe("start", &refused));
     }

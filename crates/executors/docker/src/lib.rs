@@ -92,7 +92,6 @@
 //! - A log's bytes are exact, but for one: the newline of a last line longer than 16 KiB is left out.
 //! - Removing takes the container's anonymous volumes along. Images are never removed.
 
-mod alive;
 mod allow;
 mod changes;
 mod check;

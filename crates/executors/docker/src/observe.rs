@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bollard::Docker;
 use bollard::errors::Error;
@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::engine::Engine;
 use crate::{end, error, labels, usage};
 
-/// Up to so many containers of which nothing is known are asked for one by one: that is cheaper than a list of all.
+/// Up to so many containers are asked for one by one: that is cheaper than a list of all.
 const FEW: usize = 4;
 /// Requests at a time.
 const CONCURRENCY: usize = 8;
@@ -29,29 +29,13 @@ pub(crate) async fn observe(
     ids: &[ExecutionId],
 ) -> Result<Vec<(ExecutionId, Observed)>, Failure> {
     let docker = &engine.docker().await?;
-    let (mut states, mut rest) = (Vec::with_capacity(ids.len()), Vec::new());
-    let (now, hears) = (Instant::now(), engine.changes.heard_since().is_some());
+    let mut alive = if ids.len() > FEW { list_alive(engine, docker).await? } else { HashMap::new() };
+    let mut states = Vec::with_capacity(ids.len());
+    let mut rest = Vec::new();
     for id in ids {
-        if hears && engine.alive.is_running(&id.0, now) {
-            states.push((id.clone(), Observed::Running));
-        } else {
-            rest.push(id.clone());
-        }
-    }
-    if rest.len() > FEW {
-        // About all, so that all are known again for as long as can be.
-        engine.alive.ask(ids.iter().map(|id| id.0.as_str()));
-        let mut alive = list_alive(engine, docker).await?;
-        states.clear();
-        rest.clear();
-        for id in ids {
-            match alive.remove(&id.0) {
-                Some(state) => states.push((id.clone(), state)),
-                None => rest.push(id.clone()),
-            }
-        }
-        for (id, _) in states.iter().filter(|(_, state)| *state == Observed::Running) {
-            engine.alive.runs(&id.0);
+        match alive.remove(&id.0) {
+            Some(state) => states.push((id.clone(), state)),
+            None => rest.push(id.clone()),
         }
     }
     // What is not in the list is asked for by itself, because only that answer is authoritative.
@@ -143,7 +127,6 @@ async fn list_alive(engine: &Engine, docker: &Docker) -> Result<HashMap<String, 
 }
 
 async fn inspect(engine: &Engine, docker: &Docker, id: &ExecutionId) -> Result<Observed, Error> {
-    engine.alive.ask([id.0.as_str()]);
     let container = match docker.inspect_container(&id.0, None).await {
         Ok(container) => container,
         Err(error) if error::no_such_container(&error) => {
@@ -156,13 +139,9 @@ async fn inspect(engine: &Engine, docker: &Docker, id: &ExecutionId) -> Result<O
     match state.and_then(|state| state.status) {
         Some(Status::CREATED) => Ok(engine.doubts.created(&id.0)),
         Some(Status::EXITED | Status::DEAD | Status::REMOVING) => {
-            engine.alive.forget(&id.0);
             Ok(Observed::Ended(end::of(engine, docker, &id.0, &container).await?))
         }
-        _ => {
-            engine.alive.runs(&id.0);
-            Ok(Observed::Running)
-        }
+        _ => Ok(Observed::Running),
     }
 }
 

@@ -8,7 +8,6 @@ use gantry_core::FailureClass;
 use gantry_core::state::Outcome;
 use gantry_executor_docker::DockerExecutor;
 use gantry_worker::executor::{ExecutionId, Executor, Observed};
-use gantry_worker::secrets::Secrets;
 use serde_json::json;
 use tokio::io::copy_bidirectional;
 use tokio::net::{UnixListener, UnixStream};
@@ -17,7 +16,6 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::common::{endpoint, host_to, sh, words};
 use crate::lab::Lab;
-use crate::relay::{Relay, To};
 
 #[tokio::test]
 async fn a_memory_limit_is_told_every_time() {
@@ -94,26 +92,6 @@ async fn what_happens_between_two_waits_is_not_missed() {
     let began = Instant::now();
     lab.executor.changed(&lab.host, Duration::from_secs(30)).await;
     assert!(began.elapsed() < Duration::from_secs(10), "it had ended before: {:?}", began.elapsed());
-}
-
-#[tokio::test]
-async fn what_runs_is_asked_about_now_and_then_and_not_at_each_look() {
-    let relay = Relay::start(To::Engine).await;
-    let connection = json!({ "endpoint": format!("tcp://{}", relay.address) });
-    let lab = Lab::to(connection, json!({}), Secrets::default());
-    let id = lab.start(sh("sleep 5")).await;
-    // Returns as soon as the engine's events are heard: until then it is asked about each time.
-    lab.executor.changed(&lab.host, Duration::from_secs(30)).await;
-    assert_eq!(lab.observe(&id).await, Observed::Running);
-    let (asked, began) = (relay.passed(), Instant::now());
-    for _ in 0..200 {
-        assert_eq!(lab.observe(&id).await, Observed::Running, "the machine is too slow for this test");
-    }
-    // Beside the events and a sample of what it uses, once for each second that this took.
-    let more = relay.passed() - asked;
-    assert!(more <= 3 + 2 * began.elapsed().as_secs() as usize, "asked {more} times in {:?}", began.elapsed());
-    lab.until_ended(&id).await;
-    assert!(relay.passed() > asked + more, "that it has ended is the engine's to say");
 }
 
 /// The shim of a container, which the engine asks about it by way of containerd; frozen for as long as this lives.
