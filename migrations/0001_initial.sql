@@ -1207,3 +1207,5 @@ create policy owner on container_jobs for select to current_user using (true);
 create policy owner on cost_days for select to current_user using (true);
 -- For gantry_host_detail.
 create policy owner on executor_hosts for select to current_user using (true);
+-- For the guards of hosts and workers, whoever deletes them.
+create policy owner on container_executions for select to current_user using (true);

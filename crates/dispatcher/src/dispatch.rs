@@ -20,7 +20,7 @@ use crate::{Parts, metrics};
 /// Rows marked in one statement at most.
 const BATCH: usize = 1_000;
 /// How often a pass begins under load: a look at a window costs as much for one job as for all.
-const EVERY: Duration = Duration::from_millis(10);
+const EVERY: Duration = Duration::from_millis(25);
 
 pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
     let (mut view, mut post) = (View::default(), Post::default());

@@ -22,7 +22,7 @@ use crate::post::Post;
 
 /// How often a batch is admitted under load. This sets the pace of the stages behind it: each batch is a list of work, and each
 /// list a claim.
-const EVERY: Duration = Duration::from_millis(10);
+const EVERY: Duration = Duration::from_millis(25);
 /// How long a batch waits at most for the look after which it need not stand in line, and after what time one does again.
 const REOPENS_WITHIN: Duration = Duration::from_millis(100);
 const REOPENS_EVERY: Duration = Duration::from_secs(1);

@@ -23,7 +23,7 @@ const LISTS: usize = 50;
 const REPORTS: usize = 500;
 /// How often a transaction begins under load. It holds the rows of hosts that claims wait for, and costs each report less if
 /// it has more of them.
-const EVERY: Duration = Duration::from_millis(10);
+const EVERY: Duration = Duration::from_millis(25);
 /// The reason of a letter that holds one report.
 const POISON: &str = "poison_report";
 /// How long to wait before Postgres is asked again.

@@ -16,7 +16,7 @@ use crate::{Parts, metrics};
 /// Events published at once at most.
 const BATCH: usize = 1_000;
 /// How often a round of publishing begins under load. Each ends with a transaction, and nobody but subscribers waits for it.
-const EVERY: Duration = Duration::from_millis(20);
+const EVERY: Duration = Duration::from_millis(50);
 /// How old an unpublished event is before the poll takes it: its recorder had time enough.
 const LEFT_OVER_SECONDS: f64 = 5.0;
 const POLL: Duration = Duration::from_secs(1);

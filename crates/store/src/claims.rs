@@ -88,9 +88,9 @@ pub async fn claim(store: &Store, request: &Request<'_>) -> Result<Outcome> {
 async fn claim_once(store: &Store, request: &Request<'_>) -> Result<Outcome> {
     let mut tx = store.begin_claim("claims::claim", request.worker).await?;
     let limits = limits::lock(&mut tx, &request.items.iter().map(|item| item.job.uuid()).collect::<Vec<_>>()).await?;
-    let mut waiting = lock_jobs(&mut tx, request.executor, request.items).await?;
+    let waiting = lock_jobs(&mut tx, request.executor, request.items).await?;
     let stale = request.items.len() - waiting.len();
-    let mut specs = read_specs(&mut tx, &mut waiting).await?;
+    let mut specs = read_specs(&mut tx, &waiting).await?;
     // Last: every claim and every end of this host waits for whoever has its row.
     let slots = lock_hosts(&mut tx, request.hosts).await?;
     let (candidates, rest): (Vec<_>, Vec<_>) =
@@ -108,6 +108,12 @@ async fn claim_once(store: &Store, request: &Request<'_>) -> Result<Outcome> {
             }
             Err(why) => unplaced.push((candidate.id, why)),
         }
+    }
+    // A spec that this version cannot read ends its job alone.
+    let unreadable: Vec<Uuid> = placed.iter().filter(|p| !specs.contains_key(&p.job)).map(|p| p.job.uuid()).collect();
+    if !unreadable.is_empty() {
+        end_unreadable(&mut tx, &unreadable).await?;
+        placed.retain(|placed| specs.contains_key(&placed.job));
     }
     let specs = placed.iter().filter_map(|placed| specs.remove(&placed.job)).collect();
     let claimed = take(&mut tx, request, &placed, specs).await?;
@@ -206,10 +212,10 @@ async fn lock_jobs(
         .collect())
 }
 
-/// The specs of these jobs. One that this version cannot read ends its job alone, which waits no longer then.
+/// The specs of these jobs, without those that this version cannot read.
 async fn read_specs(
     tx: &mut sqlx::PgConnection,
-    waiting: &mut Vec<(Candidate, i32, Wait)>,
+    waiting: &[(Candidate, i32, Wait)],
 ) -> Result<HashMap<JobId, ResolvedSpec>> {
     let ids: Vec<Uuid> = waiting.iter().map(|(candidate, ..)| candidate.id.uuid()).collect();
     let rows = sqlx::query!(
@@ -219,19 +225,8 @@ async fn read_specs(
     )
     .fetch_all(&mut *tx)
     .await?;
-    let mut specs = HashMap::with_capacity(rows.len());
-    for row in rows {
-        if let Ok(spec) = serde_json::from_str::<ResolvedSpec>(row.spec.get()) {
-            specs.insert(JobId::from(row.job_id), spec);
-        }
-    }
-    let is_readable = |candidate: &Candidate| specs.contains_key(&candidate.id);
-    let unreadable: Vec<Uuid> = waiting.iter().filter(|(c, ..)| !is_readable(c)).map(|(c, ..)| c.id.uuid()).collect();
-    if !unreadable.is_empty() {
-        end_unreadable(tx, &unreadable).await?;
-    }
-    waiting.retain(|(candidate, ..)| is_readable(candidate));
-    Ok(specs)
+    let read = |spec: &Json<Box<RawValue>>| serde_json::from_str(spec.get()).ok();
+    Ok(rows.into_iter().filter_map(|row| Some((row.job_id.into(), read(&row.spec)?))).collect())
 }
 
 async fn end_unreadable(tx: &mut sqlx::PgConnection, ids: &[Uuid]) -> Result<()> {

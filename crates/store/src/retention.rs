@@ -266,7 +266,8 @@ pub async fn lag(store: &Store, defaults: Defaults) -> Result<Lag> {
              from (select id, make_interval(secs => least(nullif(coalesce(retain_logs_seconds, $2), 0),
                     nullif(coalesce(retain_jobs_seconds, $1), 0))) as kept from tenants) t
              cross join lateral (select e.ended_at from container_executions e join container_jobs j on j.id = e.job_id
-                where e.tenant_id = t.id and e.ended_at is not null and e.logs_removed_at is null and j.completed_at < now() - t.kept
+                where e.tenant_id = t.id and e.ended_at < now() - t.kept and e.logs_removed_at is null
+                  and j.completed_at < now() - t.kept
                 order by e.ended_at limit 1) o) as logs"#,
         defaults.jobs_seconds,
         defaults.logs_seconds

@@ -39,7 +39,7 @@ pub(crate) const LARGE_LOG: usize = 64 << 10;
 const REPORT_LIST: usize = 100;
 const REPORTS: usize = 1_000;
 /// How often such a round begins under load.
-const EVERY: Duration = Duration::from_millis(5);
+const EVERY: Duration = Duration::from_millis(12);
 
 /// The shared parts of a worker.
 pub(crate) struct Engine {

@@ -27,7 +27,7 @@ const LISTS: usize = 16;
 const CLAIM: usize = 500;
 /// How often a claim begins under load. Less than the time between two lists of one dispatcher, each of which is to be claimed
 /// at once; with many dispatchers it bounds how often the hosts' rows are locked.
-const EVERY: Duration = Duration::from_millis(5);
+const EVERY: Duration = Duration::from_millis(12);
 /// How often dispatched rows are looked for whose message came to nothing.
 const SWEEP: Duration = Duration::from_secs(2);
 /// How often the hosts are looked at: a worker without a healthy one takes nothing from the queue.
