@@ -11,8 +11,9 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// The last moments, of which the rate is: what came so long ago counts a third.
 const RECENT: Duration = Duration::from_millis(100);
-/// So many items are to be expected before the next batch is due, or it does not wait: they come one by one.
-const WORTH_IT: f64 = 2.0;
+/// So many recent items are load: 400 a second. Jobs that are sent one after the other, each when the one before has ended,
+/// come at half of that, and none of them is to wait.
+const LOAD: f64 = 40.0;
 /// A batch that took long is followed by a rest of this part of its time, and of no more than this: stages that feed each
 /// other in a circle would pass on what there is in ever smaller pieces.
 const REST_PART: u32 = 8;
@@ -43,8 +44,7 @@ impl Linger {
         let faded = (-(now - self.counted).div_duration_f64(RECENT)).exp();
         self.recent = self.recent * faded + items as f64;
         self.counted = now;
-        let expected = self.recent * self.every.div_duration_f64(RECENT);
-        self.due = if items < self.full && expected >= WORTH_IT {
+        self.due = if items < self.full && self.recent >= LOAD {
             let rest = ((now - begun) / REST_PART).min(REST);
             (begun + self.every).max(now + rest)
         } else {

@@ -53,8 +53,6 @@ pub(crate) struct Engine {
     pub(crate) registry: Registry,
     pub(crate) hosts: Hosts,
     pub(crate) writes: Writes,
-    /// Told when the path moves.
-    pub(crate) pace: Arc<Pace>,
     /// Bounds the log pages in memory.
     pub(crate) log_pages: Arc<Semaphore>,
     /// Asks for a read of what the database says at once, not at the next beat.
@@ -110,14 +108,8 @@ pub(crate) struct Writes {
 }
 
 impl Writes {
-    /// `dead` is cancelled by the first write that says so: the worker must end. Large logs are written at `pace`.
-    pub(crate) fn new(
-        store: &Store,
-        worker: WorkerId,
-        broker: &Broker,
-        dead: &CancellationToken,
-        pace: &Arc<Pace>,
-    ) -> Self {
+    /// `dead` is cancelled by the first write that says so: the worker must end.
+    pub(crate) fn new(store: &Store, worker: WorkerId, broker: &Broker, dead: &CancellationToken) -> Self {
         let checked = |dead: &CancellationToken| {
             let dead = dead.clone();
             move |error: Error| {
@@ -173,7 +165,7 @@ impl Writes {
                 }
             },
         );
-        let (s, check, pace) = (store.clone(), checked(dead), pace.clone());
+        let (s, check, pace) = (store.clone(), checked(dead), Arc::new(Pace::new()));
         let large_log = Batcher::spawn_weighed(
             "store large logs",
             WRITES,

@@ -231,11 +231,7 @@ pub(crate) async fn report(engine: &Arc<Engine>, run: &Arc<Run>, container: Opti
         return;
     }
     let report = Arc::new(Report { token: run.token, traceparent: run.traceparent(), kind: ReportKind::Ended(ended) });
-    engine.pace.path_moves();
-    let reported = engine.writes.report.submit(report.clone()).await;
-    // The recorder has it now.
-    engine.pace.path_moves();
-    if let Err(trouble) = reported {
+    if let Err(trouble) = engine.writes.report.submit(report.clone()).await {
         // Kept as if it had been sent: the beat sees that nothing came of it and sends it again.
         tracing::error!(
             job.id = %run.token.job,

@@ -163,10 +163,8 @@ async fn claim(engine: &Arc<Engine>, items: &[WorkItem]) -> Result<Vec<Claimed>,
             items,
             launch_follows: engine.executor.idempotence() == Idempotence::Forever,
         };
-        engine.pace.path_moves();
         match claims::claim(&engine.store, &request).await {
             Ok(outcome) => {
-                engine.pace.path_moves();
                 metrics::claimed(request.executor, items.len(), &outcome);
                 let Outcome { claimed, unplaced, stale, .. } = outcome;
                 if unplaced + stale > 0 {

@@ -20,7 +20,6 @@ use crate::executor::{Executor, Idempotence};
 use crate::guard::Guarded;
 use crate::hosts::{self, Hosts};
 use crate::lease::Lease;
-use crate::pace::Pace;
 use crate::registry::Registry;
 use crate::{beat, reap, receive};
 
@@ -100,12 +99,10 @@ impl Service {
             }
         };
         let lease = Lease::new(clock, began, self.settings.lease(), self.settings.request_timeout());
-        let pace = Arc::new(Pace::new());
         Ok(Some(Arc::new(Engine {
             id,
             fleet,
-            writes: Writes::new(&self.store, id, &self.broker, dead, &pace),
-            pace,
+            writes: Writes::new(&self.store, id, &self.broker, dead),
             store: self.store,
             broker: self.broker,
             executor: Guarded::new(self.executor, lease.clone()),
