@@ -17,7 +17,7 @@ use serde_json::json;
 use sqlx::{Connection as _, PgConnection};
 
 /// Each gives the rows that break it, in words.
-const RULES: [(&str, &str); 6] = [
+const RULES: [(&str, &str); 7] = [
     (
         "a host counts the slots that its attempts hold",
         "select format('host %s counts %s, and %s are held', h.name, h.current_job_count, n.held)
@@ -54,6 +54,22 @@ const RULES: [(&str, &str); 6] = [
         "select format('job %s: %s of %s', j.id, n.attempts, j.attempt) from container_jobs j cross join lateral (
              select count(*) as attempts from container_executions e where e.job_id = j.id) n
          where n.attempts <> j.attempt",
+    ),
+    (
+        "what is named is there",
+        "select format('%s of %s names what is not there', n.what, n.id) from (
+             select 'a spec', job_id, exists (select from container_jobs where id = job_id) from container_job_specs
+             union all
+             select 'an event', job_id, exists (select from container_jobs where id = job_id) from job_events
+             union all
+             select 'an attempt', job_id, exists (select from container_jobs where id = job_id)
+                 and exists (select from executor_hosts where id = executor_host_id)
+                 and exists (select from workers where id = worker_id)
+             from container_executions
+             union all
+             select 'the host', id, executor_host_id is null or exists (select from executor_hosts h where h.id = executor_host_id)
+             from container_jobs) n(what, id, is_there)
+         where not n.is_there",
     ),
 ];
 

@@ -162,7 +162,7 @@ pub async fn remove_jobs(store: &Store, defaults: Defaults, jobs: i64) -> Result
                 return Ok(Removed::default());
             }
             let ids: Vec<Uuid> = picked.into_iter().map(|row| row.id).collect();
-            // Table by table: the cascade would do the same row by row.
+            // Table by table, so that they are counted; what is left the trigger of the jobs would take along.
             let events = sqlx::query!("/* retention::remove_jobs */ delete from job_events where job_id = any($1)", &ids)
                 .execute(&mut *tx)
                 .await?;

@@ -1,13 +1,19 @@
 //! What refers to what, where the migration has triggers instead of foreign keys: what is referred to stays, or takes along
 //! what refers to it.
 
-use gantry_store::{Config, Store, tenants};
+use gantry_store::{Config, Store, schema, tenants};
 use gantry_testkit::TestDb;
-use sqlx::{Connection as _, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
-/// A database in which one attempt has run and ended, and the connection of a role.
+/// A database in which one attempt has run and ended, and a connection of the fleet's role.
 async fn one_attempt() -> (TestDb, PgConnection) {
     let db = TestDb::create().await;
+    let fleet = PgConnection::connect(&db.fleet_url()).await.expect("connected");
+    fill(&db).await;
+    (db, fleet)
+}
+
+async fn fill(db: &TestDb) {
     let store = Store::new(&Config::new(db.fleet_url()), "test").expect("an address");
     tenants::put_tenant(&store, "acme").await.expect("stored");
     let mut sql = PgConnection::connect(&db.owner_url()).await.expect("connected");
@@ -28,21 +34,23 @@ async fn one_attempt() -> (TestDb, PgConnection) {
     .execute(&mut sql)
     .await
     .expect("stored");
-    let fleet = PgConnection::connect(&db.fleet_url()).await.expect("connected");
-    (db, fleet)
 }
 
 async fn run(sql: &mut PgConnection, statement: &'static str) -> Result<u64, sqlx::Error> {
     Ok(sqlx::query(statement).execute(sql).await?.rows_affected())
 }
 
+async fn is_refused(sql: &mut PgConnection, delete: &'static str) {
+    let refused = run(sql, delete).await.expect_err("an attempt names it");
+    let code = refused.as_database_error().and_then(|error| error.code().map(String::from));
+    assert_eq!(code.as_deref(), Some("23503"), "{delete}: {refused}");
+}
+
 #[tokio::test]
 async fn a_host_and_a_worker_stay_as_long_as_an_attempt_names_them() {
     let (_db, mut sql) = one_attempt().await;
     for delete in ["delete from executor_hosts", "delete from workers"] {
-        let refused = run(&mut sql, delete).await.expect_err("an attempt names it");
-        let code = refused.as_database_error().and_then(|error| error.code().map(String::from));
-        assert_eq!(code.as_deref(), Some("23503"), "{delete}: {refused}");
+        is_refused(&mut sql, delete).await;
     }
     assert_eq!(run(&mut sql, "delete from container_jobs").await.expect("deleted"), 1);
     for delete in ["delete from executor_hosts", "delete from workers"] {
@@ -57,4 +65,25 @@ async fn a_job_that_is_deleted_takes_its_spec_its_attempts_and_its_events_along(
     for left in ["select * from container_job_specs", "select * from container_executions", "select * from job_events"] {
         assert_eq!(run(&mut sql, left).await.expect("read"), 0, "{left}");
     }
+}
+
+/// Row-level security is forced on it, and the guard must see attempts all the same.
+#[tokio::test]
+async fn the_owner_of_the_schema_cannot_delete_such_a_worker_either() {
+    let db = TestDb::create().await;
+    let url = db.owner_url();
+    let name = url.rsplit('/').next().expect("it has a path");
+    let role = name.replace("gantry_test_", "owner_");
+    let mut sql = PgConnection::connect(&url).await.expect("connected");
+    let owned = format!("create role {role} login createrole; alter database {name} owner to {role}");
+    sqlx::raw_sql(AssertSqlSafe(owned)).execute(&mut sql).await.expect("made");
+    let (_, place) = url.split_once('@').expect("it names the superuser");
+    let as_owner = format!("postgres://{role}@{place}");
+    schema::reset(&as_owner).await.expect("made anew");
+    fill(&db).await;
+    let mut owner = PgConnection::connect(&as_owner).await.expect("connected");
+    is_refused(&mut owner, "delete from workers").await;
+    owner.close().await.expect("closed");
+    let left = format!("reassign owned by {role} to current_user; drop owned by {role}; drop role {role}");
+    sqlx::raw_sql(AssertSqlSafe(left)).execute(&mut sql).await.expect("gone");
 }
