@@ -62,7 +62,8 @@ async fn a_host_and_a_worker_stay_as_long_as_an_attempt_names_them() {
 async fn a_job_that_is_deleted_takes_its_spec_its_attempts_and_its_events_along() {
     let (_db, mut sql) = one_attempt().await;
     assert_eq!(run(&mut sql, "delete from container_jobs").await.expect("deleted"), 1);
-    for left in ["select * from container_job_specs", "select * from container_executions", "select * from job_events"] {
+    for left in ["select * from container_job_specs", "select * from container_executions", "select * from job_events"]
+    {
         assert_eq!(run(&mut sql, left).await.expect("read"), 0, "{left}");
     }
 }

@@ -282,9 +282,7 @@ impl Watcher {
     fn read_logs(&mut self) -> bool {
         let now = self.engine.lease.now();
         let mut silent = 0;
-        while self.reads.len() < LOG_READS
-            && self.logs.peek().is_some_and(|first| first.0.0 <= now)
-        {
+        while self.reads.len() < LOG_READS && self.logs.peek().is_some_and(|first| first.0.0 <= now) {
             if silent == SILENT_READS {
                 return true;
             }
