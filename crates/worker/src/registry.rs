@@ -434,9 +434,8 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_waits_for_a_run_is_told_of_a_move_and_of_a_cancel() {
-        let says: [(fn(&Run), StopReason); 2] =
-            [(Run::move_away, StopReason::Drain), (Run::cancel, StopReason::Cancel)];
-        for (say, reason) in says {
+        for reason in [StopReason::Drain, StopReason::Cancel] {
+            let say = if reason == StopReason::Drain { Run::move_away } else { Run::cancel };
             let run = run(1);
             let mut waiting = std::pin::pin!(run.becomes_unwanted());
             assert_eq!((run.unwanted(), waiting.as_mut().now_or_never()), (None, None));

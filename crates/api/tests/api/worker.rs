@@ -94,7 +94,7 @@ impl Worker {
                 byte_offset,
                 sequence: position.sequence,
                 omitted_bytes: 0,
-                data: data.to_vec(),
+                data: data.to_vec().into(),
             }
         });
         let chunks = chunks.collect();
