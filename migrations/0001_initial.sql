@@ -505,6 +505,7 @@ comment on column idempotency_keys.job_id is 'The job it made; kept when the job
 comment on column idempotency_keys.expires_at is 'When the key may be used again.';
 
 -- What ran ------------------------------------------------------------------------------------------------------
+-- The length of a name is checked apart from its letters: a regular expression that counts costs thirteen times as much.
 create table container_executions (
     job_id uuid not null,
     attempt integer not null,
@@ -549,7 +550,6 @@ create table container_executions (
     parsed_output jsonb,
     primary key (job_id, attempt),
     constraint container_executions_attempt_positive check (attempt > 0 and epoch > 0),
-    -- The length apart: a regular expression that counts costs thirteen times as much.
     constraint container_executions_name_shape check (external_name ~ '^[a-z][a-z0-9-]*$' and char_length(external_name) <= 48),
     constraint container_executions_execution_id_length check (char_length(execution_id) <= 255),
     constraint container_executions_prepare_began check (prepare_ended_at is null or prepare_began_at is not null),
