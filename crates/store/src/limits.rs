@@ -179,7 +179,7 @@ pub async fn unpark_free(store: &Store, limit: i32) -> Result<u64> {
                     limit $1
                 )
                 update container_jobs j set parked_until = null, waiting_reason = null, waiting_detail = null, limit_id = null
-                from next where j.id = next.id",
+                where j.id = any(array(select id from next))",
                 limit,
                 BEYOND
             )
