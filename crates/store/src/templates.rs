@@ -172,9 +172,6 @@ pub async fn get(
 ) -> Result<HashMap<(TenantId, String), Template>> {
     store
         .bounded("templates::get", async {
-            if names.is_empty() {
-                return Ok(HashMap::new());
-            }
             let mut tx = store.begin_scoped_kept("templates::get", scope).await?;
             let found = get_within(&mut tx, names).await?;
             tx.commit().await?;

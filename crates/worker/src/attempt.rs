@@ -512,31 +512,17 @@ fn set_own_variables(run: &Run, spec: &mut ResolvedSpec) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gantry_core::host::Host;
-    use gantry_core::spec::Submission;
-    use gantry_core::{ExecutorType, FleetId, HostId, JobId, TenantId};
-    use gantry_store::claims::Claimed;
+    use crate::registry::tests::claimed;
+    use gantry_core::FleetId;
 
     #[test]
     fn a_container_is_told_whose_it_is_beside_its_own_environment() {
         let submission = br#"{"spec": {"image": "i", "timeout_seconds": 7, "environment": {"A": "b"}}}"#;
-        let container = Submission::decode(submission).expect("valid").spec.expect("inline");
-        let host = Host {
-            id: HostId::new(),
-            name: "h".into(),
-            executor_type: ExecutorType::Mock,
-            connection_config: serde_json::json!({}),
-            executor_config: serde_json::json!({}),
-        };
-        let claimed = Claimed {
-            token: gantry_core::message::Token { job: JobId::new(), attempt: 3, epoch: 1 },
-            tenant: TenantId::new(),
-            host: host.id,
-            external_name: "g-1".into(),
-            spec: ResolvedSpec { container, labels: Default::default(), traceparent: Some("t".into()), tenant: None },
-        };
+        let (mut claimed, host) = claimed(submission);
+        claimed.token.attempt = 3;
+        claimed.spec.traceparent = Some("t".into());
         let job = claimed.token.job.to_string();
-        let (run, mut request) = Run::new(claimed, Arc::new(host), FleetId::new());
+        let (run, mut request) = Run::new(claimed, host, FleetId::new());
         assert_eq!((request.attempt, request.spec.tenant), (3, Some(run.tenant)));
         assert_eq!(request.spec.container.environment.len(), 1, "nothing that a definition would differ by");
         set_own_variables(&run, &mut request.spec);

@@ -349,7 +349,7 @@ impl Registry {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use futures::FutureExt;
     use gantry_core::message::{Ended, ReportKind, ReportedOutcome};
@@ -358,8 +358,9 @@ mod tests {
 
     const T: fn(u64) -> Duration = Duration::from_secs;
 
-    fn run(epoch: i32) -> Arc<Run> {
-        let spec = Submission::decode(br#"{"spec": {"image": "i"}}"#).expect("valid").spec.expect("inline");
+    /// A job of this submission that was claimed, and its host.
+    pub(crate) fn claimed(submission: &[u8]) -> (Claimed, Arc<Host>) {
+        let spec = Submission::decode(submission).expect("valid").spec.expect("inline");
         let host = Host {
             id: HostId::new(),
             name: "h".into(),
@@ -368,13 +369,19 @@ mod tests {
             executor_config: serde_json::json!({}),
         };
         let claimed = Claimed {
-            token: Token { job: JobId::new(), attempt: 1, epoch },
+            token: Token { job: JobId::new(), attempt: 1, epoch: 1 },
             tenant: TenantId::new(),
             host: host.id,
             external_name: "g-1".into(),
             spec: ResolvedSpec { container: spec, labels: Default::default(), traceparent: None, tenant: None },
         };
-        Run::new(claimed, Arc::new(host), FleetId::new()).0
+        (claimed, Arc::new(host))
+    }
+
+    fn run(epoch: i32) -> Arc<Run> {
+        let (mut claimed, host) = claimed(br#"{"spec": {"image": "i"}}"#);
+        claimed.token.epoch = epoch;
+        Run::new(claimed, host, FleetId::new()).0
     }
 
     fn owned(run: &Run, cancel_requested: bool) -> Owned {
