@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 /// A host that fails everything at once is always the emptiest one.
 #[tokio::test]
 async fn a_sick_host_does_not_get_the_same_job_again() {
-    let (fleet, _parts) = Fleet::simulated(10).await;
+    // Room for all of them on the host that works: one without room would make the sick one the only way.
+    let (fleet, _parts) = Fleet::simulated(20).await;
     let sick = fleet.mock_host_that_fails(10).await;
     fleet.served(sick, 1).await;
     let ids = fleet.producer().await.submit_all(&vec![jobs::mock(&[("duration", "200ms")]); 20]).await;
