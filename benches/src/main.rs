@@ -101,7 +101,7 @@ fn main() -> ExitCode {
 }
 
 /// As docs/OPERATIONS.md has it: Postgres' own defaults are for a very small machine.
-const POSTGRES: &[&str] = &["shared_buffers=1GB", "max_wal_size=4GB"];
+const POSTGRES: &[&str] = &["shared_buffers=1GB", "max_wal_size=4GB", "min_wal_size=4GB"];
 
 /// One case, on servers that nobody has used before.
 async fn run(case: Case, arguments: &Arguments) -> anyhow::Result<Value> {
