@@ -1,9 +1,12 @@
-//! Which host runs which job: a pure function over the rows that a claim has locked.
+//! Which host runs which job: a pure function over the rows that a claim has locked. And before, where hosts are many:
+//! which of them it locks.
+
+use std::collections::HashMap;
 
 use crate::limits::{self, Book, Kind};
 use crate::{HostId, JobId, LimitId, TenantId};
 
-/// A host as the claim locked it.
+/// A host as the claim locked it, or read it before.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Slots {
     /// The host.
@@ -51,50 +54,118 @@ pub struct Place {
     pub limits: Vec<LimitId>,
 }
 
+impl Slots {
+    fn has_room(&self) -> bool {
+        self.eligible && self.used < self.limit
+    }
+
+    /// Its used share with one more than `used`, divided by its weight. Above 0.
+    fn load(&self, used: i32) -> f64 {
+        f64::from(used + 1) / f64::from(self.limit) / self.weight
+    }
+}
+
+/// Hosts, and what is placed on them.
+struct Board<'a> {
+    hosts: &'a [Slots],
+    used: Vec<i32>,
+}
+
+impl<'a> Board<'a> {
+    fn new(hosts: &'a [Slots]) -> Self {
+        Self { hosts, used: hosts.iter().map(|host| host.used).collect() }
+    }
+
+    /// Counts the job on the host that is best for it.
+    fn take(&mut self, job: &Candidate) -> Result<HostId, Unplaced> {
+        let mut best: Option<(usize, (bool, f64))> = None;
+        let mut seen = false;
+        for (index, host) in self.hosts.iter().enumerate() {
+            if !host.eligible || host.tenant.is_some_and(|owner| owner != job.traits.tenant) {
+                continue;
+            }
+            seen = true;
+            if self.used[index] >= host.limit {
+                continue;
+            }
+            let rank = (job.avoid == Some(host.id), host.load(self.used[index]));
+            if best.is_none_or(|(_, lowest)| rank < lowest) {
+                best = Some((index, rank));
+            }
+        }
+        match best {
+            Some((index, _)) => {
+                self.used[index] += 1;
+                Ok(self.hosts[index].id)
+            }
+            None if seen => Err(Unplaced::Full),
+            None => Err(Unplaced::NoHost),
+        }
+    }
+
+    /// The same if no limit holds it back, and counts it there too.
+    fn place(&mut self, job: &Candidate, limits: &mut Book) -> Result<Place, Unplaced> {
+        if let Some((kind, limit)) = limits.holds_back(&job.traits) {
+            return Err(Unplaced::Limited(kind, limit));
+        }
+        let host = self.take(job)?;
+        Ok(Place { host, limits: limits.count(&job.traits) })
+    }
+
+    fn touched(&self) -> Vec<HostId> {
+        let touched = self.hosts.iter().zip(&self.used).filter(|(host, used)| **used > host.used);
+        touched.map(|(host, _)| host.id).collect()
+    }
+}
+
 /// Places each candidate in turn on the eligible host whose used share, divided by its weight, is lowest;
 /// the first of equals wins. The host that it avoids comes last, however empty it is: a host that fails everything at
 /// once is always the emptiest. A limit without room comes before any host. Decides for every candidate, in their order.
 pub fn place(candidates: &[Candidate], hosts: &[Slots], mut limits: Book) -> Vec<Result<Place, Unplaced>> {
-    let mut used: Vec<i32> = hosts.iter().map(|host| host.used).collect();
-    candidates
-        .iter()
-        .map(|job| {
-            if let Some((kind, limit)) = limits.holds_back(&job.traits) {
-                return Err(Unplaced::Limited(kind, limit));
-            }
-            let mut best: Option<(usize, (bool, f64))> = None;
-            let mut seen = false;
-            for (index, host) in hosts.iter().enumerate() {
-                if !host.eligible || host.tenant.is_some_and(|owner| owner != job.traits.tenant) {
-                    continue;
-                }
-                seen = true;
-                if used[index] >= host.limit {
-                    continue;
-                }
-                let load = f64::from(used[index] + 1) / f64::from(host.limit) / host.weight;
-                let rank = (job.avoid == Some(host.id), load);
-                if best.is_none_or(|(_, lowest)| rank < lowest) {
-                    best = Some((index, rank));
-                }
-            }
-            match best {
-                Some((index, _)) => {
-                    used[index] += 1;
-                    Ok(Place { host: hosts[index].id, limits: limits.count(&job.traits) })
-                }
-                None if seen => Err(Unplaced::Full),
-                None => Err(Unplaced::NoHost),
-            }
-        })
-        .collect()
+    let mut board = Board::new(hosts);
+    candidates.iter().map(|job| board.place(job, &mut limits)).collect()
+}
+
+/// The hosts to lock for these candidates: those that they would take if each came twice, so that there is room for what
+/// others take meanwhile. If nobody does, each is placed on these alone as it would be on all, but for which of equals wins.
+/// None where one of them finds no place.
+pub fn choose(candidates: &[Candidate], hosts: Vec<Slots>, mut limits: Book) -> Option<Vec<HostId>> {
+    let hosts = best(hosts, 2 * candidates.len() + 1);
+    let mut board = Board::new(&hosts);
+    let mut placed = Vec::with_capacity(candidates.len());
+    for job in candidates {
+        match board.place(job, &mut limits) {
+            Ok(_) => placed.push(job),
+            Err(Unplaced::Limited(..)) => {}
+            Err(Unplaced::Full | Unplaced::NoHost) => return None,
+        }
+    }
+    for job in placed {
+        // What finds no second place has its first.
+        let _ = board.take(job);
+    }
+    Some(board.touched())
+}
+
+/// Of each owner's hosts with room the best `most`, so that a job is not compared with hosts that it cannot come to: so many
+/// jobs but one take so many hosts at most, and one of those left may be avoided.
+fn best(mut hosts: Vec<Slots>, most: usize) -> Vec<Slots> {
+    hosts.retain(Slots::has_room);
+    // Above 0, numbers and their bits are in one order.
+    hosts.sort_by_cached_key(|host| host.load(host.used).to_bits());
+    let mut of: HashMap<Option<TenantId>, usize> = HashMap::new();
+    hosts.retain(|host| {
+        let taken = of.entry(host.tenant).or_default();
+        *taken += 1;
+        *taken <= most
+    });
+    hosts
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::HashMap;
 
     fn candidate(tenant: TenantId, avoid: Option<HostId>) -> Candidate {
         let traits = limits::Traits { tenant, template: None, key: None };
@@ -106,10 +177,10 @@ mod tests {
         place(candidates, hosts, Book::default()).into_iter().map(|place| place.map(|place| place.host)).collect()
     }
 
-    fn any_hosts(tenants: Vec<TenantId>) -> impl Strategy<Value = Vec<Slots>> {
+    fn any_hosts(tenants: Vec<TenantId>, most: usize) -> impl Strategy<Value = Vec<Slots>> {
         let host =
             (proptest::option::of(proptest::sample::select(tenants)), any::<bool>(), 0..6_i32, 0..6_i32, 0.1..4.0_f64);
-        proptest::collection::vec(host, 0..6).prop_map(|hosts| {
+        proptest::collection::vec(host, 0..most).prop_map(|hosts| {
             hosts
                 .into_iter()
                 .map(|(tenant, eligible, used, limit, weight)| Slots {
@@ -128,7 +199,17 @@ mod tests {
         let tenants = vec![TenantId::new(), TenantId::new()];
         let jobs = proptest::collection::vec(proptest::sample::select(tenants.clone()), 0..30)
             .prop_map(|tenants| tenants.into_iter().map(|tenant| candidate(tenant, None)).collect());
-        (jobs, any_hosts(tenants))
+        (jobs, any_hosts(tenants, 6))
+    }
+
+    /// Few jobs, of which some avoid a host, and many hosts.
+    fn any_choice() -> impl Strategy<Value = (Vec<Candidate>, Vec<Slots>)> {
+        let tenants = vec![TenantId::new(), TenantId::new()];
+        let jobs = proptest::collection::vec((proptest::sample::select(tenants.clone()), 0..80_usize), 0..8);
+        (jobs, any_hosts(tenants, 60)).prop_map(|(jobs, hosts)| {
+            let avoided = |at: usize| hosts.get(at).map(|host: &Slots| host.id);
+            (jobs.into_iter().map(|(tenant, at)| candidate(tenant, avoided(at))).collect(), hosts)
+        })
     }
 
     #[test]
@@ -176,6 +257,33 @@ mod tests {
                 }
             }
         }
+
+        #[test]
+        fn the_chosen_hosts_do_as_well_as_all_for_twice_as_many((jobs, hosts) in any_choice()) {
+            let placed = place_anywhere(&jobs, &hosts);
+            let Some(chosen) = choose(&jobs, hosts.clone(), Book::default()) else {
+                prop_assert!(placed.iter().any(Result::is_err));
+                return Ok(());
+            };
+            prop_assert!(placed.iter().all(Result::is_ok));
+            prop_assert!(chosen.len() <= 2 * jobs.len());
+            let few: Vec<Slots> = hosts.iter().filter(|host| chosen.contains(&host.id)).cloned().collect();
+            prop_assert_eq!(few.len(), chosen.len());
+            let twice = [jobs.clone(), jobs].concat();
+            prop_assert_eq!(place_anywhere(&twice, &few), place_anywhere(&twice, &hosts));
+        }
+    }
+
+    #[test]
+    fn what_a_limit_holds_back_needs_no_host() {
+        let tenant = TenantId::new();
+        let subject = limits::Subject { tenant, kind: Kind::Tenant, name: String::new() };
+        let limit = limits::Limit { id: LimitId::new(), most: Some(1), running: 0 };
+        let jobs = [candidate(tenant, None), candidate(tenant, None)];
+        let host = Slots { id: HostId::new(), tenant: None, eligible: true, used: 1, limit: 2, weight: 1.0 };
+        let chosen = |book| choose(&jobs, vec![host.clone()], book);
+        assert_eq!(chosen(Book::default()), None, "one slot for two");
+        assert_eq!(chosen(Book::new([(subject, limit)])), Some(vec![host.id]));
     }
 
     #[test]

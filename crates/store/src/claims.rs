@@ -1,11 +1,13 @@
-//! The claim: one short transaction in which a worker takes dispatched jobs, under the locks of its hosts.
+//! The claim: one short transaction in which a worker takes dispatched jobs, under the locks of the hosts that run them.
+
+mod hosts;
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use gantry_core::limits::{Kind, Traits};
 use gantry_core::message::{Token, WorkItem};
-use gantry_core::placement::{self, Candidate, Place, Slots, Unplaced};
+use gantry_core::placement::{self, Candidate, Place, Unplaced};
 use gantry_core::spec::ResolvedSpec;
 use gantry_core::state::{self, Event, Next};
 use gantry_core::{
@@ -19,6 +21,8 @@ use crate::error::{Result, parse};
 use crate::queue::{self, Waiting};
 use crate::tx::Store;
 use crate::{limits, lines};
+
+use hosts::Which;
 
 /// How long a row stays parked if nothing frees it sooner, in seconds.
 const PARK_SECONDS: f64 = 5.0;
@@ -82,20 +86,32 @@ pub struct Outcome {
 
 /// Claims what can be placed, in the order of the items, and releases the rest.
 pub async fn claim(store: &Store, request: &Request<'_>) -> Result<Outcome> {
-    store.run("claims::claim", || claim_once(store, request)).await
+    let mut which = Which::Chosen;
+    loop {
+        match store.run("claims::claim", || claim_once(store, request, which)).await? {
+            Some(outcome) => return Ok(outcome),
+            // Rolled back: to lock the others beside those that it had would break the order of locks.
+            None => which = Which::All,
+        }
+    }
 }
 
-async fn claim_once(store: &Store, request: &Request<'_>) -> Result<Outcome> {
+/// None if the chosen hosts turned out to be too few: only who holds all of them may say that they are full.
+async fn claim_once(store: &Store, request: &Request<'_>, which: Which) -> Result<Option<Outcome>> {
     let mut tx = store.begin_claim("claims::claim", request.worker).await?;
     let limits = limits::lock(&mut tx, &request.items.iter().map(|item| item.job.uuid()).collect::<Vec<_>>()).await?;
     let waiting = lock_jobs(&mut tx, request.executor, request.items).await?;
     let stale = request.items.len() - waiting.len();
     let mut specs = read_specs(&mut tx, &waiting).await?;
-    // Last: every claim and every end of this host waits for whoever has its row.
-    let slots = lock_hosts(&mut tx, request.hosts).await?;
     let (candidates, rest): (Vec<_>, Vec<_>) =
         waiting.into_iter().map(|(c, attempt, wait)| (c, (attempt, wait))).unzip();
+    // Last: every claim and every end of a host waits for whoever has its row.
+    let (slots, which) = hosts::lock(&mut tx, request, &candidates, &limits, which).await?;
     let places = placement::place(&candidates, &slots, limits);
+    let no_place = |place: &std::result::Result<_, _>| matches!(place, Err(Unplaced::Full | Unplaced::NoHost));
+    if which == Which::Chosen && places.iter().any(no_place) {
+        return Ok(None);
+    }
 
     let mut placed = Vec::with_capacity(places.len());
     let mut unplaced = Vec::new();
@@ -119,7 +135,7 @@ async fn claim_once(store: &Store, request: &Request<'_>) -> Result<Outcome> {
     let claimed = take(&mut tx, request, &placed, specs).await?;
     let released = if unplaced.is_empty() { HashMap::new() } else { release(&mut tx, request, &unplaced).await? };
     tx.commit().await?;
-    Ok(Outcome { claimed, waits, unplaced: unplaced.len(), released, stale })
+    Ok(Some(Outcome { claimed, waits, unplaced: unplaced.len(), released, stale }))
 }
 
 /// A job that found its place.
@@ -129,29 +145,6 @@ struct Placed {
     attempt: i32,
     host: HostId,
     limits: Vec<LimitId>,
-}
-
-async fn lock_hosts(tx: &mut sqlx::PgConnection, hosts: &[HostId]) -> Result<Vec<Slots>> {
-    let ids: Vec<Uuid> = hosts.iter().map(|host| host.uuid()).collect();
-    let rows = sqlx::query!(
-        r#"/* claims::lock_hosts */
-        select id, tenant_id, is_active and state = 'active' as "eligible!", current_job_count, max_concurrent_jobs, weight
-        from executor_hosts where id = any($1) order by id for no key update"#,
-        &ids
-    )
-    .fetch_all(&mut *tx)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| Slots {
-            id: row.id.into(),
-            tenant: row.tenant_id.map(Into::into),
-            eligible: row.eligible,
-            used: row.current_job_count,
-            limit: row.max_concurrent_jobs,
-            weight: row.weight,
-        })
-        .collect())
 }
 
 /// The items whose row still waits for exactly this claim, in the order of the items, with their attempt.

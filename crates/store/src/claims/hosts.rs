@@ -1,0 +1,106 @@
+//! Which hosts a claim locks: all that its worker serves, or, of many, those that it may place on.
+
+use std::collections::HashSet;
+
+use gantry_core::HostId;
+use gantry_core::limits::Book;
+use gantry_core::placement::{self, Candidate, Slots};
+use uuid::Uuid;
+
+use super::Request;
+use crate::error::Result;
+
+/// So many hosts are locked sooner than they are chosen from.
+const FEW: usize = 32;
+
+/// Which hosts are locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    /// Those that the candidates may come to, by what they held before they were locked.
+    Chosen,
+    /// All that the worker serves.
+    All,
+}
+
+/// Locks hosts in the order of their ids. All of them also where that was not asked for, if they are few, or have no
+/// room for every candidate as it is: what is parked for a full host needs the locks of all.
+pub(super) async fn lock(
+    tx: &mut sqlx::PgConnection,
+    request: &Request<'_>,
+    candidates: &[Candidate],
+    limits: &Book,
+    which: Which,
+) -> Result<(Vec<Slots>, Which)> {
+    if candidates.is_empty() {
+        return Ok((Vec::new(), Which::All));
+    }
+    if which == Which::Chosen && request.hosts.len() > FEW.max(2 * candidates.len()) {
+        let hosts = with_room(tx, request, candidates).await?;
+        if let Some(chosen) = placement::choose(candidates, hosts, limits.clone()) {
+            return Ok((lock_hosts(tx, &chosen).await?, Which::Chosen));
+        }
+    }
+    Ok((lock_hosts(tx, request.hosts).await?, Which::All))
+}
+
+struct Row {
+    id: Uuid,
+    tenant_id: Option<Uuid>,
+    eligible: bool,
+    current_job_count: i32,
+    max_concurrent_jobs: i32,
+    weight: f64,
+}
+
+impl From<Row> for Slots {
+    fn from(row: Row) -> Self {
+        Self {
+            id: row.id.into(),
+            tenant: row.tenant_id.map(Into::into),
+            eligible: row.eligible,
+            used: row.current_job_count,
+            limit: row.max_concurrent_jobs,
+            weight: row.weight,
+        }
+    }
+}
+
+/// The served hosts that would take one of the candidates now, unlocked.
+async fn with_room(tx: &mut sqlx::PgConnection, request: &Request<'_>, candidates: &[Candidate]) -> Result<Vec<Slots>> {
+    let tenants: HashSet<Uuid> = candidates.iter().map(|job| job.traits.tenant.uuid()).collect();
+    // Not by their ids: to look a thousand of them up takes three times as long as reading the rows.
+    let rows = sqlx::query_as!(
+        Row,
+        r#"/* claims::with_room */
+        select id, tenant_id, true as "eligible!", current_job_count, max_concurrent_jobs, weight
+        from executor_hosts
+        where executor_type = $1::text::executor_type and is_active and state = 'active'
+          and current_job_count < max_concurrent_jobs and (tenant_id is null or tenant_id = any($2))"#,
+        request.executor.as_str(),
+        &tenants.into_iter().collect::<Vec<_>>()
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let served: HashSet<HostId> = request.hosts.iter().copied().collect();
+    let mut hosts: Vec<Slots> = rows.into_iter().map(Slots::from).filter(|host| served.contains(&host.id)).collect();
+    // Of equals each claim begins with another one, so that two at once seldom want the same; a UUIDv7 ends at random.
+    if let (Some(first), true) = (candidates.first(), hosts.len() > 1) {
+        let begin = first.id.uuid().as_u128() % hosts.len() as u128;
+        hosts.rotate_left(usize::try_from(begin).unwrap_or(0));
+    }
+    Ok(hosts)
+}
+
+async fn lock_hosts(tx: &mut sqlx::PgConnection, hosts: &[HostId]) -> Result<Vec<Slots>> {
+    let ids: Vec<Uuid> = hosts.iter().map(|host| host.uuid()).collect();
+    let rows = sqlx::query_as!(
+        Row,
+        r#"/* claims::lock_hosts */
+        select id, tenant_id, is_active and state = 'active' as "eligible!", current_job_count, max_concurrent_jobs, weight
+        from executor_hosts where id = any($1) order by id for no key update"#,
+        &ids
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    Ok(rows.into_iter().map(Slots::from).collect())
+}

@@ -1,0 +1,234 @@
+//! Claims of a worker with many hosts: they lock those that they may place on, and park a job only when all are full.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use gantry_core::message::{Ended, Report, ReportKind, ReportedOutcome, Token, WorkItem};
+use gantry_core::routing::failover::Routing;
+use gantry_core::routing::{Question, route};
+use gantry_core::{ExecutorType, FleetId, HostId, JobId, TenantId, WorkerId};
+use gantry_store::admission::{self, NewJob};
+use gantry_store::claims::{self, Outcome, Request};
+use gantry_store::hosts::{self, NewHost};
+use gantry_store::lines::{self, Ask};
+use gantry_store::workers::{self, NewWorker};
+use gantry_store::{Config, Scope, Store, reports, tenants};
+use gantry_testkit::{TestDb, eventually};
+use serde_json::json;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use uuid::Uuid;
+
+const MOCK: ExecutorType = ExecutorType::Mock;
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// More hosts than a claim of a few jobs locks at once.
+const MANY: usize = 60;
+/// The slots of a host, of the first, the second and so on.
+const SLOTS: [i32; 3] = [3, 2, 1];
+
+struct Fleet {
+    db: TestDb,
+    store: Store,
+    sql: PgConnection,
+    tenant: TenantId,
+    hosts: Vec<HostId>,
+}
+
+impl Fleet {
+    async fn new() -> Self {
+        let db = TestDb::create().await;
+        let store = Store::new(&Config::new(db.fleet_url()), "test").expect("an address");
+        let tenant = tenants::put_tenant(&store, "acme").await.expect("stored");
+        let sql = PgConnection::connect(&db.owner_url()).await.expect("connected");
+        let mut fleet = Self { db, store, sql, tenant, hosts: Vec::new() };
+        for number in 0..MANY {
+            let host = NewHost {
+                tenant: None,
+                name: &format!("mock-{number}"),
+                executor_type: MOCK,
+                connection_config: json!({}),
+                executor_config: json!({}),
+                max_concurrent_jobs: SLOTS[number % SLOTS.len()],
+                cost_per_job: Default::default(),
+                cost_per_hour: Default::default(),
+            };
+            fleet.hosts.push(hosts::insert(&fleet.store, Scope::Fleet, &host).await.expect("stored"));
+        }
+        fleet
+    }
+
+    async fn worker(&self) -> WorkerId {
+        let id = WorkerId::new();
+        let new = NewWorker { id, executor_type: MOCK, name: "w", version: "1", reads_version: 1, lease_seconds: 600 };
+        workers::register(&self.store, &new).await.expect("registered");
+        id
+    }
+
+    /// So many new jobs, as their work items.
+    async fn dispatched(&mut self, jobs: usize) -> Vec<WorkItem> {
+        let project: Uuid = sqlx::query_scalar("select id from projects where tenant_id = $1")
+            .bind(self.tenant.uuid())
+            .fetch_one(&mut self.sql)
+            .await
+            .expect("a project");
+        let route =
+            route(&Question { preferred: None, supported: &[MOCK], with_active_host: &[MOCK] }).expect("routed");
+        let job = || NewJob {
+            id: JobId::new(),
+            tenant: self.tenant,
+            project: project.into(),
+            name: "job".to_owned(),
+            template: None,
+            spec: serde_json::from_value(json!({ "image": "i", "timeout_seconds": 60 })).expect("a spec"),
+            executor_type: MOCK,
+            preferred_executor: None,
+            routing: Routing::begin(&route),
+            routing_reason: route.reason.clone(),
+            override_command: None,
+            override_environment: Default::default(),
+            concurrency_key: None,
+            priority: 0,
+            not_before: None,
+            queue_timeout_seconds: None,
+            idempotency: None,
+            created_by: "test".to_owned(),
+            schedule: None,
+            at_once: false,
+        };
+        let new: Vec<NewJob> = (0..jobs).map(|_| job()).collect();
+        admission::insert(&self.store, Scope::Fleet, &new).await.expect("stored");
+        let lines = lines::standing(&self.store, MOCK).await.expect("read");
+        let asks: Vec<Ask> = lines.iter().map(|line| Ask { at: line.entrance(), jobs, look: jobs }).collect();
+        let served = lines::dispatch(&self.store, MOCK, &asks).await.expect("dispatched");
+        let items: Vec<WorkItem> = served.into_iter().flat_map(|served| served.items).collect();
+        assert_eq!(items.len(), jobs);
+        items
+    }
+
+    async fn claim(&self, worker: WorkerId, items: &[WorkItem]) -> Outcome {
+        let (fleet, hosts) = (FleetId::new(), &self.hosts);
+        let request = Request { worker, fleet, executor: MOCK, hosts, items, launch_follows: false };
+        claims::claim(&self.store, &request).await.expect("asked")
+    }
+
+    async fn end(&self, tokens: &[Token]) {
+        let kind = || ReportKind::Ended(Ended::bare(ReportedOutcome::Exited { exit_code: 0 }));
+        let reports: Vec<Report> =
+            tokens.iter().map(|token| Report { token: *token, traceparent: None, kind: kind() }).collect();
+        reports::apply(&self.store, &reports, &|| 0.5).await.expect("applied");
+    }
+
+    /// Hosts above their limit, or with another count than slots are held.
+    async fn miscounted(&mut self) -> i64 {
+        let sql = "select count(*) from executor_hosts h where h.current_job_count > h.max_concurrent_jobs
+            or h.current_job_count <> (select count(*) from container_executions e
+                where e.slot_held and e.executor_host_id = h.id)";
+        sqlx::query_scalar(sql).fetch_one(&mut self.sql).await.expect("a count")
+    }
+
+    /// Every host holds this.
+    async fn holds(&mut self, count: &str) {
+        let sql = format!("update executor_hosts set current_job_count = {count}");
+        sqlx::query(AssertSqlSafe(sql)).execute(&mut self.sql).await.expect("written");
+    }
+
+    /// Somebody else, in the middle of a transaction that did this with these hosts.
+    async fn other(&self, does: &str, hosts: &[HostId]) -> PgConnection {
+        let mut other = PgConnection::connect(&self.db.owner_url()).await.expect("connected");
+        sqlx::query("begin").execute(&mut other).await.expect("begun");
+        let ids: Vec<Uuid> = hosts.iter().map(|host| host.uuid()).collect();
+        let sql = format!("{does} where id = any($1)");
+        sqlx::query(AssertSqlSafe(sql)).bind(ids).execute(&mut other).await.expect("done");
+        other
+    }
+
+    /// Commits what another one did as soon as a claim waits for it.
+    async fn commits_when_waited_for(&self, mut other: PgConnection) {
+        let mut sql = PgConnection::connect(&self.db.owner_url()).await.expect("connected");
+        let waiting = "select exists (select 1 from pg_stat_activity where datname = current_database()
+            and application_name = 'test' and wait_event_type = 'Lock')";
+        eventually(PATIENCE, async || sqlx::query_scalar(waiting).fetch_one(&mut sql).await.expect("sessions")).await;
+        sqlx::query("commit").execute(&mut other).await.expect("committed");
+    }
+}
+
+fn tokens(outcome: &Outcome) -> Vec<Token> {
+    outcome.claimed.iter().map(|claimed| claimed.token).collect()
+}
+
+#[tokio::test]
+async fn workers_share_the_last_slots_and_nobody_is_parked() {
+    const LIST: usize = 10;
+    let mut fleet = Fleet::new().await;
+    let workers = [fleet.worker().await, fleet.worker().await, fleet.worker().await];
+    let slots = SLOTS.iter().sum::<i32>() * i32::try_from(MANY / SLOTS.len()).expect("few");
+    let taken = usize::try_from(slots).expect("few") - 2 * workers.len() * LIST;
+    let items = fleet.dispatched(taken).await;
+    assert_eq!(fleet.claim(workers[0], &items).await.claimed.len(), taken);
+    let items = fleet.dispatched(workers.len() * LIST).await;
+    let mut running = tokens(&fleet.claim(workers[0], &items).await);
+    for _ in 0..20 {
+        // As many free slots as there are jobs, and as many again become free meanwhile.
+        let items = fleet.dispatched(workers.len() * LIST).await;
+        let lists: Vec<&[WorkItem]> = items.chunks(LIST).collect();
+        let (first, second, third, ()) = tokio::join!(
+            fleet.claim(workers[0], lists[0]),
+            fleet.claim(workers[1], lists[1]),
+            fleet.claim(workers[2], lists[2]),
+            fleet.end(&running)
+        );
+        running.clear();
+        for outcome in [first, second, third] {
+            assert_eq!((outcome.claimed.len(), outcome.unplaced, outcome.stale), (LIST, 0, 0), "{outcome:?}");
+            running.extend(tokens(&outcome));
+        }
+        assert_eq!(fleet.miscounted().await, 0);
+    }
+}
+
+#[tokio::test]
+async fn hosts_that_others_hold_are_not_waited_for() {
+    let mut fleet = Fleet::new().await;
+    let worker = fleet.worker().await;
+    let items = fleet.dispatched(2).await;
+    // Those of three slots are the emptiest.
+    let best: Vec<HostId> = fleet.hosts.iter().copied().step_by(SLOTS.len()).collect();
+    let rest: Vec<HostId> = fleet.hosts.iter().copied().filter(|host| !best.contains(host)).collect();
+    let _other = fleet.other("update executor_hosts set current_job_count = 0", &rest).await;
+    let outcome = fleet.claim(worker, &items).await;
+    assert!(outcome.claimed.len() == 2 && outcome.claimed.iter().all(|claimed| best.contains(&claimed.host)));
+}
+
+#[tokio::test]
+async fn what_happened_to_the_chosen_hosts_before_their_locks_counts() {
+    for change in [
+        "update executor_hosts set current_job_count = max_concurrent_jobs",
+        "update executor_hosts set state = 'cordoned'",
+        "update executor_hosts set max_concurrent_jobs = 0",
+        "delete from executor_hosts",
+    ] {
+        let mut fleet = Fleet::new().await;
+        let worker = fleet.worker().await;
+        let items = fleet.dispatched(2).await;
+        let chosen: Vec<HostId> = fleet.hosts.iter().copied().step_by(SLOTS.len()).collect();
+        let other = fleet.other(change, &chosen).await;
+        let (outcome, ()) = tokio::join!(fleet.claim(worker, &items), fleet.commits_when_waited_for(other));
+        assert_eq!((outcome.claimed.len(), outcome.unplaced), (2, 0), "{change}: {outcome:?}");
+        let on: HashSet<HostId> = outcome.claimed.iter().map(|claimed| claimed.host).collect();
+        assert!(chosen.iter().all(|host| !on.contains(host)), "{change}");
+    }
+}
+
+#[tokio::test]
+async fn a_job_is_parked_by_who_holds_every_host() {
+    let mut fleet = Fleet::new().await;
+    let worker = fleet.worker().await;
+    fleet.holds("max_concurrent_jobs").await;
+    let items = fleet.dispatched(2).await;
+    // An end that is under way frees the only slot.
+    let last = *fleet.hosts.last().expect("hosts");
+    let other = fleet.other("update executor_hosts set current_job_count = current_job_count - 1", &[last]).await;
+    let (outcome, ()) = tokio::join!(fleet.claim(worker, &items), fleet.commits_when_waited_for(other));
+    assert_eq!(outcome.claimed.iter().map(|claimed| claimed.host).collect::<Vec<_>>(), [last]);
+    assert_eq!((outcome.unplaced, outcome.released.get("host_full")), (1, Some(&1)));
+}
