@@ -26,7 +26,8 @@ use crate::journal::Journal;
 use crate::ledger::Line;
 use crate::memory::{Memory, Seen};
 
-/// How long the mark of a refused launch stays: one that is repeated is repeated sooner.
+/// How long the mark of a refused launch stays, and what a killed process began to write: who repeats a launch does it
+/// sooner, and who writes a file too.
 const MARKS_STAY: Duration = Duration::from_secs(3600);
 
 /// An engine.
@@ -77,20 +78,24 @@ impl Engine {
         if fault == Some(Fault::Unavailable) && self.folder.put_refused(&launch.name).map_err(not_launched)? {
             return Err(LaunchError::MaybeLaunched("simulated: 503, the service is unavailable".into()));
         }
-        let line = Line::Launched(Container::new(launch, behaviour, fault, now_ns()));
-        let is_new = journal.append(line).map_err(|error| unwritten(&error))?;
-        let Some(there) = journal.memory().named(&launch.name) else {
-            return Err(LaunchError::MaybeLaunched("the container under this name is not in the ledger".into()));
-        };
-        if !is_new {
-            return self.adopt(&mut journal, launch, &there);
+        let container = Container::new(launch, behaviour, fault, now_ns());
+        let id = container.execution_id();
+        let is_new = journal.append(Line::Launched(container)).map_err(|error| unwritten(&error))?;
+        match journal.memory().named(&launch.name) {
+            Some(there) if is_new => self.watch(&mut journal, &there),
+            Some(there) => return self.adopt(&mut journal, launch, &there),
+            // It was launched for all that.
+            None if is_new => {}
+            None => {
+                let message = "the container under this name was removed just now";
+                return Err(LaunchError::MaybeLaunched(message.into()));
+            }
         }
-        self.watch(&mut journal, &there);
         match fault {
             Some(Fault::LostResponse) => {
                 Err(LaunchError::MaybeLaunched("simulated: the answer to the launch was lost".into()))
             }
-            _ => Ok(there.container.execution_id()),
+            _ => Ok(id),
         }
     }
 
@@ -183,7 +188,7 @@ impl Engine {
 
     pub(crate) fn list_owned(&self, fleet: FleetId) -> Result<Vec<Owned>, Failure> {
         let containers = current(&mut self.journal())?.containers();
-        self.folder.sweep_refused(MARKS_STAY).map_err(|error| unreachable(&error))?;
+        self.folder.sweep(MARKS_STAY).map_err(|error| unreachable(&error))?;
         let now = now_ns();
         let owned = |seen: Seen| {
             let state = seen.observed(now);

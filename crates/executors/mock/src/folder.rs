@@ -98,18 +98,18 @@ impl Folder {
         }
     }
 
-    /// Forgets the refusals that are older than `age`.
-    pub(crate) fn sweep_refused(&self, age: Duration) -> io::Result<()> {
-        for entry in fs::read_dir(&self.refused)? {
+    /// Forgets the refusals that are older than `age`, and what killed processes began to write before.
+    pub(crate) fn sweep(&self, age: Duration) -> io::Result<()> {
+        for entry in fs::read_dir(&self.refused)?.chain(fs::read_dir(&self.scratch)?) {
             let path = entry?.path();
-            let refused = match fs::metadata(&path) {
+            let written = match fs::metadata(&path) {
                 Ok(metadata) => metadata.modified()?,
                 Err(error) => {
                     absent(&path, error)?;
                     continue;
                 }
             };
-            if refused.elapsed().is_ok_and(|passed| passed > age) {
+            if written.elapsed().is_ok_and(|passed| passed > age) {
                 remove(&path)?;
             }
         }
