@@ -178,20 +178,12 @@ pub(crate) fn engines(mock: &Path) -> anyhow::Result<Vec<Engine>> {
     let mut engines = Vec::new();
     for (name, slots) in HOSTS {
         let folder = mock.join(name);
-        let containers = folder.join("containers");
-        // Until the first container is made there, which on the smaller one may be never.
-        if name != SHARED && !containers.exists() {
-            continue;
-        }
-        let left = std::fs::read_dir(containers)
-            .context("no container was ever made")?
-            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-            .collect::<anyhow::Result<Vec<String>>>()?;
         let ledger = match ledger::read(&folder) {
-            // It is written with the first launch.
-            Err(error) if name != SHARED && error.kind() == io::ErrorKind::NotFound => Ledger::default(),
+            // Until a worker looks there, which at the smaller one may be never.
+            Err(error) if name != SHARED && error.kind() == io::ErrorKind::NotFound => continue,
             ledger => ledger.context("the containers left no ledger")?,
         };
+        let left = ledger.left().map(str::to_owned).collect();
         engines.push(Engine {
             ledger,
             forgotten: Ledger::default(),

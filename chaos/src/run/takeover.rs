@@ -184,7 +184,7 @@ impl Victim {
             }
             None => "lives on".to_owned(),
         };
-        // Simulated containers are links in a folder: there is no line to listen on.
+        // Simulated containers are lines in a file: there is no connection to listen on.
         let requests = match process.member.part {
             Part::DockerWorker => format!("{} late requests, ", late.len()),
             _ => String::new(),

@@ -2,6 +2,7 @@
 //! only the results by Gantry's rows.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -145,7 +146,7 @@ pub(crate) async fn fleet(lab: &Lab) -> anyhow::Result<String> {
 /// Containers that are still there.
 async fn left(lab: &Lab) -> anyhow::Result<Vec<String>> {
     match &lab.backend {
-        Backend::Mock(folder) => Ok(simulated(folder)),
+        Backend::Mock(folder) => simulated(folder),
         Backend::Docker(engine) => engine.containers(&fleet(lab).await?).await,
         Backend::Cloud(place) => {
             place.engine.left_of(&cloud_ran(lab, place).await?, !place.cloud.keeps_what_is_over()).await
@@ -153,10 +154,13 @@ async fn left(lab: &Lab) -> anyhow::Result<Vec<String>> {
     }
 }
 
-fn simulated(folder: &Path) -> Vec<String> {
-    // Where no container was ever made, there is no folder.
-    let entries = std::fs::read_dir(folder.join("containers")).into_iter().flatten();
-    entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+fn simulated(folder: &Path) -> anyhow::Result<Vec<String>> {
+    match ledger::read(folder) {
+        Ok(ledger) => Ok(ledger.left().map(str::to_owned).collect()),
+        // Where no worker ever looked, there is none.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// What really ran; returns the jobs that did.

@@ -63,8 +63,8 @@ async fn a_worker_is_killed_and_another_goes_on() {
     // What it adopted, the adopter removes.
     let names: String =
         fleet.scalar("select string_agg(external_name, ',') from container_executions where epoch = 2").await;
-    let containers = fleet.folder().join("containers");
-    eventually(PATIENCE, async || names.split(',').all(|name| !containers.join(name).exists())).await;
+    let names: Vec<&str> = names.split(',').collect();
+    eventually(PATIENCE, async || fleet.ledger().left().all(|left| !names.contains(&left))).await;
 }
 
 #[tokio::test]

@@ -28,11 +28,11 @@ async fn two_containers_of_a_job_fail_its_test() {
     // As if a second attempt had run beside the first.
     let run = |execution, attempt| {
         format!(
-            r#"{{"event":"launched","id":"{execution}","name":"{execution}","job":"{id}","attempt":{attempt},"started_ns":1,"planned_end_ns":9}}"#
+            r#"{{"doubled":{{"id":"{execution}","name":"{execution}","job":"{id}","attempt":{attempt},"started_ns":1,"planned_end_ns":9}}}}"#
         )
     };
     let lines = format!("{}\n{}\n", run("x", 2), run("y", 3));
-    std::fs::write(fleet.folder().join("ledger.jsonl"), lines).expect("written");
+    std::fs::write(fleet.folder().join("ledger/00000002.jsonl"), lines).expect("written");
 }
 
 #[tokio::test]

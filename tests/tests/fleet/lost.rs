@@ -61,7 +61,7 @@ const ANOTHER: &str = "00000000-0000-4000-8000-000000000000";
 
 /// How many containers there are on the fleet's own engine, whatever their state.
 fn containers(fleet: &Fleet) -> usize {
-    std::fs::read_dir(fleet.folder().join("containers")).expect("a folder").count()
+    fleet.ledger().left().count()
 }
 
 #[tokio::test]
@@ -381,10 +381,11 @@ async fn an_address_that_leads_elsewhere_loses_nothing() {
     let fleet = Fleet::new().await;
     let Running { job, worker, _parts } = running(&fleet, json!({})).await;
     let (_api, client) = fleet.api().await;
-    let (containers, aside) = (fleet.folder().join("containers"), fleet.folder().join("aside"));
+    let [ledger, aside, another] = ["ledger", "aside", "another"].map(|name| fleet.folder().join(name));
     let itself = identity(&fleet, ANOTHER);
-    std::fs::rename(&containers, &aside).expect("moved");
-    std::fs::create_dir(&containers).expect("made");
+    std::fs::rename(&ledger, &aside).expect("moved");
+    // A worker that looks may be the first to make it.
+    std::fs::create_dir_all(&ledger).expect("made");
     stands(&client, job, "unreachable").await;
 
     // A worker that has it to adopt meets the same engine.
@@ -395,8 +396,9 @@ async fn an_address_that_leads_elsewhere_loses_nothing() {
     assert_eq!((&row["status"], &row["attempt"]), (&json!("running"), &json!(1)), "{row}");
     assert!(fleet.attempts(job).await[0]["ended_at"].is_null());
 
-    std::fs::remove_dir(&containers).expect("nothing was launched there");
-    std::fs::rename(&aside, &containers).expect("moved back");
+    assert_eq!(fleet.ledger().runs().count(), 0, "nothing was launched there");
+    std::fs::rename(&ledger, &another).expect("moved");
+    std::fs::rename(&aside, &ledger).expect("moved back");
     identity(&fleet, &itself);
     stands(&client, job, "owned").await;
     client.cancel(job).await;

@@ -84,7 +84,7 @@ async fn a_run_that_surfaces_late_is_reaped() {
     let (fleet, _parts, id) = about_to_launch("never").await;
     let _next = worker(&fleet, "never", &[]).await;
     was_lost_once(&fleet, id).await;
-    let containers = || std::fs::read_dir(fleet.folder().join("containers")).expect("a folder").count();
+    let containers = || fleet.ledger().left().count();
     eventually(PATIENCE, async || containers() == 0).await;
 
     arrives_late(&fleet, id).await;

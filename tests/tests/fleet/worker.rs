@@ -110,7 +110,7 @@ async fn what_a_killed_worker_left_is_reaped_by_the_next() {
     let id = fleet.producer().await.submit(&jobs::mock(&[])).await;
     fleet.all_complete(&[id]).await;
     first.crash();
-    let containers = || std::fs::read_dir(fleet.folder().join("containers")).expect("a folder").count();
+    let containers = || fleet.ledger().left().count();
     assert_eq!(containers(), 1, "it was left");
     fleet.execute("update container_executions set ended_at = ended_at - interval '1 hour'").await;
     let _second = fleet.mock_worker(quick());

@@ -1,4 +1,4 @@
-//! A simulated container: the link made at its launch, and what that makes of the time.
+//! A simulated container: what its launch said, and what that makes of the time.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -14,11 +14,10 @@ use crate::faults::Fault;
 use crate::ledger::Run;
 use crate::output::Printed;
 
-/// The content of a container's link. Never changed: what happens to it later is a [`Stop`] beside it.
+/// What the ledger says of a launch. Never changed: what happens to it later is a [`Stop`] beside it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Container {
-    /// The facts that the ledger has too.
-    #[serde(flatten)]
+    /// The facts that a reader of the ledger counts.
     pub(crate) run: Run,
     /// The fleet's label.
     pub(crate) fleet: FleetId,
@@ -134,12 +133,6 @@ impl Container {
         (self.fleet, self.run.job, self.run.attempt) == (fleet, job, attempt)
     }
 
-    /// The name in an identifier made by [`Container::new`], if it has that shape.
-    pub(crate) fn name_in(id: &ExecutionId) -> Option<&str> {
-        let (name, _) = id.0.rsplit_once('.')?;
-        is_name(name).then_some(name)
-    }
-
     /// When it is over; it may be before its start, if it was stopped then.
     pub(crate) fn end_ns(&self, stop: Option<Stop>) -> u64 {
         stop.map_or(self.run.planned_end_ns, |stop| stop.at_ns.min(self.run.planned_end_ns))
@@ -221,6 +214,11 @@ impl Container {
 /// Whether `name` can be a container's: a plain file name, whoever asks.
 pub(crate) fn is_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+/// The name in an identifier made by [`Container::new`], if it has that shape.
+pub(crate) fn name_in(id: &str) -> Option<&str> {
+    id.rsplit_once('.').map(|(name, _)| name)
 }
 
 /// The identifier of what was launched under a name at `now`.
@@ -342,9 +340,9 @@ mod tests {
 
     #[test]
     fn only_a_name_is_a_file() {
-        let id = |text: &str| ExecutionId(text.to_owned());
-        assert_eq!(Container::name_in(&id("g1-a.ff")), Some("g1-a"));
-        assert_eq!(Container::name_in(&id("../../etc/passwd.1")), None);
-        assert_eq!(Container::name_in(&id("plain")), None);
+        assert!(is_name("g1-a"));
+        assert!(["", "../../etc/passwd", "g1.a", "G1"].iter().all(|text| !is_name(text)));
+        assert_eq!(name_in("g1-a.ff"), Some("g1-a"));
+        assert_eq!(name_in("plain"), None);
     }
 }

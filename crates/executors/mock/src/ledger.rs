@@ -1,20 +1,19 @@
 //! What really ran: written by the simulated containers themselves, read by tests that must not believe Gantry's
 //! own rows.
 //!
-//! `ledger.jsonl` in the host's directory gets one line per launch, stop and removal. A removal repeats the facts
-//! of the launch, and [`read`] looks at the containers still there, so that a launch's line may come later than its
-//! container, together with other lines, and a launcher killed between the two hides nothing.
+//! The files in `ledger` in the host's directory get one line per launch, stop and removal. What is there is known from
+//! nothing else, so that nobody can be killed between the one and the other.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::File;
 use std::io;
 use std::path::Path;
 
 use gantry_core::JobId;
 use serde::{Deserialize, Serialize};
 
-use crate::container::{Container, Stop};
-use crate::folder::{self, CONTAINERS, LEDGER, STOPS};
+use crate::container::{Container, Stop, name_in};
+use crate::{folder, journal};
 
 /// One run of a container, in nanoseconds of the machine's CLOCK_BOOTTIME.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -33,21 +32,22 @@ pub struct Run {
     pub planned_end_ns: u64,
 }
 
-/// A line of the ledger.
+/// A line of the ledger. It says what its writer wants; whether that happened, those above it tell.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Line {
-    Launched(Run),
-    Stopped {
-        id: String,
-        name: String,
-        stopped_ns: u64,
-    },
-    Removed {
-        #[serde(flatten)]
-        run: Run,
-        removed_ns: u64,
-    },
+    /// A container, where its name is free.
+    Launched(Container),
+    /// A launch under a name that is taken, which would have made this second container.
+    Doubled(Run),
+    /// A stop, where the container is there and would end later.
+    Stopped { id: String, stop: Stop },
+    /// The end of a container, where it is there.
+    Removed { id: String, removed_ns: u64 },
+    /// What stands above in this file was there when the file before it was closed.
+    Begun,
+    /// What stands below in this file does not count.
+    Closed,
 }
 
 /// What ran in a directory.
@@ -55,43 +55,17 @@ pub(crate) enum Line {
 pub struct Ledger {
     runs: BTreeMap<String, Run>,
     ends: BTreeMap<String, u64>,
+    /// The containers that are there: their ids by name.
+    there: BTreeMap<String, String>,
 }
 
-/// Reads the ledger of a host's directory, and the containers that are still there.
+/// Reads the ledger of a host's directory.
 pub fn read(dir: &Path) -> io::Result<Ledger> {
     let mut ledger = Ledger::default();
-    // The containers first: one that is removed meanwhile has its line by then.
-    for (_, content) in contents(&dir.join(CONTAINERS))? {
-        ledger.add(serde_json::from_slice::<Container>(&content)?.run);
-    }
-    let text = fs::read_to_string(dir.join(LEDGER))?;
-    // What follows the last line's end is being written just now.
-    for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
-        match serde_json::from_str(line)? {
-            Line::Launched(run) => ledger.add(run),
-            Line::Stopped { id, stopped_ns, .. } => ledger.end(id, stopped_ns),
-            Line::Removed { run, removed_ns } => {
-                ledger.end(run.id.clone(), removed_ns);
-                ledger.add(run);
-            }
-        }
-    }
-    for (id, content) in contents(&dir.join(STOPS))? {
-        ledger.end(id, serde_json::from_slice::<Stop>(&content)?.at_ns);
+    for part in folder::parts(dir)? {
+        journal::lines(&File::open(part)?, 0, u64::MAX, |line, _| ledger.take(line))?;
     }
     Ok(ledger)
-}
-
-/// Name and content of all that is in a folder; what is removed meanwhile is left out.
-fn contents(folder: &Path) -> io::Result<Vec<(String, Vec<u8>)>> {
-    let mut contents = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if let Some(content) = folder::content(&entry.path())? {
-            contents.push((entry.file_name().to_string_lossy().into_owned(), content));
-        }
-    }
-    Ok(contents)
 }
 
 impl Ledger {
@@ -106,9 +80,37 @@ impl Ledger {
         self.ends.extend(other.ends.iter().map(|(id, end)| (id.clone(), *end)));
     }
 
+    fn take(&mut self, line: Line) {
+        match line {
+            Line::Launched(Container { run, .. }) => {
+                if !self.there.contains_key(&run.name) {
+                    self.there.insert(run.name.clone(), run.id.clone());
+                    self.add(run);
+                }
+            }
+            Line::Doubled(run) => self.add(run),
+            Line::Stopped { id, stop } if self.is_there(&id) => self.end(id, stop.at_ns),
+            Line::Removed { id, removed_ns } if self.is_there(&id) => {
+                name_in(&id).and_then(|name| self.there.remove(name));
+                self.end(id, removed_ns);
+            }
+            // Of what is gone, or of the files alone.
+            Line::Stopped { .. } | Line::Removed { .. } | Line::Begun | Line::Closed => {}
+        }
+    }
+
+    fn is_there(&self, id: &str) -> bool {
+        name_in(id).and_then(|name| self.there.get(name)).is_some_and(|there| there == id)
+    }
+
     fn end(&mut self, id: String, at: u64) {
         let end = self.ends.entry(id).or_insert(at);
         *end = at.min(*end);
+    }
+
+    /// The names of the containers that are there: launched, and not removed since.
+    pub fn left(&self) -> impl Iterator<Item = &str> {
+        self.there.keys().map(String::as_str)
     }
 
     /// Every run that there was, by id.

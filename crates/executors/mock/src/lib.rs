@@ -1,11 +1,10 @@
 //! Containers that are only simulated: for load, for crash tests and for producers' own tests.
 //!
 //! A host of type `mock` is a directory, `connection_config = {"dir": "/path"}`, shared by all workers of that
-//! host on one machine. A container is a symbolic link there whose target says all of it, immutable from its launch on,
-//! and what it does is a function of that, the clock and a stop mark. So it lives and ends whether or not a worker
+//! host on one machine. A container is a line in a ledger there which says all of it, immutable from its launch on, and
+//! what it does is a function of that, the clock and the line of a stop. So it lives and ends whether or not a worker
 //! looks, and workers may die and adopt as with a real engine. A file system in memory (`/dev/shm`) is the right place
-//! for load: ext4 makes a file slowly where many were just deleted, and a restart of the machine ends the containers
-//! anyway.
+//! for load: nothing has to reach a disk, and a restart of the machine ends the containers anyway.
 //!
 //! No command is run. What a job does is said by its labels, over the defaults in the host's `executor_config` (the
 //! same keys without `mock.`). `docs/MOCK.md` has examples, and what a producer sees of each in Gantry.
@@ -49,7 +48,7 @@
 //! such as `24h`) makes the process like a worker of a cloud's, see [`MockExecutor::from_env`]. A launch that is
 //! repeated against that is refused, and the ledger has it as the second container that it would have been.
 //!
-//! [`ledger`] reads what the containers themselves wrote down: what really ran, and how much of it at once.
+//! [`ledger`] reads what the containers themselves wrote down: what really ran, how much of it at once, and what is left.
 
 mod behaviour;
 mod clock;
@@ -58,6 +57,7 @@ mod engine;
 mod executor;
 mod faults;
 mod folder;
+mod journal;
 pub mod ledger;
 mod memory;
 mod output;

@@ -1,4 +1,4 @@
-//! What a simulated container has printed by now: a function of its link and the time, so that it is never stored.
+//! What a simulated container has printed by now: a function of its launch and the time, so that it is never stored.
 //!
 //! The log in order is `stdout`, `stderr`, then the lines. A cursor is an offset in it, in decimal. Where a byte of the
 //! lines stands is computed, so that a flood of them costs what is read of it.

@@ -59,6 +59,10 @@ impl Fixture {
     fn path(&self, name: &str) -> std::path::PathBuf {
         self.dir.path().join(name)
     }
+
+    fn ledger_text(&self) -> String {
+        std::fs::read_to_string(self.path("ledger/00000001.jsonl")).expect("readable")
+    }
 }
 
 #[tokio::test]
@@ -259,14 +263,13 @@ async fn a_flood_is_read_in_pages_and_never_stored() {
         }
     }
     assert_eq!(bytes, 10_000_000);
-    let file = std::fs::read_dir(fixture.path("containers")).expect("a folder").next().expect("one").expect("readable");
-    assert!(file.metadata().expect("a file").len() < 1000);
+    assert!(fixture.ledger_text().len() < 1000);
 }
 
 #[tokio::test]
-async fn what_is_too_long_for_a_link_is_a_container_all_the_same() {
+async fn what_says_much_is_a_container_all_the_same() {
     let fixture = fixture();
-    let text = "x".repeat(10_000);
+    let text = "x".repeat(100_000);
     let (launch, id) = fixture.start(json!({ "mock.stdout": text })).await;
     let another = MockExecutor::new();
     assert_eq!(another.launch(&fixture.host, &launch).await.expect("adopts"), id);
@@ -276,9 +279,8 @@ async fn what_is_too_long_for_a_link_is_a_container_all_the_same() {
 
     fixture.executor.remove(&fixture.host, &id).await.expect("removes");
     assert_eq!(another.find(&fixture.host, &launch.name).await, Found::Absent);
-    for folder in ["containers", "scratch"] {
-        assert_eq!(std::fs::read_dir(fixture.path(folder)).expect("a folder").count(), 0, "{folder}");
-    }
+    assert_eq!(ledger::read(fixture.dir.path()).expect("readable").left().count(), 0);
+    assert_eq!(std::fs::read_dir(fixture.path("scratch")).expect("a folder").count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -368,30 +370,34 @@ async fn the_ledger_outlives_the_containers() {
 }
 
 #[tokio::test]
-async fn the_line_of_a_launch_comes_with_the_next_look() {
+async fn a_launch_that_was_answered_is_in_the_ledger() {
     let fixture = fixture();
-    let lines = || std::fs::read_to_string(fixture.path("ledger.jsonl")).expect("readable").lines().count();
-    let (_, first) = fixture.start(json!({"mock.duration": "1h"})).await;
-    fixture.start(json!({"mock.duration": "1h"})).await;
-    assert_eq!(fixture.state(&fixture.executor, &first).await, Observed::Running);
-    assert_eq!(lines(), 2);
-    assert_eq!(fixture.state(&fixture.executor, &first).await, Observed::Running);
-    assert_eq!(lines(), 2, "once");
-
-    // Or with the next line that cannot wait.
-    fixture.start(json!({"mock.duration": "1h"})).await;
-    fixture.executor.stop(&fixture.host, &first, Duration::ZERO).await.expect("stops");
-    assert_eq!(lines(), 4);
+    let (launch, id) = fixture.start(json!({"mock.duration": "1h"})).await;
+    assert_eq!(fixture.ledger_text().lines().count(), 1, "there is nothing else that could be lost");
+    let ledger = || ledger::read(fixture.dir.path()).expect("readable");
+    assert_eq!(ledger().left().collect::<Vec<_>>(), [launch.name.as_str()]);
+    fixture.executor.stop(&fixture.host, &id, Duration::ZERO).await.expect("stops");
+    fixture.executor.remove(&fixture.host, &id).await.expect("removes");
+    assert_eq!(fixture.ledger_text().lines().count(), 3);
+    assert_eq!((ledger().left().count(), ledger().starts()[&(launch.job, 1)]), (0, 1));
 }
 
 #[tokio::test]
-async fn a_launcher_killed_before_its_ledger_line_hides_nothing() {
+async fn a_process_that_comes_later_knows_what_is_there() {
     let fixture = fixture();
-    let (launch, id) = fixture.start(json!({})).await;
-    std::fs::write(fixture.path("ledger.jsonl"), "").expect("writes");
-    assert_eq!(ledger::read(fixture.dir.path()).expect("readable").starts()[&(launch.job, 1)], 1);
-    fixture.executor.remove(&fixture.host, &id).await.expect("removes");
-    assert_eq!(ledger::read(fixture.dir.path()).expect("readable").starts()[&(launch.job, 1)], 1);
+    let (running, id) = fixture.start(json!({"mock.duration": "1h"})).await;
+    let (_, stopped) = fixture.start(json!({"mock.duration": "1h"})).await;
+    let (_, removed) = fixture.start(json!({})).await;
+    fixture.executor.stop(&fixture.host, &stopped, Duration::ZERO).await.expect("stops");
+    fixture.executor.remove(&fixture.host, &removed).await.expect("removes");
+    let later = MockExecutor::new();
+    assert_eq!(fixture.state(&later, &id).await, Observed::Running);
+    assert!(matches!(fixture.state(&later, &stopped).await, Observed::Ended(_)));
+    assert_eq!(fixture.state(&later, &removed).await, Observed::Gone);
+    assert_eq!(later.list_owned(&fixture.host, fixture.fleet).await.expect("reachable").len(), 2);
+    assert_eq!(later.launch(&fixture.host, &running).await.expect("adopts"), id);
+    later.remove(&fixture.host, &stopped).await.expect("removes");
+    assert_eq!(fixture.state(&fixture.executor, &stopped).await, Observed::Gone);
 }
 
 #[tokio::test]
