@@ -412,7 +412,9 @@ create table container_jobs (
     constraint container_jobs_parked_or_dispatched check (parked_until is null or (dispatched_at is null and waiting_reason is not null)),
     constraint container_jobs_limited_is_parked check (limit_id is null or parked_until is not null)
 ) with (fillfactor = 70);
-create index container_jobs_status_created on container_jobs (status, created_at);
+-- For people who look for what went wrong. Not of what completed, which is nearly all, nor of what waits or runs, which has
+-- indexes of its own: a job that completes never writes it.
+create index container_jobs_status_created on container_jobs (status, created_at) where status in ('failed', 'timeout', 'cancelled');
 -- Not of jobs that have had no host: all that wait for their first start.
 create index container_jobs_host_status on container_jobs (executor_host_id, status) where executor_host_id is not null;
 create index container_jobs_execution_id on container_jobs (execution_id) where execution_id is not null;
