@@ -412,11 +412,12 @@ create table container_jobs (
     constraint container_jobs_parked_or_dispatched check (parked_until is null or (dispatched_at is null and waiting_reason is not null)),
     constraint container_jobs_limited_is_parked check (limit_id is null or parked_until is not null)
 ) with (fillfactor = 70);
-create index container_jobs_status_created on container_jobs (status, created_at);
--- Not of jobs that have had no host: all that wait for their first start.
-create index container_jobs_host_status on container_jobs (executor_host_id, status) where executor_host_id is not null;
+-- For people who look for what went wrong. Not of what completed, which is nearly all, nor of what waits or runs, which has
+-- indexes of its own: a job that completes never writes it.
+create index container_jobs_status_created on container_jobs (status, created_at) where status in ('failed', 'timeout', 'cancelled');
+-- Of those that run: where an ended job ran, its attempts know, and they are not written again.
+create index container_jobs_host_status on container_jobs (executor_host_id, status) where status = 'running';
 create index container_jobs_execution_id on container_jobs (execution_id) where execution_id is not null;
-create index container_jobs_tenant on container_jobs (tenant_id, id);
 create index container_jobs_line on container_jobs (executor_type, tenant_id, priority, id) where status = 'pending' and dispatched_at is null and parked_until is null;
 create index container_jobs_limited on container_jobs (limit_id, priority desc, id) where status = 'pending' and limit_id is not null;
 create index container_jobs_window on container_jobs (executor_type, published_at) where status = 'pending' and dispatched_at is not null;
@@ -480,6 +481,9 @@ create table container_job_specs (
     routing jsonb not null default '{}',
     constraint container_job_specs_routing_is_object check (jsonb_typeof(routing) = 'object')
 );
+-- A tenant's jobs in the order of their ids. Here, because this row is written once: on the job's own row each change of its
+-- state would write an entry.
+create index container_job_specs_tenant on container_job_specs (tenant_id, job_id);
 comment on table container_job_specs is 'The resolved spec of each job as submitted, written once, and its way, written again only when a place refuses it.';
 comment on column container_job_specs.job_id is 'The job.';
 comment on column container_job_specs.tenant_id is 'The owner.';

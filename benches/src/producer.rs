@@ -201,13 +201,14 @@ async fn wait_for_end(fleet: &Fleet, key: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Waits until all jobs of a run have ended. What is asked while they run is cheap: it must not be what is measured.
+/// Waits until all jobs of a run have ended. What is asked while they run is cheap, however many have ended: it must not
+/// be what is measured.
 async fn wait_for_ends(fleet: &Fleet, run: &Run) -> anyhow::Result<()> {
     let limit = Instant::now() + GIVE_UP;
     loop {
         let busy: bool = sqlx::query_scalar(
-            "select exists (select 1 from container_jobs where status = 'pending')
-                 or exists (select 1 from container_jobs where status = 'running')",
+            "select exists (select 1 from executor_hosts where current_job_count > 0)
+                 or exists (select 1 from tenants where gantry_waiting(id, 1) > 0)",
         )
         .fetch_one(&fleet.sql)
         .await?;

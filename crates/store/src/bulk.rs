@@ -86,7 +86,7 @@ pub async fn count(store: &Store, tenant: TenantId, deed: Deed, filter: &Filter,
     loop {
         let page = store
             .bounded("bulk::count", async {
-                let mut tx = store.begin_scoped("bulk::count", scope).await?;
+                let mut tx = store.begin_scoped_in_order("bulk::count", scope).await?;
                 let page = select::page(&mut tx, tenant, deed, filter, None, cursor, COUNT_BATCH).await?;
                 tx.commit().await?;
                 Ok(page)

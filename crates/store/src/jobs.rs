@@ -114,7 +114,9 @@ pub async fn list(store: &Store, scope: Scope, filter: &Filter) -> Result<Vec<Jo
 async fn select(store: &Store, scope: Scope, id: Option<JobId>, filter: &Filter) -> Result<Vec<JobView>> {
     store.bounded("jobs::select", async {
     let statuses: Vec<String> = filter.statuses.iter().map(|status| status.to_string()).collect();
-    let mut tx = store.begin_scoped("jobs::select", scope).await?;
+    let mut tx = store.begin_scoped_in_order("jobs::select", scope).await?;
+    // By the specs, whose index of a tenant is written once per job. Each job is looked up by itself: joined freely, the
+    // planner would read all jobs of all tenants beside them.
     let rows = sqlx::query!(
         r#"/* jobs::select */
         select j.id, j.tenant_id, j.project_id, j.name, j.status::text as "status!", j.executor_type::text as "executor_type!",
@@ -122,14 +124,18 @@ async fn select(store: &Store, scope: Scope, id: Option<JobId>, filter: &Filter)
             j.attempt, j.waiting_reason::text, j.parked_until, j.dispatched_at is not null as "dispatched!", j.execution_id,
             j.exit_code, j.failure_class::text, j.error_message, j.idempotency_key, j.estimated_cost, j.actual_cost,
             j.executor_metadata, j.cancel_requested_at, j.created_at, j.started_at, j.completed_at, j.created_by
-        from container_jobs j left join executor_hosts h on h.id = j.executor_host_id
-        where ($1::uuid is null or j.id = $1) and (cardinality($2::text[]) = 0 or j.status = any($2::text[]::job_status[]))
-          and ($3::text is null or j.executor_type = $3::text::executor_type) and ($4::uuid is null or j.id < $4)
-        order by j.id desc limit $5"#,
+        from container_job_specs s
+        cross join lateral (
+            select * from container_jobs
+            where id = s.job_id and (cardinality($2::text[]) = 0 or status = any($2::text[]::job_status[]))
+              and ($3::text is null or executor_type = $3::text::executor_type) offset 0) j
+        left join executor_hosts h on h.id = j.executor_host_id
+        where ($1::uuid is null or s.job_id = $1) and s.job_id < $4
+        order by s.job_id desc limit $5"#,
         id.map(JobId::uuid),
         &statuses,
         filter.executor.map(|executor| executor.as_str()),
-        filter.before.map(JobId::uuid),
+        filter.before.map_or(Uuid::max(), JobId::uuid),
         filter.limit
     )
     .fetch_all(&mut *tx)

@@ -214,7 +214,12 @@ impl Store {
         self.open(operation, &scope.settings()).await
     }
 
-    /// The same on the path of a job, with [plans that are kept](KEPT_PLANS).
+    /// The same [in the order of an index](Self::begin_in_order).
+    pub(crate) async fn begin_scoped_in_order(&self, operation: &'static str, scope: Scope) -> Result<Tx> {
+        self.open(operation, &format!("{}{IN_ORDER}", scope.settings())).await
+    }
+
+    /// A scoped one on the path of a job, with [plans that are kept](KEPT_PLANS).
     pub(crate) async fn begin_scoped_kept(&self, operation: &'static str, scope: Scope) -> Result<Tx> {
         self.open(operation, &format!("{}{KEPT_PLANS}", scope.settings())).await
     }

@@ -37,9 +37,9 @@ pub(super) async fn page(
     let after = cursor.map_or(Uuid::nil(), JobId::uuid);
     let end = sqlx::query_scalar!(
         "/* bulk::page */
-        select id from (
-            select id from container_jobs where tenant_id = $1 and id > $2 order by id limit $3) w
-        order by id desc limit 1",
+        select job_id from (
+            select job_id from container_job_specs where tenant_id = $1 and job_id > $2 order by job_id limit $3) w
+        order by job_id desc limit 1",
         tenant.uuid(),
         after,
         WINDOW
@@ -53,6 +53,8 @@ pub(super) async fn page(
     Ok(Page { jobs, cursor: Some(cursor), is_last: false })
 }
 
+/// By the specs, whose index of a tenant is written once per job; each job is looked up by itself, as in `jobs::select`. So
+/// are labels, so that the walk reads nothing but the index.
 async fn matching(
     tx: &mut sqlx::PgConnection,
     tenant: TenantId,
@@ -70,20 +72,24 @@ async fn matching(
         select j.id, j.status::text as "status!", j.executor_type::text as "executor_type!", j.priority,
             j.dispatched_at is not null as "dispatched!", j.cancel_requested_at is not null as "cancel_requested!",
             coalesce(t.supported_executors::text[], '{}') as "supported!"
-        from container_jobs j left join container_templates t on t.id = j.template
-        where j.tenant_id = $1 and j.id > $2 and j.id <= $3 and j.status = any($4::text[]::job_status[])
-          and ($5::text is null or j.template = (select c.id from container_templates c where c.tenant_id = $1 and c.name = $5))
-          and ($6::text is null or j.project_id = (select p.id from projects p where p.tenant_id = $1 and p.name = $6))
-          and ($7::jsonb is null or exists (
-            select from container_job_specs s where s.job_id = j.id and s.spec->'labels' @> $7))
-          and ($8::text is null or j.executor_type = $8::text::executor_type)
-          and ($9::timestamptz is null or j.created_at >= $9) and ($10::timestamptz is null or j.created_at < $10)
-          and ($11::timestamptz is null or j.created_at < $11) and ($12::text is null or starts_with(j.name, $12))
-          and ($13::text is null or (j.status = 'pending' and case
-            when j.waiting_reason is not null then j.waiting_reason = $13::text::waiting_reason
-            when j.dispatched_at is not null then $13 = 'dispatching'
-            else j.executor_type = any($14::text[]::executor_type[]) end))
-        order by j.id limit $15"#,
+        from container_job_specs s
+        cross join lateral (
+            select * from container_jobs j
+            where j.id = s.job_id and j.status = any($4::text[]::job_status[])
+              and ($5::text is null or j.template = (select c.id from container_templates c where c.tenant_id = $1 and c.name = $5))
+              and ($6::text is null or j.project_id = (select p.id from projects p where p.tenant_id = $1 and p.name = $6))
+              and ($7::jsonb is null or (select l.spec->'labels' from container_job_specs l where l.job_id = j.id) @> $7)
+              and ($8::text is null or j.executor_type = $8::text::executor_type)
+              and ($9::timestamptz is null or j.created_at >= $9) and ($10::timestamptz is null or j.created_at < $10)
+              and ($11::timestamptz is null or j.created_at < $11) and ($12::text is null or starts_with(j.name, $12))
+              and ($13::text is null or (j.status = 'pending' and case
+                when j.waiting_reason is not null then j.waiting_reason = $13::text::waiting_reason
+                when j.dispatched_at is not null then $13 = 'dispatching'
+                else j.executor_type = any($14::text[]::executor_type[]) end))
+            offset 0) j
+        left join container_templates t on t.id = j.template
+        where s.tenant_id = $1 and s.job_id > $2 and s.job_id <= $3
+        order by s.job_id limit $15"#,
         tenant.uuid(),
         after,
         end,
