@@ -35,6 +35,11 @@ impl Factor {
         }
     }
 
+    /// The fleet at the last step.
+    pub(crate) fn grown(self) -> Layout {
+        self.layout(self.steps().last().copied().unwrap_or(1))
+    }
+
     fn layout(self, step: u32) -> Layout {
         let mut layout = Layout::plain(Executor::Mock, SLOTS);
         match self {

@@ -112,7 +112,7 @@ async fn run(case: Case, arguments: &Arguments) -> anyhow::Result<Value> {
         Case::Control => control::run(&servers, binaries, *jobs, *pairs, events).await,
         Case::Idle => idle::run(&servers, binaries, SINGLE, Executor::Mock).await,
         Case::IdleDocker => idle::run(&servers, binaries, SINGLE / 5, Executor::Docker).await,
-        Case::Profile => profile::run(&servers, binaries, *jobs).await,
+        Case::Profile => profile::run(&servers, binaries, *jobs, factors).await,
         Case::Load => load::run(&servers, binaries, *jobs).await,
         Case::Docker => docker::run(&servers, binaries, CONTAINERS, *pairs).await,
         Case::Growth => growth::run(&servers, binaries, *jobs, *pairs, factors).await,

@@ -7,6 +7,7 @@ use sqlx::{Executor as _, PgConnection, Row as _};
 
 use crate::control::SLOTS;
 use crate::fleet::{Executor, Fleet, Layout, Servers};
+use crate::growth::Factor;
 use crate::measure::{self, round};
 use crate::producer;
 
@@ -20,19 +21,23 @@ pub(crate) const SETTINGS: &[&str] = &[
 /// How many statements are listed.
 const MOST: i64 = 25;
 
-pub(crate) async fn run(servers: &Servers, binaries: &Path, jobs: usize) -> anyhow::Result<Value> {
-    let fleet = Fleet::start(servers, binaries, Layout::plain(Executor::Mock, SLOTS)).await?;
+/// Of the plain fleet, or of one in which the first of `factors` has grown as far as it is measured.
+pub(crate) async fn run(servers: &Servers, binaries: &Path, jobs: usize, factors: &[Factor]) -> anyhow::Result<Value> {
+    let layout = factors.first().map_or_else(|| Layout::plain(Executor::Mock, SLOTS), |factor| factor.grown());
+    let fleet = Fleet::start(servers, binaries, layout).await?;
     producer::warm_up(&fleet).await?;
     let mut connection = fleet.sql.acquire().await?;
     connection.execute("create extension if not exists pg_stat_statements").await?;
     connection.execute("select pg_stat_statements_reset(), pg_stat_reset()").await?;
+    let began = fleet.cpu();
     let run = producer::all_at_once(&fleet, jobs).await?;
+    let cpu = fleet.cpu().since(&began);
     let verified = measure::verify(&fleet, &run).await?;
     let (statements, tables) = (statements(&mut connection, jobs).await?, tables(&mut connection, jobs).await?);
     drop(connection);
     fleet.stop().await?;
     Ok(json!({
-        "case": "profile", "jobs": jobs, "jobs_per_second": round(run.per_second()),
+        "case": "profile", "jobs": jobs, "jobs_per_second": round(run.per_second()), "cpu_seconds": cpu,
         "statements": statements, "tables": tables, "verified": verified,
     }))
 }

@@ -487,7 +487,8 @@ async fn free_slots(tx: &mut sqlx::PgConnection, freed: &[Freed]) -> Result<()> 
     let hosts: Vec<Uuid> = freed.iter().map(|freed| freed.host).collect();
     if hosts.len() > 1 {
         sqlx::query!(
-            "/* reports::free_slots */ select id from executor_hosts where id = any($1) order by id for no key update",
+            "/* reports::free_slots */
+            select h.id from unnest($1::uuid[]) as f(id) join executor_hosts h on h.id = f.id order by h.id for no key update of h",
             &hosts
         )
         .fetch_all(&mut *tx)

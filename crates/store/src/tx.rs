@@ -33,8 +33,8 @@ const NOT_COMPILED: &str = "; set local jit = off";
 const IN_ORDER: &str = "; set local enable_bitmapscan = off; set local enable_sort = off";
 
 /// How often a connection that is given back forgets its plans: whichever comes back next. With ten of them a plan is some
-/// two seconds old on average while there is work; in that time no table grows out of it.
-const RENEWAL: Duration = Duration::from_millis(200);
+/// five seconds old on average while there is work; in that time no table grows out of it.
+const RENEWAL: Duration = Duration::from_millis(500);
 
 /// A connection that answered so shortly ago is not asked again before it is used.
 const GOOD_FOR: Duration = Duration::from_millis(100);
@@ -320,6 +320,11 @@ pub(crate) struct Tx {
 }
 
 impl Tx {
+    /// Ends one that has written nothing.
+    pub(crate) async fn leave(self) -> Result<()> {
+        Ok(self.inner.rollback().await?)
+    }
+
     /// Makes it durable.
     pub(crate) async fn commit(self) -> Result<()> {
         #[expect(clippy::disallowed_methods, reason = "the one place that commits, between its failpoints")]

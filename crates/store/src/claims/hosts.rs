@@ -34,7 +34,7 @@ pub(super) async fn lock(
     if candidates.is_empty() {
         return Ok((Vec::new(), Which::All));
     }
-    if which == Which::Chosen && request.hosts.len() > FEW.max(2 * candidates.len()) {
+    if which == Which::Chosen && request.hosts.len() > FEW.max(candidates.len() + placement::spare(candidates.len())) {
         let hosts = with_room(tx, request, candidates).await?;
         if let Some(chosen) = placement::choose(candidates, hosts, limits.clone()) {
             return Ok((lock_hosts(tx, &chosen).await?, Which::Chosen));
@@ -91,13 +91,15 @@ async fn with_room(tx: &mut sqlx::PgConnection, request: &Request<'_>, candidate
     Ok(hosts)
 }
 
+/// Joined, and not by `= any(…)`: for each row that somebody has changed since, Postgres would sort the whole array anew.
 async fn lock_hosts(tx: &mut sqlx::PgConnection, hosts: &[HostId]) -> Result<Vec<Slots>> {
     let ids: Vec<Uuid> = hosts.iter().map(|host| host.uuid()).collect();
     let rows = sqlx::query_as!(
         Row,
         r#"/* claims::lock_hosts */
-        select id, tenant_id, is_active and state = 'active' as "eligible!", current_job_count, max_concurrent_jobs, weight
-        from executor_hosts where id = any($1) order by id for no key update"#,
+        select h.id, h.tenant_id, h.is_active and h.state = 'active' as "eligible!", h.current_job_count, h.max_concurrent_jobs,
+            h.weight
+        from unnest($1::uuid[]) as w(id) join executor_hosts h on h.id = w.id order by h.id for no key update of h"#,
         &ids
     )
     .fetch_all(&mut *tx)
