@@ -33,8 +33,8 @@ const NOT_COMPILED: &str = "; set local jit = off";
 const IN_ORDER: &str = "; set local enable_bitmapscan = off; set local enable_sort = off";
 
 /// How often a connection that is given back forgets its plans: whichever comes back next. With ten of them a plan is some
-/// five seconds old on average while there is work; in that time no table grows out of it.
-const RENEWAL: Duration = Duration::from_millis(500);
+/// two seconds old on average while there is work; in that time no table grows out of it.
+const RENEWAL: Duration = Duration::from_millis(200);
 
 /// A connection that answered so shortly ago is not asked again before it is used.
 const GOOD_FOR: Duration = Duration::from_millis(100);
