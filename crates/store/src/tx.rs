@@ -32,9 +32,9 @@ const NOT_COMPILED: &str = "; set local jit = off";
 /// A statement follows an index in its order and stops.
 const IN_ORDER: &str = "; set local enable_bitmapscan = off; set local enable_sort = off";
 
-/// How often a connection that is given back forgets its plans: whichever comes back next. With ten of them a plan is some
-/// two seconds old on average while there is work; in that time no table grows out of it.
-const RENEWAL: Duration = Duration::from_millis(200);
+/// How old a plan gets on average while there is work: in that time no table grows out of it. As often as that goes into it a
+/// connection that is given back forgets its plans, whichever comes back next.
+const PLANS_LAST: Duration = Duration::from_secs(2);
 
 /// A connection that answered so shortly ago is not asked again before it is used.
 const GOOD_FOR: Duration = Duration::from_millis(100);
@@ -52,7 +52,8 @@ fn silent() -> Error {
 pub struct Config {
     /// `postgres://user:password@host:5432/database`. A secret, because it may carry the password.
     pub url: SecretString,
-    /// The most connections that this process opens. Default 10.
+    /// The most connections that this process opens. Default 4: each is a process of Postgres with plans and maps of its own,
+    /// and more of them than cores take turns.
     #[serde(default = "default_connections")]
     pub max_connections: u32,
     /// How many milliseconds a statement, a wait for a lock or an idle transaction may last. Less than a third of a
@@ -66,7 +67,7 @@ fn default_transaction_timeout() -> u32 {
 }
 
 fn default_connections() -> u32 {
-    10
+    4
 }
 
 impl Config {
@@ -116,7 +117,7 @@ impl Store {
     pub fn new(config: &Config, part: &str) -> Result<Self> {
         let timeout = Duration::from_millis(config.transaction_timeout_millis.into());
         let connect = PgConnectOptions::from_str(config.url.expose_secret())?.application_name(part);
-        let renewal = Renewal::default();
+        let renewal = Renewal::new(PLANS_LAST / config.max_connections.max(1));
         let pool = PgPoolOptions::new()
             .max_connections(config.max_connections)
             .acquire_timeout(timeout)
@@ -284,20 +285,21 @@ impl Store {
     }
 }
 
-/// Whose turn it is to forget its plans: of all connections that come back, one in each [`RENEWAL`].
+/// Whose turn it is to forget its plans: of all connections that come back, one in each such time.
 #[derive(Clone, Debug)]
-struct Renewal(Arc<Mutex<Instant>>);
-
-impl Default for Renewal {
-    fn default() -> Self {
-        Self(Arc::new(Mutex::new(Instant::now())))
-    }
+struct Renewal {
+    every: Duration,
+    last: Arc<Mutex<Instant>>,
 }
 
 impl Renewal {
+    fn new(every: Duration) -> Self {
+        Self { every, last: Arc::new(Mutex::new(Instant::now())) }
+    }
+
     fn is_due(&self) -> bool {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due = last.elapsed() >= RENEWAL;
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = last.elapsed() >= self.every;
         if is_due {
             *last = Instant::now();
         }
