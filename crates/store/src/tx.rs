@@ -53,8 +53,8 @@ pub struct Config {
     /// `postgres://user:password@host:5432/database`. A secret, because it may carry the password.
     pub url: SecretString,
     /// The most connections that this process opens. Default 4: each is a process of Postgres with plans and maps of its own,
-    /// and more of them than cores take turns.
-    #[serde(default = "default_connections")]
+    /// and more of them than cores take turns. At least 2: a dispatcher holds its turn on one while it works on another.
+    #[serde(default = "default_connections", deserialize_with = "two_or_more")]
     pub max_connections: u32,
     /// How many milliseconds a statement, a wait for a lock or an idle transaction may last. Less than a third of a
     /// worker's lease, so that a frozen client holds nothing for long. Default 5,000.
@@ -68,6 +68,13 @@ fn default_transaction_timeout() -> u32 {
 
 fn default_connections() -> u32 {
     4
+}
+
+fn two_or_more<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<u32, D::Error> {
+    match u32::deserialize(from)? {
+        few @ (0 | 1) => Err(serde::de::Error::custom(format!("max_connections is {few}; give a process 2 or more"))),
+        enough => Ok(enough),
+    }
 }
 
 impl Config {
