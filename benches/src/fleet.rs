@@ -298,7 +298,8 @@ fn spawn(binary: &PathBuf, database: &str, broker: &str, listen: Option<&str>) -
     let mut command = Command::new(binary);
     match listen {
         Some(listen) => command.env("GANTRY_HTTP__LISTEN", listen),
-        None => command.env("GANTRY_SERVE__LISTEN", "127.0.0.1:0"),
+        // Connections as docs/OPERATIONS.md has them for few cores.
+        None => command.env("GANTRY_SERVE__LISTEN", "127.0.0.1:0").env("GANTRY_DATABASE__MAX_CONNECTIONS", "4"),
     };
     command
         .env("GANTRY_DATABASE__URL", database)
@@ -308,7 +309,7 @@ fn spawn(binary: &PathBuf, database: &str, broker: &str, listen: Option<&str>) -
         .stdout(Stdio::null())
         .kill_on_drop(true)
         .spawn()
-        .with_context(|| format!("could not start {}; build it with `cargo build --release`", binary.display()))
+        .with_context(|| format!("could not start {}; build it with `cargo build --profile dist`", binary.display()))
 }
 
 /// An address that nobody listens at now.

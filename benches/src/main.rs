@@ -51,7 +51,7 @@ struct Arguments {
     #[arg(long)]
     at_least: Option<f64>,
     /// Where the parts' binaries are
-    #[arg(long, default_value = "target/release")]
+    #[arg(long, default_value = "target/dist")]
     binaries: PathBuf,
 }
 

@@ -10,7 +10,7 @@ use gantry_core::ExecutorType;
 use gantry_core::message::{Control, Nudge, Work, WorkItem};
 use gantry_runtime::{Linger, Shutdown};
 use gantry_store::lines;
-use gantry_store::windows::{Turn, Window, Windows};
+use gantry_store::windows::{Window, Windows};
 use tokio::time::Instant;
 
 use crate::lines::Lines;
@@ -59,16 +59,10 @@ struct View {
     moved: usize,
 }
 
-/// Fills every window, if it is our turn; again as long as a full batch says that there is more. Returns when there is
-/// something to look at that was not looked at this time, if a window has room for it.
+/// Fills every window; again as long as a full batch says that there is more. Returns when there is something to look
+/// at that was not looked at this time, if a window has room for it.
 async fn pass(parts: &Parts, view: &mut View, post: &mut Post) -> Result<Option<Duration>, gantry_store::Error> {
     loop {
-        post.calm().await;
-        let Some(turn) = Turn::take(&parts.store).await? else {
-            view.moved = 0;
-            parts.room.found(&HashMap::new());
-            return Ok(Some(EVERY));
-        };
         let mut full = false;
         let mut next_look: Option<Duration> = None;
         let mut free = HashMap::new();
@@ -100,11 +94,8 @@ async fn pass(parts: &Parts, view: &mut View, post: &mut Post) -> Result<Option<
                 }
             }
             if !items.is_empty() {
-                post.send(parts, window.executor, items);
+                post.send_in_turn(parts, window.executor, items).await;
             }
-        }
-        if let Err(error) = turn.over(&parts.store).await {
-            tracing::warn!(%error, "the windows took longer to fill than a turn lasts");
         }
         parts.room.found(&free);
         if !full {

@@ -33,13 +33,13 @@ impl Post {
         under_way.spawn(async move { dispatch::publish(&parts, executor, &items).await });
     }
 
-    /// Waits where too much is on its way, for who has nothing better to do.
-    pub(crate) async fn calm(&mut self) {
-        for under_way in self.0.values_mut() {
-            while under_way.len() >= UNDER_WAY {
-                under_way.join_next().await;
-            }
+    /// The same for who has nothing better to do than to wait where too much is on its way.
+    pub(crate) async fn send_in_turn(&mut self, parts: &Parts, executor: ExecutorType, items: Vec<WorkItem>) {
+        let under_way = self.0.entry(executor).or_default();
+        while under_way.len() >= UNDER_WAY {
+            under_way.join_next().await;
         }
+        self.send(parts, executor, items);
     }
 
     /// Waits for what is on its way.

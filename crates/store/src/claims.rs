@@ -108,8 +108,8 @@ async fn claim_once(store: &Store, request: &Request<'_>, which: Which) -> Resul
     // Last: every claim and every end of a host waits for whoever has its row.
     let (slots, which) = hosts::lock(&mut tx, request, &candidates, &limits, which).await?;
     let places = placement::place(&candidates, &slots, limits);
-    let no_place = |place: &std::result::Result<_, _>| matches!(place, Err(Unplaced::Full | Unplaced::NoHost));
-    if which == Which::Chosen && places.iter().any(no_place) {
+    if which == Which::Chosen && candidates.iter().zip(&places).any(|(job, place)| is_makeshift(job, place)) {
+        tx.leave().await?;
         return Ok(None);
     }
 
@@ -136,6 +136,15 @@ async fn claim_once(store: &Store, request: &Request<'_>, which: Which) -> Resul
     let released = if unplaced.is_empty() { HashMap::new() } else { release(&mut tx, request, &unplaced).await? };
     tx.commit().await?;
     Ok(Some(Outcome { claimed, waits, unplaced: unplaced.len(), released, stale }))
+}
+
+/// Whether the job may have a better place among the hosts that were not chosen: it has none, or the one that it avoids.
+fn is_makeshift(job: &Candidate, place: &std::result::Result<Place, Unplaced>) -> bool {
+    match place {
+        Ok(place) => job.avoid == Some(place.host),
+        Err(Unplaced::Full | Unplaced::NoHost) => true,
+        Err(Unplaced::Limited(..)) => false,
+    }
 }
 
 /// A job that found its place.

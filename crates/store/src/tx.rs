@@ -52,9 +52,9 @@ fn silent() -> Error {
 pub struct Config {
     /// `postgres://user:password@host:5432/database`. A secret, because it may carry the password.
     pub url: SecretString,
-    /// The most connections that this process opens. Default 4: each is a process of Postgres with plans and maps of its own,
-    /// and more of them than cores take turns. At least 2: a dispatcher holds its turn on one while it works on another.
-    #[serde(default = "default_connections", deserialize_with = "two_or_more")]
+    /// The most connections that this process opens. Default 10. Each is a process of Postgres with plans and maps of
+    /// its own: fewer are faster, and more get along with statements that hang.
+    #[serde(default = "default_connections")]
     pub max_connections: u32,
     /// How many milliseconds a statement, a wait for a lock or an idle transaction may last. Less than a third of a
     /// worker's lease, so that a frozen client holds nothing for long. Default 5,000.
@@ -67,14 +67,7 @@ fn default_transaction_timeout() -> u32 {
 }
 
 fn default_connections() -> u32 {
-    4
-}
-
-fn two_or_more<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<u32, D::Error> {
-    match u32::deserialize(from)? {
-        few @ (0 | 1) => Err(serde::de::Error::custom(format!("max_connections is {few}; give a process 2 or more"))),
-        enough => Ok(enough),
-    }
+    10
 }
 
 impl Config {
@@ -329,7 +322,7 @@ pub(crate) struct Tx {
 }
 
 impl Tx {
-    /// Ends one that has written nothing.
+    /// Ends it without a trace, and before anything else is done.
     pub(crate) async fn leave(self) -> Result<()> {
         Ok(self.inner.rollback().await?)
     }

@@ -6,7 +6,7 @@ use gantry_core::{ExecutorType, TenantId};
 
 use crate::error::{Result, parse};
 use crate::reach::{Looks, Reach};
-use crate::tx::{Store, Tx};
+use crate::tx::Store;
 
 /// Slots of one executor type and owner that wait for jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,44 +52,6 @@ impl Windows {
             *jobs.entry(*key).or_default() += count;
         }
         Ok(combine(&slots, &jobs))
-    }
-}
-
-/// The turn to fill the windows: among dispatchers that look at once, each would fill all the room that it sees, and what is
-/// too much comes back from the workers. Nothing depends on it but that. It ends with the process that has it, or its
-/// connection, or after the time that a transaction may stand idle.
-pub struct Turn(Tx);
-
-impl Turn {
-    /// Takes it; none if another dispatcher has it.
-    ///
-    /// # Errors
-    /// Postgres's.
-    pub async fn take(store: &Store) -> Result<Option<Self>> {
-        store
-            .bounded("windows::turn", async {
-                let mut tx = store.begin("windows::turn").await?;
-                let is_mine = sqlx::query_scalar!(
-                    r#"/* windows::turn */
-                    select pg_try_advisory_xact_lock(hashtextextended('gantry windows', 0)) as "is_mine!""#
-                )
-                .fetch_one(&mut *tx)
-                .await?;
-                if is_mine {
-                    return Ok(Some(Self(tx)));
-                }
-                tx.leave().await?;
-                Ok(None)
-            })
-            .await
-    }
-
-    /// Gives it back.
-    ///
-    /// # Errors
-    /// Postgres's: it was lost before.
-    pub async fn over(self, store: &Store) -> Result<()> {
-        store.bounded("windows::turn", self.0.leave()).await
     }
 }
 

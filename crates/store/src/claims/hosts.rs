@@ -1,6 +1,6 @@
 //! Which hosts a claim locks: all that its worker serves, or, of many, those that it may place on.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use gantry_core::HostId;
 use gantry_core::limits::Book;
@@ -36,8 +36,11 @@ pub(super) async fn lock(
     }
     if which == Which::Chosen && request.hosts.len() > FEW.max(candidates.len() + placement::spare(candidates.len())) {
         let hosts = with_room(tx, request, candidates).await?;
+        let free: Vec<HostId> = hosts.iter().map(|host| host.id).collect();
         if let Some(chosen) = placement::choose(candidates, hosts, limits.clone()) {
-            return Ok((lock_hosts(tx, &chosen).await?, Which::Chosen));
+            // Of few with room another claim has most likely chosen the same: with all of them there is most likely enough.
+            let locked = if free.len() < 2 * chosen.len() { free } else { chosen };
+            return Ok((lock_hosts(tx, &locked).await?, Which::Chosen));
         }
     }
     Ok((lock_hosts(tx, request.hosts).await?, Which::All))
@@ -93,7 +96,9 @@ async fn with_room(tx: &mut sqlx::PgConnection, request: &Request<'_>, candidate
 
 /// Joined, and not by `= any(…)`: for each row that somebody has changed since, Postgres would sort the whole array anew.
 async fn lock_hosts(tx: &mut sqlx::PgConnection, hosts: &[HostId]) -> Result<Vec<Slots>> {
-    let ids: Vec<Uuid> = hosts.iter().map(|host| host.uuid()).collect();
+    // Each once: a host that came twice would have its slots twice.
+    let ids: BTreeSet<Uuid> = hosts.iter().map(|host| host.uuid()).collect();
+    let ids = Vec::from_iter(ids);
     let rows = sqlx::query_as!(
         Row,
         r#"/* claims::lock_hosts */
