@@ -128,6 +128,10 @@ async fn finish(fleet: &Fleet, rows: u32) -> anyhow::Result<()> {
                  from generate_series(1, {rows}) g) n"
         )))
         .await?;
+    // Before there are copies, which have nothing but themselves until the last table is done.
+    connection
+        .execute("create temporary table model as select id from container_jobs where completed_at is not null limit 1")
+        .await?;
     for (table, id) in [
         ("container_jobs", "id"),
         ("container_job_specs", "job_id"),
@@ -152,15 +156,15 @@ async fn finish(fleet: &Fleet, rows: u32) -> anyhow::Result<()> {
         let (names, values): (Vec<String>, Vec<String>) = columns.into_iter().unzip();
         let statement = format!(
             "insert into {table} ({}) select {} from copies c cross join (
-                 select * from {table} where {id} = (select id from container_jobs where completed_at is not null limit 1)
-                 limit 1) m",
+                 select * from {table} where {id} = (select id from model) limit 1) m",
             names.join(", "),
             values.join(", ")
         );
-        connection.execute(AssertSqlSafe(statement)).await?;
+        let made = connection.execute(AssertSqlSafe(statement)).await?.rows_affected();
+        anyhow::ensure!(made == u64::from(rows), "{made} of {rows} rows were made in {table}");
         eprintln!("growth: {rows} rows in {table}");
     }
-    connection.execute("drop table copies; set session_replication_role = origin").await?;
+    connection.execute("drop table copies, model; set session_replication_role = origin").await?;
     connection.execute("vacuum analyze").await?;
     Ok(())
 }
