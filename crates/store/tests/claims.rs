@@ -1,16 +1,14 @@
 //! Claims of a worker with many hosts: they lock those that they may place on, and park a job only when all are full.
 
+mod window;
+
 use std::collections::HashSet;
 use std::time::Duration;
 
 use gantry_core::message::{Ended, Report, ReportKind, ReportedOutcome, Token, WorkItem};
-use gantry_core::routing::failover::Routing;
-use gantry_core::routing::{Question, route};
-use gantry_core::{ExecutorType, FleetId, HostId, JobId, TenantId, WorkerId};
-use gantry_store::admission::{self, NewJob};
+use gantry_core::{ExecutorType, FleetId, HostId, TenantId, WorkerId};
 use gantry_store::claims::{self, Outcome, Request};
 use gantry_store::hosts::{self, NewHost};
-use gantry_store::lines::{self, Ask};
 use gantry_store::workers::{self, NewWorker};
 use gantry_store::{Config, Scope, Store, reports, tenants};
 use gantry_testkit::{TestDb, eventually};
@@ -66,43 +64,7 @@ impl Fleet {
 
     /// So many new jobs, as their work items.
     async fn dispatched(&mut self, jobs: usize) -> Vec<WorkItem> {
-        let project: Uuid = sqlx::query_scalar("select id from projects where tenant_id = $1")
-            .bind(self.tenant.uuid())
-            .fetch_one(&mut self.sql)
-            .await
-            .expect("a project");
-        let route =
-            route(&Question { preferred: None, supported: &[MOCK], with_active_host: &[MOCK] }).expect("routed");
-        let job = || NewJob {
-            id: JobId::new(),
-            tenant: self.tenant,
-            project: project.into(),
-            name: "job".to_owned(),
-            template: None,
-            spec: serde_json::from_value(json!({ "image": "i", "timeout_seconds": 60 })).expect("a spec"),
-            executor_type: MOCK,
-            preferred_executor: None,
-            routing: Routing::begin(&route),
-            routing_reason: route.reason.clone(),
-            override_command: None,
-            override_environment: Default::default(),
-            concurrency_key: None,
-            priority: 0,
-            not_before: None,
-            queue_timeout_seconds: None,
-            idempotency: None,
-            created_by: "test".to_owned(),
-            schedule: None,
-            at_once: false,
-        };
-        let new: Vec<NewJob> = (0..jobs).map(|_| job()).collect();
-        admission::insert(&self.store, Scope::Fleet, &new).await.expect("stored");
-        let lines = lines::standing(&self.store, MOCK).await.expect("read");
-        let asks: Vec<Ask> = lines.iter().map(|line| Ask { at: line.entrance(), jobs, look: jobs }).collect();
-        let served = lines::dispatch(&self.store, MOCK, &asks).await.expect("dispatched");
-        let items: Vec<WorkItem> = served.into_iter().flat_map(|served| served.items).collect();
-        assert_eq!(items.len(), jobs);
-        items
+        window::dispatched(&self.store, &mut self.sql, self.tenant, jobs).await
     }
 
     async fn claim(&self, worker: WorkerId, items: &[WorkItem]) -> Outcome {
