@@ -474,16 +474,16 @@ comment on column container_jobs.executor_metadata is 'What the executor wants k
 comment on column container_jobs.override_command is 'The command that replaced the template''s.';
 comment on column container_jobs.override_environment is 'The variables laid over the template''s.';
 
+-- By tenant first, so that a tenant's jobs are listed by this key, in the order of their ids. Here, because this row is written
+-- once: on the job's own row each change of its state would write an entry. Whoever looks a spec up names its tenant too.
 create table container_job_specs (
-    job_id uuid primary key,
+    job_id uuid not null,
     tenant_id uuid not null,
     spec jsonb not null,
     routing jsonb not null default '{}',
+    primary key (tenant_id, job_id),
     constraint container_job_specs_routing_is_object check (jsonb_typeof(routing) = 'object')
 );
--- A tenant's jobs in the order of their ids. Here, because this row is written once: on the job's own row each change of its
--- state would write an entry.
-create index container_job_specs_tenant on container_job_specs (tenant_id, job_id);
 comment on table container_job_specs is 'The resolved spec of each job as submitted, written once, and its way, written again only when a place refuses it.';
 comment on column container_job_specs.job_id is 'The job.';
 comment on column container_job_specs.tenant_id is 'The owner.';
@@ -674,7 +674,7 @@ comment on column job_events.created_at is 'When it was written.';
 create function gantry_job_takes_along() returns trigger language plpgsql as $$
 begin
     delete from container_executions using gone where job_id = gone.id;
-    delete from container_job_specs using gone where job_id = gone.id;
+    delete from container_job_specs s using gone where s.tenant_id = gone.tenant_id and s.job_id = gone.id;
     delete from job_events using gone where job_id = gone.id;
     return null;
 end $$;

@@ -130,7 +130,10 @@ async fn finish(fleet: &Fleet, rows: u32) -> anyhow::Result<()> {
         .await?;
     // Before there are copies, which have nothing but themselves until the last table is done.
     connection
-        .execute("create temporary table model as select id from container_jobs where completed_at is not null limit 1")
+        .execute(
+            "create temporary table model as
+             select id, tenant_id from container_jobs where completed_at is not null limit 1",
+        )
         .await?;
     for (table, id) in [
         ("container_jobs", "id"),
@@ -156,7 +159,7 @@ async fn finish(fleet: &Fleet, rows: u32) -> anyhow::Result<()> {
         let (names, values): (Vec<String>, Vec<String>) = columns.into_iter().unzip();
         let statement = format!(
             "insert into {table} ({}) select {} from copies c cross join (
-                 select * from {table} where {id} = (select id from model) limit 1) m",
+                 select * from {table} where ({id}, tenant_id) = (select id, tenant_id from model) limit 1) m",
             names.join(", "),
             values.join(", ")
         );

@@ -141,7 +141,7 @@ impl Past {
         let ids: Vec<Uuid> = self.jobs.iter().map(|(_, id)| id.uuid()).collect();
         let rows: Vec<Rows> = sqlx::query_as(
             "select o.id, exists (select from container_jobs j where j.id = o.id) as job,
-                 (select count(*) from container_job_specs s where s.job_id = o.id)
+                 (select count(*) from tenants t join container_job_specs s on s.tenant_id = t.id and s.job_id = o.id)
                  + (select count(*) from container_executions e where e.job_id = o.id)
                  + (select count(*) from job_events v where v.job_id = o.id) as parts,
                  (select coalesce(convert_from(string_agg(c.data, ''::bytea order by c.sequence), 'UTF8'), '')

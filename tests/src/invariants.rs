@@ -58,7 +58,8 @@ const RULES: [(&str, &str); 7] = [
     (
         "what is named is there",
         "select format('%s of %s names what is not there', n.what, n.id) from (
-             select 'a spec', job_id, exists (select from container_jobs where id = job_id) from container_job_specs
+             select 'a spec', s.job_id, exists (select from container_jobs j where j.id = s.job_id and j.tenant_id = s.tenant_id)
+             from container_job_specs s
              union all
              select 'an event', job_id, exists (select from container_jobs where id = job_id) from job_events
              union all

@@ -186,7 +186,7 @@ pub async fn read(store: &Store, worker: WorkerId, tokens: &[Token]) -> Result<V
         from unnest($2::uuid[], $3::int[], $4::int[]) as t(job_id, attempt, epoch)
         join container_executions e on e.job_id = t.job_id and e.attempt = t.attempt and e.epoch = t.epoch
         join container_jobs j on j.id = e.job_id
-        join container_job_specs s on s.job_id = e.job_id
+        join container_job_specs s on s.tenant_id = e.tenant_id and s.job_id = e.job_id
         where e.worker_id = $1 and e.ended_at is null and e.abandoned_at is null"#,
                 worker.uuid(),
                 &jobs,

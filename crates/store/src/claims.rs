@@ -219,10 +219,15 @@ async fn read_specs(
     tx: &mut sqlx::PgConnection,
     waiting: &[(Candidate, i32, Wait)],
 ) -> Result<HashMap<JobId, ResolvedSpec>> {
-    let ids: Vec<Uuid> = waiting.iter().map(|(candidate, ..)| candidate.id.uuid()).collect();
+    let (tenants, ids): (Vec<Uuid>, Vec<Uuid>) =
+        waiting.iter().map(|(candidate, ..)| (candidate.traits.tenant.uuid(), candidate.id.uuid())).unzip();
+    // Joined, so that each is looked up by the whole of its key.
     let rows = sqlx::query!(
         r#"/* claims::read_specs */
-        select job_id, spec as "spec: Json<Box<RawValue>>" from container_job_specs where job_id = any($1)"#,
+        select s.job_id, s.spec as "spec: Json<Box<RawValue>>"
+        from unnest($1::uuid[], $2::uuid[]) as w(tenant_id, job_id)
+        join container_job_specs s on s.tenant_id = w.tenant_id and s.job_id = w.job_id"#,
+        &tenants,
         &ids
     )
     .fetch_all(&mut *tx)

@@ -132,7 +132,7 @@ pub async fn mark_on_lost_hosts(store: &Store, limit: i64) -> Result<u64> {
         with gone as (
             select e.job_id, e.attempt, s.spec->'on_lost'->>'action' = 'fail' as fails
             from executor_hosts h join container_executions e on e.executor_host_id = h.id
-            join container_job_specs s on s.job_id = e.job_id
+            join container_job_specs s on s.tenant_id = e.tenant_id and s.job_id = e.job_id
             where h.state = 'lost' and e.slot_held and e.ended_at is null and e.abandoned_at is null
             order by e.job_id limit $1 for no key update of e skip locked)
         update container_executions e
@@ -160,7 +160,7 @@ pub async fn mark_by_policy(store: &Store, reached_for: Duration, limit: i64) ->
         ), due as (
             select e.job_id, e.attempt, s.spec->'on_lost'->>'action' as action
             from away a join container_executions e on e.worker_id = a.worker_id
-            join container_job_specs s on s.job_id = e.job_id
+            join container_job_specs s on s.tenant_id = e.tenant_id and s.job_id = e.job_id
             where e.ended_at is null and e.abandoned_at is null and (a.host_id is null or e.executor_host_id = a.host_id)
               and s.spec->'on_lost'->>'action' in ('retry', 'fail')
               and (s.spec->'on_lost'->>'after_seconds')::float8 < $2
@@ -184,7 +184,7 @@ pub async fn reports(store: &Store, limit: i64) -> Result<Vec<Report>> {
             sqlx::query!(
                 r#"/* lost::reports */
                 select e.job_id, e.attempt, e.epoch, e.execution_id, e.abandoned_by as "by!", s.spec->>'traceparent' as traceparent
-                from container_executions e join container_job_specs s on s.job_id = e.job_id
+                from container_executions e join container_job_specs s on s.tenant_id = e.tenant_id and s.job_id = e.job_id
                 where e.abandoned_at is not null and e.ended_at is null order by e.abandoned_at limit $1"#,
                 limit
             )

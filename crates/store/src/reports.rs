@@ -88,7 +88,7 @@ async fn apply_once(store: &Store, reports: &[Report], jitter: &(dyn Fn() -> f64
     let mut tx = store.begin_kept("reports::apply").await?;
     lock_limits(&mut tx, reports).await?;
     let locked = lock_attempts(&mut tx, reports).await?;
-    let policies = read_policies(&mut tx, reports).await?;
+    let policies = read_policies(&mut tx, reports, &locked).await?;
     let ways = failover::read_ways(&mut tx, reports, &locked).await?;
 
     let mut applied = Applied::default();
@@ -341,21 +341,32 @@ async fn lock_attempts(tx: &mut sqlx::PgConnection, reports: &[Report]) -> Resul
 }
 
 /// The retry policies of the jobs that did not end with exit code 0.
-async fn read_policies(tx: &mut sqlx::PgConnection, reports: &[Report]) -> Result<HashMap<JobId, retry::Policy>> {
-    let failed: Vec<Uuid> = reports
+async fn read_policies(
+    tx: &mut sqlx::PgConnection,
+    reports: &[Report],
+    locked: &HashMap<(JobId, i32), Locked>,
+) -> Result<HashMap<JobId, retry::Policy>> {
+    let (tenants, failed): (Vec<Uuid>, Vec<Uuid>) = reports
         .iter()
         .filter(|report| match &report.kind {
             ReportKind::Ended(ended) => Outcome::from(ended.outcome.clone()).failure().is_some(),
             ReportKind::Started { .. } => false,
         })
-        .map(|report| report.token.job.uuid())
-        .collect();
+        .filter_map(|report| {
+            let row = locked.get(&(report.token.job, report.token.attempt))?;
+            Some((row.tenant.uuid(), report.token.job.uuid()))
+        })
+        .unzip();
     if failed.is_empty() {
         return Ok(HashMap::new());
     }
     let rows = sqlx::query!(
         r#"/* reports::read_policies */
-        select job_id, spec->'retry' as "policy!" from container_job_specs where job_id = any($1) and spec ? 'retry'"#,
+        select s.job_id, s.spec->'retry' as "policy!"
+        from unnest($1::uuid[], $2::uuid[]) as f(tenant_id, job_id)
+        join container_job_specs s on s.tenant_id = f.tenant_id and s.job_id = f.job_id
+        where s.spec ? 'retry'"#,
+        &tenants,
         &failed
     )
     .fetch_all(&mut *tx)

@@ -143,7 +143,7 @@ pub async fn remove_jobs(store: &Store, defaults: Defaults, jobs: i64) -> Result
             let Some(mut tx) = begin(store, "retention::remove_jobs").await? else { return Ok(Removed::default()) };
             let picked = sqlx::query!(
                 r#"/* retention::remove_jobs */
-                select j.id
+                select j.id, j.tenant_id
                 from (select id, make_interval(secs => nullif(coalesce(retain_jobs_seconds, $1), 0)) as kept from tenants) t
                 cross join lateral (
                     select id from container_jobs where tenant_id = t.id and completed_at < now() - t.kept
@@ -161,7 +161,7 @@ pub async fn remove_jobs(store: &Store, defaults: Defaults, jobs: i64) -> Result
             if picked.is_empty() {
                 return Ok(Removed::default());
             }
-            let ids: Vec<Uuid> = picked.into_iter().map(|row| row.id).collect();
+            let (ids, tenants): (Vec<Uuid>, Vec<Uuid>) = picked.into_iter().map(|row| (row.id, row.tenant_id)).unzip();
             // Table by table, so that they are counted; what is left the trigger of the jobs would take along.
             let events = sqlx::query!("/* retention::remove_jobs */ delete from job_events where job_id = any($1)", &ids)
                 .execute(&mut *tx)
@@ -170,9 +170,15 @@ pub async fn remove_jobs(store: &Store, defaults: Defaults, jobs: i64) -> Result
                 sqlx::query!("/* retention::remove_jobs */ delete from container_executions where job_id = any($1)", &ids)
                     .execute(&mut *tx)
                     .await?;
-            sqlx::query!("/* retention::remove_jobs */ delete from container_job_specs where job_id = any($1)", &ids)
-                .execute(&mut *tx)
-                .await?;
+            sqlx::query!(
+                "/* retention::remove_jobs */
+                delete from container_job_specs s using unnest($1::uuid[], $2::uuid[]) as g(tenant_id, job_id)
+                where s.tenant_id = g.tenant_id and s.job_id = g.job_id",
+                &tenants,
+                &ids
+            )
+            .execute(&mut *tx)
+            .await?;
             let gone = sqlx::query!("/* retention::remove_jobs */ delete from container_jobs where id = any($1)", &ids)
                 .execute(&mut *tx)
                 .await?;

@@ -53,7 +53,7 @@ async fn job(tx: &mut sqlx::PgConnection, id: JobId) -> Result<Option<(Place, Fa
             j.created_at, j.completed_at, j.cancel_requested_at, j.waiting_reason::text, j.parked_until, j.dispatched_at,
             j.failure_class::text, j.error_message, j.exit_code, j.user_retries, j.infrastructure_retries,
             s.spec->'retry' as retry, s.routing
-        from container_jobs j join container_job_specs s on s.job_id = j.id where j.id = $1"#,
+        from container_jobs j join container_job_specs s on s.tenant_id = j.tenant_id and s.job_id = j.id where j.id = $1"#,
         id.uuid()
     )
     .fetch_optional(&mut *tx)

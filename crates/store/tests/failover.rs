@@ -111,7 +111,8 @@ impl Fleet {
     /// A job's row, and its way.
     async fn job(&mut self, job: JobId) -> (Value, Routing) {
         let (row, routing): (Value, Value) = sqlx::query_as(
-            "select to_jsonb(j), s.routing from container_jobs j join container_job_specs s on s.job_id = j.id where j.id = $1",
+            "select to_jsonb(j), s.routing
+             from container_jobs j join container_job_specs s on s.tenant_id = j.tenant_id and s.job_id = j.id where j.id = $1",
         )
         .bind(job.uuid())
         .fetch_one(&mut self.sql)

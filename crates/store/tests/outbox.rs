@@ -153,8 +153,8 @@ async fn each_writer_leaves_one_row_that_names_exactly_its_events() {
     db.end_overdue(3).await;
     db.told(3, "the queue deadline").await;
 
-    let unreadable = "update container_job_specs set spec = '{}' where job_id in (
-        select id from container_jobs where status = 'pending' order by id limit 2)";
+    let unreadable = "update container_job_specs set spec = '{}' where (tenant_id, job_id) in (
+        select tenant_id, id from container_jobs where status = 'pending' order by id limit 2)";
     db.execute(unreadable).await;
     let tokens = db.claim(4).await;
     assert_eq!(tokens.len(), 2, "the others cannot be read");

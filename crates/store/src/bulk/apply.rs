@@ -102,8 +102,9 @@ async fn prioritise(tx: &mut sqlx::PgConnection, ids: &[Uuid], priority: i16) ->
 async fn send_to(tx: &mut sqlx::PgConnection, task: &Task, ids: &[Uuid], executor: ExecutorType) -> Result<()> {
     let rows = sqlx::query!(
         "/* bulk::send_to */
-        select id, template, (select spec->'timeout_seconds' from container_job_specs where job_id = j.id) as timeout
-        from container_jobs j where id = any($1)",
+        select j.id, j.template, (
+            select s.spec->'timeout_seconds' from container_job_specs s where s.tenant_id = j.tenant_id and s.job_id = j.id) as timeout
+        from container_jobs j where j.id = any($1)",
         ids
     )
     .fetch_all(&mut *tx)
@@ -167,7 +168,8 @@ async fn new_jobs(tx: &mut sqlx::PgConnection, task: &Task, ids: &[JobId]) -> Re
         r#"/* bulk::new_jobs */
         select j.id, j.project_id, j.name, j.template, j.executor_type::text as "executor_type!", j.preferred_executor::text,
             j.override_command, j.override_environment, j.concurrency_key, j.priority, s.spec, s.routing
-        from container_jobs j join container_job_specs s on s.job_id = j.id where j.id = any($1) order by j.id"#,
+        from container_jobs j join container_job_specs s on s.tenant_id = j.tenant_id and s.job_id = j.id
+        where j.id = any($1) order by j.id"#,
         &ids
     )
     .fetch_all(&mut *tx)

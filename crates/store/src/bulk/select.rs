@@ -53,8 +53,8 @@ pub(super) async fn page(
     Ok(Page { jobs, cursor: Some(cursor), is_last: false })
 }
 
-/// By the specs, whose index of a tenant is written once per job; each job is looked up by itself, as in `jobs::select`. So
-/// are labels, so that the walk reads nothing but the index.
+/// By the specs, whose key begins with the tenant and is written once per job; each job is looked up by itself, as in
+/// `jobs::select`. So are labels, so that the walk reads nothing but the index.
 async fn matching(
     tx: &mut sqlx::PgConnection,
     tenant: TenantId,
@@ -78,7 +78,8 @@ async fn matching(
             where j.id = s.job_id and j.status = any($4::text[]::job_status[])
               and ($5::text is null or j.template = (select c.id from container_templates c where c.tenant_id = $1 and c.name = $5))
               and ($6::text is null or j.project_id = (select p.id from projects p where p.tenant_id = $1 and p.name = $6))
-              and ($7::jsonb is null or (select l.spec->'labels' from container_job_specs l where l.job_id = j.id) @> $7)
+              and ($7::jsonb is null or (
+                select l.spec->'labels' from container_job_specs l where l.tenant_id = $1 and l.job_id = j.id) @> $7)
               and ($8::text is null or j.executor_type = $8::text::executor_type)
               and ($9::timestamptz is null or j.created_at >= $9) and ($10::timestamptz is null or j.created_at < $10)
               and ($11::timestamptz is null or j.created_at < $11) and ($12::text is null or starts_with(j.name, $12))

@@ -76,10 +76,15 @@ pub(super) async fn read_ways(
     if refused.is_empty() {
         return Ok(Ways::default());
     }
+    let (tenants, jobs): (Vec<Uuid>, Vec<Uuid>) =
+        refused.iter().map(|(job, (tenant, _))| (tenant.uuid(), job.uuid())).unzip();
     let rows = sqlx::query!(
         "/* reports::read_ways */
-        select job_id, routing, spec->'timeout_seconds' as timeout from container_job_specs where job_id = any($1)",
-        &refused.keys().map(|job| job.uuid()).collect::<Vec<_>>()
+        select s.job_id, s.routing, s.spec->'timeout_seconds' as timeout
+        from unnest($1::uuid[], $2::uuid[]) as r(tenant_id, job_id)
+        join container_job_specs s on s.tenant_id = r.tenant_id and s.job_id = r.job_id",
+        &tenants,
+        &jobs
     )
     .fetch_all(&mut *tx)
     .await?;
@@ -125,16 +130,17 @@ pub(super) async fn hand_on(tx: &mut sqlx::PgConnection, moves: &[(JobId, &Move)
     let routed: Vec<Routed> = moves.iter().map(|(_, next)| next.routed).collect();
     let estimates = costs::estimates(tx, &routed).await?;
     let jobs: Vec<Uuid> = moves.iter().map(|(job, _)| job.uuid()).collect();
+    let tenants: Vec<Uuid> = moves.iter().map(|(_, next)| next.routed.tenant.uuid()).collect();
     let executors: Vec<&str> = moves.iter().map(|(_, next)| next.to.executor.as_str()).collect();
     let reasons: Vec<&str> = moves.iter().map(|(_, next)| next.to.reason.as_str()).collect();
     let routings: Vec<serde_json::Value> = moves.iter().map(|(_, next)| json!(next.to.routing)).collect();
     sqlx::query!(
         "/* reports::hand_on */
         with m as (
-            select * from unnest($1::uuid[], $2::text[], $3::text[], $4::jsonb[], $5::numeric[])
-                as m(job_id, executor, reason, routing, estimate)
+            select * from unnest($1::uuid[], $2::text[], $3::text[], $4::jsonb[], $5::numeric[], $6::uuid[])
+                as m(job_id, executor, reason, routing, estimate, tenant_id)
         ), s as (
-            update container_job_specs s set routing = m.routing from m where s.job_id = m.job_id
+            update container_job_specs s set routing = m.routing from m where s.tenant_id = m.tenant_id and s.job_id = m.job_id
         )
         update container_jobs j
         set executor_type = m.executor::executor_type, routing_reason = m.reason, estimated_cost = m.estimate
@@ -143,7 +149,8 @@ pub(super) async fn hand_on(tx: &mut sqlx::PgConnection, moves: &[(JobId, &Move)
         &executors as &[&str],
         &reasons as &[&str],
         &routings,
-        &estimates as &[Option<Decimal>]
+        &estimates as &[Option<Decimal>],
+        &tenants
     )
     .execute(&mut *tx)
     .await?;
