@@ -420,7 +420,10 @@ create index container_jobs_host_status on container_jobs (executor_host_id, sta
 create index container_jobs_execution_id on container_jobs (execution_id) where execution_id is not null;
 create index container_jobs_line on container_jobs (executor_type, tenant_id, priority, id) where status = 'pending' and dispatched_at is null and parked_until is null;
 create index container_jobs_limited on container_jobs (limit_id, priority desc, id) where status = 'pending' and limit_id is not null;
-create index container_jobs_window on container_jobs (executor_type, published_at) where status = 'pending' and dispatched_at is not null;
+-- By time, because what looks at the windows again and again begins where something can be new. With the tenant behind it, so
+-- that who counts one tenant's jobs passes the entries of others without their rows. It is no index for index-only scans: the
+-- pages of these rows have always just been written.
+create index container_jobs_window on container_jobs (executor_type, published_at, tenant_id) where status = 'pending' and dispatched_at is not null;
 create index container_jobs_parked on container_jobs (executor_type, waiting_reason, priority desc, id) where status = 'pending' and parked_until is not null;
 create index container_jobs_parked_until on container_jobs (parked_until) where status = 'pending' and parked_until is not null;
 create index container_jobs_queue_deadline on container_jobs (queue_deadline_at) where status = 'pending' and queue_deadline_at is not null;
@@ -428,9 +431,10 @@ create index container_jobs_schedule_open on container_jobs (schedule_id) where 
 -- Written once, with the end, whose update changes indexed columns anyway: no update that was HOT becomes another.
 create index container_jobs_ended on container_jobs (tenant_id, completed_at) where completed_at is not null;
 -- By text, so that only the statements that count a backlog use it: to the planner every other index of the tenant looks
--- as good as the one of the lines, as long as its statistics are older than the backlog. Written where a job is parked or
--- enters the window, which is never a HOT update.
-create index container_jobs_waiting on container_jobs ((tenant_id::text), executor_type, waiting_reason) where status = 'pending' and (parked_until is not null or dispatched_at is not null);
+-- as good as the one of the lines, as long as its statistics are older than the backlog. And of num_nulls, so that those
+-- statements are planned with no other index of what is parked, which has that of all tenants. Written where a job is parked,
+-- which is never a HOT update; one that goes right from its line through the window never writes it.
+create index container_jobs_waiting on container_jobs ((tenant_id::text), executor_type, waiting_reason) where status = 'pending' and num_nulls(parked_until) = 0;
 comment on table container_jobs is 'A job and where it stands. Narrow: what is written once is in container_job_specs, what is large in container_executions.';
 comment on column container_jobs.id is 'UUIDv7: sorts by admission.';
 comment on column container_jobs.tenant_id is 'The owner.';
@@ -1070,8 +1074,9 @@ comment on column bulk_changes.created_at is 'When.';
 -- What shows the whole of a tenant's work at a glance.
 
 
--- Bounded, whatever the length of the lines: of each executor type and reason at most most + 1 jobs are counted. A function
--- of the owner for the same reason as gantry_line.
+-- Bounded, whatever the length of the lines: of each executor type and reason at most most + 1 jobs are counted, and of the
+-- windows, which are bounded, the entries of others are passed. Each part says the predicate of one index as it stands there,
+-- and of no other. A function of the owner for the same reason as gantry_line.
 create function gantry_backlog(own uuid, most integer)
     returns table (executor executor_type, reason waiting_reason, jobs bigint)
     language sql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
@@ -1092,7 +1097,7 @@ create function gantry_backlog(own uuid, most integer)
             select e.e, w.w, (select count(*) from (
                 select 1 from public.container_jobs j
                 where j.tenant_id::text = own::text and j.executor_type = e.e and j.waiting_reason = w.w
-                  and j.status = 'pending' and j.parked_until is not null limit most + 1) r)
+                  and j.status = 'pending' and num_nulls(j.parked_until) = 0 limit most + 1) r)
             from unnest(enum_range(null::public.executor_type)) as e(e)
             cross join unnest(enum_range(null::public.waiting_reason)) as w(w)
         ) backlog (executor, reason, jobs)
@@ -1102,9 +1107,10 @@ comment on function gantry_backlog(uuid, integer) is 'How many jobs of a tenant 
 revoke execute on function gantry_backlog(uuid, integer) from public;
 grant execute on function gantry_backlog(uuid, integer) to gantry_api, gantry_fleet;
 
--- The same as one number, for a tenant's cap: its pending jobs, and at most so many. Each of them is in line, in the window
--- or parked. The lines have their index anyway, and the other two share one: one over all that is pending would be written
--- with every job that comes and once more when it enters the window.
+-- The same as one number, for a tenant's cap: its pending jobs, and at most so many. Each of them is in line, parked or in the
+-- window, and all three have an index anyway: one over all that is pending would be written with every job that comes and once
+-- more when it enters the window. The window comes last: only there the entries of others are passed, and who has reached the
+-- cap before needs none of it.
 create function gantry_waiting(own uuid, most integer) returns bigint
     language sql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off
     as $$
@@ -1116,8 +1122,12 @@ create function gantry_waiting(own uuid, most integer) returns bigint
             union all
             select 1 from (
                 select 1 from public.container_jobs j
-                where j.tenant_id::text = own::text and j.status = 'pending'
-                  and (j.parked_until is not null or j.dispatched_at is not null) limit most) r
+                where j.tenant_id::text = own::text and j.status = 'pending' and num_nulls(j.parked_until) = 0 limit most) r
+            union all
+            select 1 from unnest(enum_range(null::public.executor_type)) as e(e) cross join lateral (
+                select 1 from public.container_jobs j
+                where j.executor_type = e.e and j.tenant_id = own
+                  and j.status = 'pending' and j.dispatched_at is not null limit most) r
             limit most
         ) waiting
         where own = coalesce(public.gantry_tenant(), own)
