@@ -106,9 +106,8 @@ create table projects (
     created_at timestamptz not null default now(),
     constraint projects_name_length check (char_length(name) between 1 and 255)
 );
+-- The tenant is part of a unique key: whoever changes it waits for those who hold the row FOR KEY SHARE, as admission does.
 create unique index projects_tenant_name on projects (tenant_id, name);
--- So that a foreign key can demand that a job and its project have one tenant.
-create unique index projects_id_tenant on projects (id, tenant_id);
 comment on table projects is 'Groups of jobs inside a tenant; every tenant has one named default.';
 comment on column projects.id is 'UUIDv7.';
 comment on column projects.tenant_id is 'The owner.';
@@ -353,8 +352,8 @@ comment on column container_templates.on_lost is 'What to do when the host of a 
 comment on column container_templates.created_by is 'Who made it.';
 comment on column container_templates.created_at is 'When it was made.';
 
--- That the tenant exists is what the foreign key to the project demands: the project is of the same tenant, and its own key says
--- that there is one. A second one would be checked for every job.
+-- Whoever inserts jobs has locked their projects, each once, and found them to be of the same tenant: a foreign key would be
+-- checked for every job. That the tenant exists, the project's own key says.
 create table container_jobs (
     id uuid primary key,
     tenant_id uuid not null,
@@ -397,7 +396,6 @@ create table container_jobs (
     executor_metadata jsonb,
     override_command text[],
     override_environment jsonb,
-    constraint container_jobs_project foreign key (project_id, tenant_id) references projects (id, tenant_id),
     constraint container_jobs_template foreign key (template, tenant_id) references container_templates (id, tenant_id),
     constraint container_jobs_name_length check (char_length(name) between 1 and 255),
     constraint container_jobs_key_length check (char_length(concurrency_key) between 1 and 255),
@@ -699,6 +697,32 @@ create trigger executor_hosts_keep_history after delete on executor_hosts refere
     for each statement execute function gantry_keeps_history();
 create trigger workers_keep_history after delete on workers referencing old table as gone
     for each statement execute function gantry_keeps_history();
+
+-- Whoever deletes a project, or gives it another id or tenant, has waited for those who insert its jobs, and finds here what they
+-- left. All jobs are read, because none is found by its project. A snapshot from before the wait would not show them.
+create function gantry_keeps_projects() returns trigger language plpgsql as $$
+declare
+    vanished uuid[];
+begin
+    vanished := array(select g.id from gone g
+        where not exists (select from projects p where p.id = g.id and p.tenant_id = g.tenant_id));
+    if cardinality(vanished) = 0 then
+        return null;
+    end if;
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise invalid_transaction_state using message = 'a project leaves its id or its tenant only in a transaction that is read committed';
+    end if;
+    if exists (select from container_jobs where project_id = any (vanished)) then
+        raise foreign_key_violation using message = 'projects cannot be deleted, nor given another id or tenant: jobs name them',
+            hint = 'Delete the jobs first.';
+    end if;
+    return null;
+end $$;
+comment on function gantry_keeps_projects() is 'A project that a job names stays, and keeps its id and its tenant.';
+create trigger projects_stay after delete on projects referencing old table as gone
+    for each statement execute function gantry_keeps_projects();
+create trigger projects_keep_their_tenant after update on projects referencing old table as gone
+    for each statement execute function gantry_keeps_projects();
 
 -- A row for each transaction, not for each event: that an event was published costs its job nothing.
 create table outbox (
@@ -1148,6 +1172,8 @@ grant select on fleet, tenants, projects, limits, executor_hosts, workers, envir
 -- Not the detail: it may name addresses of other tenants' hosts.
 grant select (worker_id, executor_host_id, healthy, failures, unhealthy_since) on worker_hosts to gantry_api;
 grant insert, update on container_jobs, executor_hosts, limits, environment_variable_templates, container_templates to gantry_api;
+-- For the lock on a job's project (for key share) alone: nothing of it is written.
+grant update (created_at) on projects to gantry_api;
 -- To give back the key of a submission that is refused after all.
 grant delete on idempotency_keys to gantry_api;
 -- To let a new limit count what runs already.
@@ -1186,6 +1212,10 @@ begin
     execute 'alter table api_keys enable row level security';
     execute 'create policy fleet on api_keys to gantry_fleet using (true) with check (true)';
 end $$;
+
+-- Whatever a handler forgets: no job of the api's names another tenant's project.
+create policy project on container_jobs as restrictive to gantry_api with check (exists (
+    select from projects p where p.id = container_jobs.project_id and p.tenant_id = container_jobs.tenant_id));
 
 -- Only the fleet reads it: it names jobs of all tenants. Whoever inserts a row must see the jobs that it names.
 alter table outbox enable row level security;

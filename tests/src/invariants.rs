@@ -68,6 +68,9 @@ const RULES: [(&str, &str); 7] = [
                  and exists (select from workers where id = worker_id)
              from container_executions
              union all
+             select 'the project', j.id, exists (select from projects p where p.id = j.project_id and p.tenant_id = j.tenant_id)
+             from container_jobs j
+             union all
              select 'the host', id, executor_host_id is null or exists (select from executor_hosts h where h.id = executor_host_id)
              from container_jobs) n(what, id, is_there)
          where not n.is_there",

@@ -17,7 +17,7 @@ use strum::{Display, EnumString, IntoStaticStr};
 use uuid::Uuid;
 
 use crate::costs::{self, Routed};
-use crate::error::{Result, parse};
+use crate::error::{Error, Result, parse};
 use crate::limits;
 use crate::tx::{Scope, Store};
 
@@ -335,6 +335,8 @@ async fn rooms(tx: &mut sqlx::PgConnection, jobs: &[NewJob]) -> Result<HashMap<T
     Ok(rooms)
 }
 
+/// Stores the jobs with their specs. Their projects are locked until the transaction ends, so that nobody deletes one, or gives
+/// it to another tenant, meanwhile; one that is gone already, or another tenant's, is an error.
 async fn insert_rows(
     tx: &mut sqlx::PgConnection,
     jobs: &[&NewJob],
@@ -371,16 +373,21 @@ async fn insert_rows(
     let concurrency: Vec<Option<String>> = jobs.iter().map(|job| job.concurrency_key.clone()).collect();
     let specs: Vec<Json<&ResolvedSpec>> = jobs.iter().map(|job| Json(&job.spec)).collect();
     let routings: Vec<Json<&Routing>> = jobs.iter().map(|job| Json(&job.routing)).collect();
-    sqlx::query!(
+    // Each once: a lock holds it for all of its jobs.
+    let locked: BTreeSet<Uuid> = projects.iter().copied().collect();
+    let stored = sqlx::query!(
         r#"/* admission::insert_rows */
-        with n as (
-            select *, not_before > now() as later
+        with p as materialized (
+            select id, tenant_id from projects where id = any($22) order by id for key share
+        ), n as (
+            select n.*, n.not_before > now() as later
             from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::uuid[], $6::text[], $7::text[], $8::text[],
                 $9::jsonb[], $10::jsonb[], $11::int2[], $12::timestamptz[], $13::int[], $14::text[], $15::text[], $16::jsonb[],
                 $17::uuid[], $18::text[], $19::numeric[], $20::jsonb[], $21::bool[])
                 as n(id, tenant_id, project_id, name, template, executor, preferred, reason, command, environment,
                     priority, not_before, queue_timeout, key, created_by, spec, schedule_id, concurrency_key, estimate, routing,
                     at_once)
+            join p on p.id = n.project_id and p.tenant_id = n.tenant_id
         ), j as (
             insert into container_jobs (id, tenant_id, project_id, name, template, executor_type, preferred_executor,
                 routing_reason, override_command, override_environment, priority, parked_until, waiting_reason,
@@ -415,9 +422,12 @@ async fn insert_rows(
         &concurrency as &[Option<String>],
         estimates as &[Option<Decimal>],
         &routings as &[Json<&Routing>],
-        at_once
+        at_once,
+        &Vec::from_iter(locked)
     )
     .execute(&mut *tx)
-    .await?;
-    Ok(())
+    .await?
+    .rows_affected();
+    let missing = jobs.len().saturating_sub(usize::try_from(stored).unwrap_or(usize::MAX));
+    if missing == 0 { Ok(()) } else { Err(Error::NoProject(missing)) }
 }

@@ -20,6 +20,9 @@ pub enum Error {
     /// The worker was declared dead or has handed over: it must not write any more.
     #[error("worker {0} is not alive any more")]
     NotAlive(WorkerId),
+    /// So many of the jobs to be stored name a project that is gone, or another tenant's. None is stored.
+    #[error("{0} of the jobs name a project that their tenant does not have")]
+    NoProject(usize),
     /// A row holds what this program does not understand.
     #[error("{column} holds {value:?}, which this version does not know")]
     Corrupt {
@@ -61,8 +64,9 @@ impl Error {
     }
 
     /// Whether waiting may help. Only what is about the data itself is final: class 21 (cardinality), 22 (data),
-    /// 23 (integrity), 54 (limits), and values that cannot be encoded or decoded. Everything else, a server that
-    /// is read-only, restarting or not yet migrated included, may be over in a moment, and nothing that waits is lost.
+    /// 23 (integrity), 54 (limits), values that cannot be encoded or decoded, and a job's project that its tenant does
+    /// not have. Everything else, a server that is read-only, restarting or not yet migrated included, may be over in a
+    /// moment, and nothing that waits is lost.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Database { source: sqlx::Error::Database(_), .. } => {
@@ -78,7 +82,7 @@ impl Error {
                     | sqlx::Error::TypeNotFound { .. }
                     | sqlx::Error::Configuration(_)
             ),
-            Self::NotAlive(_) | Self::Corrupt { .. } | Self::Migration(_) => false,
+            Self::NotAlive(_) | Self::NoProject(_) | Self::Corrupt { .. } | Self::Migration(_) => false,
         }
     }
 

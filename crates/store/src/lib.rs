@@ -1,7 +1,8 @@
 //! Gantry's Postgres: a module per table or aggregate, and the one way to open a transaction.
 //!
 //! Every statement is checked against the schema at compile time (`.sqlx/` holds the answers for builds
-//! without a database). Rows are locked in one order everywhere: worker, limits, hosts (by id), jobs (by id), attempts.
+//! without a database). Rows are locked in one order everywhere: worker, schedules, limits, jobs (by id), attempts, hosts
+//! (by id).
 
 pub mod admission;
 pub mod attempts;

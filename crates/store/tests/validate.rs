@@ -58,8 +58,8 @@ mutations! {
         => (Column, "container_log_chunks.data", Different);
     a_dropped_not_null: "alter table workers alter column version drop not null" => (Column, "workers.version", Different);
     a_dropped_check: "alter table tenants drop constraint tenants_name_length" => (Constraint, "tenants.tenants_name_length", Missing);
-    a_dropped_foreign_key: "alter table container_jobs drop constraint container_jobs_project"
-        => (Constraint, "container_jobs.container_jobs_project", Missing);
+    a_dropped_foreign_key: "alter table container_jobs drop constraint container_jobs_template"
+        => (Constraint, "container_jobs.container_jobs_template", Missing);
     a_dropped_primary_key: "alter table worker_hosts drop constraint worker_hosts_pkey"
         => (Constraint, "worker_hosts.worker_hosts_pkey", Missing);
     a_constraint_made_anew_unchecked: "alter table tenants drop constraint tenants_name_length;
@@ -90,6 +90,7 @@ mutations! {
     a_revoked_schema: "revoke usage on schema public from gantry_api" => (Grant, "USAGE on schema public to gantry_api", Missing);
     an_added_trigger: "create trigger quiet before update on tenants for each row execute function suppress_redundant_updates_trigger()"
         => (Trigger, "tenants.quiet", Unexpected);
+    a_dropped_trigger: "drop trigger projects_stay on projects" => (Trigger, "projects.projects_stay", Missing);
     a_changed_function: "create or replace function gantry_tenant() returns uuid language sql stable as $$ select null::uuid $$"
         => (Function, "gantry_tenant()", Different);
     a_function_with_another_search_path: "alter function gantry_authenticate(bytea) reset search_path"
