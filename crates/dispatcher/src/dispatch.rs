@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::lines::Lines;
 use crate::post::Post;
+use crate::room::Found;
 use crate::{Parts, metrics};
 
 /// Rows marked in one statement at most.
@@ -65,7 +66,7 @@ async fn pass(parts: &Parts, view: &mut View, post: &mut Post) -> Result<Option<
     loop {
         let mut full = false;
         let mut next_look: Option<Duration> = None;
-        let mut free = HashMap::new();
+        let mut found: HashMap<ExecutorType, Found> = HashMap::new();
         view.moved = 0;
         parts.room.look();
         for window in view.windows.read(&parts.store).await? {
@@ -86,18 +87,20 @@ async fn pass(parts: &Parts, view: &mut View, post: &mut Post) -> Result<Option<
             metrics::dispatched(window.executor, items.len());
             view.moved += items.len();
             full |= stopped || items.len() == BATCH;
-            if items.len() < room {
+            let is_short = items.len() < room;
+            if is_short {
                 next_look = next_look.into_iter().chain(unseen).min();
-                // Nobody is in line any more, as far as this look sees.
-                if window.tenant.is_none() && !stopped {
-                    free.insert(window.executor, slots.saturating_sub(items.len()));
-                }
+            }
+            if window.tenant.is_none() {
+                // Where it is short, nobody is in line any more, as far as this look sees.
+                let free = if is_short && !stopped { slots.saturating_sub(items.len()) } else { 0 };
+                found.insert(window.executor, Found { moved: items.len(), free });
             }
             if !items.is_empty() {
                 post.send_in_turn(parts, window.executor, items).await;
             }
         }
-        parts.room.found(&free);
+        parts.room.found(&found);
         if !full {
             return Ok(next_look);
         }

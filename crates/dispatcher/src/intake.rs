@@ -14,18 +14,20 @@ use gantry_core::{ExecutorType, Problem};
 use gantry_runtime::{Linger, Shutdown};
 use gantry_store::Scope;
 use gantry_store::tenants::Principal;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::Parts;
 use crate::auth::{API_KEY_HEADER, Keys};
 use crate::post::Post;
+use crate::room::Comes;
 
 /// How often a batch is admitted under load. This sets the pace of the stages behind it: each batch is a list of work, and each
 /// list a claim.
 const EVERY: Duration = Duration::from_millis(25);
-/// How long a batch waits at most for the look after which it need not stand in line, and after what time one does again.
-const REOPENS_WITHIN: Duration = Duration::from_millis(100);
-const REOPENS_EVERY: Duration = Duration::from_secs(1);
+/// How long a batch waits at most for places that come soon, and for how long none does after one that waited in vain. Where
+/// they never suffice, half of the time is left for taking in: who waits for a slot is to stand in line, seen by all and sorted.
+const PLACES_WITHIN: Duration = Duration::from_millis(500);
+const PLACES_AGAIN: Duration = Duration::from_millis(500);
 /// How long to wait before Postgres is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -40,29 +42,75 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
     let mut consumer = Consumer::new(&parts.broker, parts.broker.topology().submissions_queue(), options);
     let (mut keys, mut post) = (Keys::default(), Post::default());
     let mut linger = Linger::new(EVERY, batch);
-    let mut waited: Option<Instant> = None;
+    let mut pace = Pace::default();
     loop {
-        // Not for each batch: where a limit counts some of every batch, each of them closes the room again.
-        if parts.room.reopens() && waited.is_none_or(|waited| waited.elapsed() >= REOPENS_EVERY) {
-            // If no look ends in time, the batch stands in line as the one before.
-            let _ = timeout(REOPENS_WITHIN, parts.room.reopened()).await;
-            waited = Some(Instant::now());
-        }
         let deliveries = tokio::select! {
             deliveries = consumer.next_batch_gathered_until(linger.until()) => deliveries,
             () = shutdown.requested() => break,
         };
+        let has_waited = tokio::select! {
+            has_waited = pace.keep(parts, deliveries.len()) => has_waited,
+            () = shutdown.requested() => false,
+        };
         let (begun, submissions) = (Instant::now(), deliveries.len());
-        take_in(parts, shutdown, &mut keys, &mut post, deliveries).await;
+        let came = take_in(parts, shutdown, &mut keys, &mut post, deliveries).await;
         linger.done(begun, submissions);
+        pace.note(came, has_waited);
     }
     // What it holds goes back to the queue at once.
     drop(consumer);
     post.settle().await;
 }
 
+/// Intake's pace: as fast as places come, where they come fast.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Where most of the last batch went: the next one most likely goes there too.
+    executor: Option<ExecutorType>,
+    /// Until when nothing is waited for.
+    rests: Option<Instant>,
+}
+
+impl Pace {
+    /// Waits for places for so many jobs, and says whether it did.
+    async fn keep(&self, parts: &Parts, jobs: usize) -> bool {
+        let Some(executor) = self.executor.filter(|_| self.rests.is_none_or(|until| until <= Instant::now())) else {
+            return false;
+        };
+        let waits = parts.room.comes(executor, jobs) == Comes::Soon;
+        if waits {
+            parts.room.wait_for(executor, jobs, PLACES_WITHIN).await;
+        }
+        waits
+    }
+
+    /// Notes where a batch went. If it waited and some stand in line all the same, as where a limit counts some of every
+    /// batch, the next ones do not wait.
+    fn note(&mut self, came: Came, has_waited: bool) {
+        self.executor = came.to.iter().max_by_key(|(_, jobs)| **jobs).map(|(executor, _)| *executor).or(self.executor);
+        if has_waited && came.in_line {
+            self.rests = Some(Instant::now() + PLACES_AGAIN);
+        }
+    }
+}
+
+/// What came in with a batch.
+#[derive(Debug, Default)]
+struct Came {
+    /// New jobs, by where they were routed.
+    to: BTreeMap<ExecutorType, usize>,
+    /// Whether some of them stand in line.
+    in_line: bool,
+}
+
 /// Takes a batch in. While Postgres is away it waits with the batch in hand; on shutdown the batch goes back.
-async fn take_in(parts: &Parts, shutdown: &Shutdown, keys: &mut Keys, post: &mut Post, deliveries: Vec<Delivery>) {
+async fn take_in(
+    parts: &Parts,
+    shutdown: &Shutdown,
+    keys: &mut Keys,
+    post: &mut Post,
+    deliveries: Vec<Delivery>,
+) -> Came {
     let verdicts = loop {
         match judge(parts, keys, &deliveries).await {
             Ok(verdicts) => break verdicts,
@@ -72,13 +120,13 @@ async fn take_in(parts: &Parts, shutdown: &Shutdown, keys: &mut Keys, post: &mut
                     () = tokio::time::sleep(PAUSE) => {}
                     () = shutdown.requested() => {
                         join_all(deliveries.into_iter().map(Delivery::requeue)).await;
-                        return;
+                        return Came::default();
                     }
                 }
             }
         }
     };
-    hand_on(parts, post, &verdicts);
+    let came = hand_on(parts, post, &verdicts);
     gantry_runtime::metrics::batch("admit", verdicts.len());
     for verdict in &verdicts {
         metrics::count(Door::Amqp, verdict.outcome.as_ref().map(|admitted| admitted.existing));
@@ -95,6 +143,7 @@ async fn take_in(parts: &Parts, shutdown: &Shutdown, keys: &mut Keys, post: &mut
     ack_all(admitted).await;
     join_all(rejected.into_iter().map(|(delivery, problem, principal)| put_aside(parts, delivery, problem, principal)))
         .await;
+    came
 }
 
 struct Verdict {
@@ -136,14 +185,20 @@ async fn judge(parts: &Parts, keys: &mut Keys, deliveries: &[Delivery]) -> Resul
 
 /// Sends what entered the window with its admission; of the rest that is ready it is noted that it stands in line, and
 /// what is new is looked at.
-fn hand_on(parts: &Parts, post: &mut Post, verdicts: &[Verdict]) {
+fn hand_on(parts: &Parts, post: &mut Post, verdicts: &[Verdict]) -> Came {
     let mut dispatched: BTreeMap<ExecutorType, Vec<WorkItem>> = BTreeMap::new();
-    let mut is_new = false;
+    let (mut came, mut is_new) = (Came::default(), false);
     for admitted in verdicts.iter().filter_map(|verdict| verdict.outcome.as_ref().ok()) {
         match admitted.dispatched {
             Some(item) => dispatched.entry(admitted.executor).or_default().push(item),
-            None if admitted.in_line => parts.room.stands_in_line(admitted.executor),
+            None if admitted.in_line => {
+                parts.room.stands_in_line(admitted.executor);
+                came.in_line = true;
+            }
             None => {}
+        }
+        if !admitted.existing {
+            *came.to.entry(admitted.executor).or_default() += 1;
         }
         is_new |= !admitted.existing && admitted.dispatched.is_none();
     }
@@ -154,6 +209,7 @@ fn hand_on(parts: &Parts, post: &mut Post, verdicts: &[Verdict]) {
         crate::metrics::dispatched(executor, items.len());
         post.send(parts, executor, items);
     }
+    came
 }
 
 /// Tells those who asked. A reply that cannot be delivered is its reader's loss: the job is durable anyway, and

@@ -8,13 +8,20 @@
 //! many jobs as there were free slots. Nudges and the poll bring looks about, and whoever stands in line then closes the room.
 //!
 //! A room that is closed stays so under load: each batch that comes in stands in line, and comes while a look at those before it
-//! is under way. So intake waits now and then for a look that finds all who stand in line, and the next batch need not.
+//! is under way. And intake alone is faster than all that is behind it: whatever comes at full speed would stand in line, and be
+//! written once more for it. So intake waits for places where they come about as fast as it would use them: see
+//! [`Room::comes`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use gantry_core::ExecutorType;
 use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+
+/// The time of which places that came count.
+const OF_LATE: Duration = Duration::from_millis(200);
 
 /// How many jobs of each executor type may enter its window past its empty lines.
 #[derive(Debug, Default)]
@@ -24,7 +31,27 @@ pub(crate) struct Room {
     looked: Notify,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+/// What a look found of an executor type: places for everybody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// Given to those who stood in line.
+    pub(crate) moved: usize,
+    /// Left, and nobody in line for them. None is known as long as somebody is.
+    pub(crate) free: usize,
+}
+
+/// Whether a batch that comes in finds places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Comes {
+    /// There are enough.
+    Now,
+    /// There will be, at the pace at which they came of late.
+    Soon,
+    /// Not before long: it had better stand in line, where all see it and where it is sorted.
+    Late,
+}
+
+#[derive(Clone, Debug, Default)]
 struct Places {
     free: usize,
     /// What the last look found free.
@@ -39,6 +66,21 @@ struct Places {
     looking: bool,
     /// The last look left room, and nobody in line but those who came meanwhile.
     reopens: bool,
+    /// The places that looks have found of late, in line or free, and when.
+    of_late: VecDeque<(Instant, usize)>,
+    /// So many are waited for.
+    wanted: usize,
+}
+
+impl Places {
+    fn comes(&self, jobs: usize) -> Comes {
+        if self.free >= jobs {
+            return Comes::Now;
+        }
+        let of_late = self.of_late.iter().filter(|(at, _)| at.elapsed() < OF_LATE);
+        let came: usize = of_late.map(|(_, places)| places).sum();
+        if self.reopens || 2 * came >= jobs { Comes::Soon } else { Comes::Late }
+    }
 }
 
 impl Room {
@@ -52,13 +94,17 @@ impl Room {
     }
 
     /// What the look found; of an executor type that is not named, nothing.
-    pub(crate) fn found(&self, free: &HashMap<ExecutorType, usize>) {
+    pub(crate) fn found(&self, found: &HashMap<ExecutorType, Found>) {
         let mut room = self.lock();
-        for executor in free.keys() {
+        for executor in found.keys() {
             room.entry(*executor).or_default();
         }
+        let now = Instant::now();
         for (executor, places) in room.iter_mut() {
-            let seen = free.get(executor).copied().unwrap_or_default();
+            let Found { moved, free: seen } = found.get(executor).copied().unwrap_or_default();
+            let came = moved + seen.saturating_sub(places.unseen).saturating_sub(places.free);
+            places.of_late.retain(|(at, _)| now - *at < OF_LATE);
+            places.of_late.push_back((now, came));
             let found = if places.in_line { 0 } else { seen };
             places.reopens = seen > found;
             places.free = found.saturating_sub(places.unseen);
@@ -69,21 +115,33 @@ impl Room {
         self.looked.notify_waiters();
     }
 
-    /// Whether the next look opens a room again, if nobody comes into line before it is over.
-    pub(crate) fn reopens(&self) -> bool {
-        self.lock().values().any(|places| places.reopens)
+    /// Whether so many jobs will find places. *Soon* only where those that came of late, in line or not, would be half of them at
+    /// least, or where the next look opens the room again: nobody who has to wait for a slot anyway waits much longer for it.
+    pub(crate) fn comes(&self, executor: ExecutorType, jobs: usize) -> Comes {
+        self.lock().get(&executor).map_or(Comes::Late, |places| places.comes(jobs))
     }
 
-    /// Waits for that look.
-    pub(crate) async fn reopened(&self) {
-        loop {
-            // Before the question, so that no look ends unseen between the two.
-            let looked = self.looked.notified();
-            if !self.reopens() {
-                return;
+    /// Waits as long as places come *soon*, and no longer than this.
+    pub(crate) async fn wait_for(&self, executor: ExecutorType, jobs: usize, within: Duration) {
+        let want = |jobs| {
+            if let Some(places) = self.lock().get_mut(&executor) {
+                places.wanted = jobs;
             }
-            looked.await;
-        }
+        };
+        want(jobs);
+        let waits = async {
+            loop {
+                // Before the question, so that no look ends unseen between the two.
+                let looked = self.looked.notified();
+                if self.comes(executor, jobs) != Comes::Soon {
+                    return;
+                }
+                // Without looks nothing comes any more, and is seen not to.
+                let _ = timeout(OF_LATE / 2, looked).await;
+            }
+        };
+        let _ = timeout(within, waits).await;
+        want(0);
     }
 
     /// Takes so many places for a transaction, if there are as many.
@@ -101,7 +159,9 @@ impl Room {
     /// under way it may be about to give all of it to somebody.
     pub(crate) fn is_left(&self, executors: &[ExecutorType]) -> bool {
         let room = self.lock();
-        let is_left = |places: &Places| places.free > 0 && 2 * places.free >= places.found && !places.looking;
+        let is_left = |places: &Places| {
+            places.free > 0 && places.free >= places.wanted && 2 * places.free >= places.found && !places.looking
+        };
         executors.iter().all(|executor| room.get(executor).is_some_and(is_left))
     }
 
@@ -126,14 +186,21 @@ impl Room {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::{advance, sleep};
+
     use super::*;
 
     const MOCK: ExecutorType = ExecutorType::Mock;
+    const A_WHILE: Duration = Duration::from_secs(1);
+
+    fn free_places(free: usize) -> HashMap<ExecutorType, Found> {
+        HashMap::from([(MOCK, Found { moved: 0, free })])
+    }
 
     /// A look that finds so many free places.
     fn look(room: &Room, free: usize) {
         room.look();
-        room.found(&HashMap::from([(MOCK, free)]));
+        room.found(&free_places(free));
     }
 
     #[test]
@@ -173,7 +240,7 @@ mod tests {
         room.over();
         assert!(room.take(MOCK, 2));
         room.over();
-        room.found(&HashMap::from([(MOCK, 4)]));
+        room.found(&free_places(4));
         assert!(!room.take(MOCK, 2), "of the four it may have missed three");
         assert!(room.take(MOCK, 1));
     }
@@ -186,7 +253,7 @@ mod tests {
         assert!(room.is_left(&[MOCK]) && !room.is_left(&[MOCK, ExecutorType::Docker]));
         room.look();
         assert!(!room.is_left(&[MOCK]), "who knows what the look finds");
-        room.found(&HashMap::from([(MOCK, 2)]));
+        room.found(&free_places(2));
         room.stands_in_line(MOCK);
         assert!(!room.is_left(&[MOCK]));
         look(&room, 3);
@@ -202,7 +269,7 @@ mod tests {
         assert!(!room.take(MOCK, 1));
         room.look();
         room.stands_in_line(MOCK);
-        room.found(&HashMap::from([(MOCK, 2)]));
+        room.found(&free_places(2));
         assert!(!room.take(MOCK, 1), "the look may not have seen the second");
         look(&room, 2);
         assert!(room.take(MOCK, 1));
@@ -214,32 +281,85 @@ mod tests {
         look(&room, 3);
         room.look();
         room.stands_in_line(MOCK);
-        room.found(&HashMap::from([(MOCK, 3)]));
-        assert!(room.reopens() && !room.take(MOCK, 1));
+        room.found(&free_places(3));
+        assert!(room.comes(MOCK, 3) == Comes::Soon && !room.take(MOCK, 1));
         let waits = async {
-            room.reopened().await;
+            room.wait_for(MOCK, 3, A_WHILE).await;
             room.take(MOCK, 3)
         };
         let (enters, ()) = tokio::join!(waits, async { look(&room, 3) });
-        assert!(enters && !room.reopens());
+        assert!(enters);
     }
 
-    #[test]
-    fn nobody_waits_for_a_room_that_the_next_look_does_not_open() {
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_waits_for_places_that_come_as_fast_as_it_would_use_them() {
         let room = Room::default();
-        assert!(!room.reopens(), "nobody has looked yet");
-        look(&room, 3);
-        assert!(!room.reopens(), "it is open");
+        assert_eq!(room.comes(MOCK, 1), Comes::Late, "nobody has looked yet");
+        look(&room, 4);
+        assert_eq!(
+            [4, 5, 8, 9].map(|jobs| room.comes(MOCK, jobs)),
+            [Comes::Now, Comes::Soon, Comes::Soon, Comes::Late]
+        );
+        assert_eq!(room.comes(ExecutorType::Docker, 1), Comes::Late);
+        assert!(room.take(MOCK, 4));
+        room.over();
+        advance(OF_LATE / 2).await;
+        look(&room, 2);
+        assert_eq!([2, 12, 13].map(|jobs| room.comes(MOCK, jobs)), [Comes::Now, Comes::Soon, Comes::Late]);
+        advance(OF_LATE / 2).await;
+        look(&room, 2);
+        assert_eq!(
+            [2, 4, 5].map(|jobs| room.comes(MOCK, jobs)),
+            [Comes::Now, Comes::Soon, Comes::Late],
+            "two did not come again"
+        );
+        advance(OF_LATE).await;
+        assert_eq!([2, 3].map(|jobs| room.comes(MOCK, jobs)), [Comes::Now, Comes::Late]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn places_that_go_to_those_in_line_come_too() {
+        let room = Room::default();
         room.look();
         room.stands_in_line(MOCK);
-        room.found(&HashMap::new());
-        assert!(!room.reopens(), "there are no slots, or somebody was left in line");
-        room.look();
-        room.stands_in_line(MOCK);
-        room.found(&HashMap::from([(MOCK, 1)]));
-        assert!(room.reopens());
-        room.look();
-        room.found(&HashMap::new());
-        assert!(!room.reopens(), "the slots were taken");
+        room.found(&HashMap::from([(MOCK, Found { moved: 5, free: 0 })]));
+        assert_eq!([10, 11].map(|jobs| room.comes(MOCK, jobs)), [Comes::Soon, Comes::Late]);
+        assert!(!room.take(MOCK, 1), "somebody may be left in line");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_places_that_do_not_come_any_more() {
+        let room = Room::default();
+        look(&room, 4);
+        let begun = Instant::now();
+        room.wait_for(MOCK, 5, A_WHILE).await;
+        assert!(begun.elapsed() <= 2 * OF_LATE, "{:?}", begun.elapsed());
+        let waits = async {
+            room.wait_for(MOCK, 100, A_WHILE).await;
+            begun.elapsed()
+        };
+        let looks = async {
+            for _ in 0..100 {
+                room.look();
+                room.found(&HashMap::from([(MOCK, Found { moved: 50, free: 0 })]));
+                sleep(OF_LATE / 2).await;
+            }
+        };
+        let before = begun.elapsed();
+        let (waited, ()) = tokio::join!(waits, looks);
+        assert!(waited - before <= A_WHILE + OF_LATE, "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_more_are_waited_for_each_end_is_worth_a_look() {
+        let room = Room::default();
+        look(&room, 4);
+        assert!(room.is_left(&[MOCK]));
+        let waits = room.wait_for(MOCK, 6, A_WHILE);
+        let ((), ()) = tokio::join!(waits, async {
+            assert!(!room.is_left(&[MOCK]));
+            look(&room, 6);
+        });
+        assert!(room.is_left(&[MOCK]));
     }
 }

@@ -102,9 +102,7 @@ async fn claim_once(store: &Store, request: &Request<'_>, which: Which) -> Resul
     let limits = limits::lock(&mut tx, &request.items.iter().map(|item| item.job.uuid()).collect::<Vec<_>>()).await?;
     let waiting = lock_jobs(&mut tx, request.executor, request.items).await?;
     let stale = request.items.len() - waiting.len();
-    let mut specs = read_specs(&mut tx, &waiting).await?;
-    let (candidates, rest): (Vec<_>, Vec<_>) =
-        waiting.into_iter().map(|(c, attempt, wait)| (c, (attempt, wait))).unzip();
+    let (candidates, rest): (Vec<_>, Vec<_>) = waiting.into_iter().map(|w| (w.candidate, w.rest)).unzip();
     // Last: every claim and every end of a host waits for whoever has its row.
     let (slots, which) = hosts::lock(&mut tx, request, &candidates, &limits, which).await?;
     let places = placement::place(&candidates, &slots, limits);
@@ -116,22 +114,23 @@ async fn claim_once(store: &Store, request: &Request<'_>, which: Which) -> Resul
     let mut placed = Vec::with_capacity(places.len());
     let mut unplaced = Vec::new();
     let mut waits = Vec::with_capacity(places.len());
-    for ((candidate, (attempt, wait)), place) in candidates.into_iter().zip(rest).zip(places) {
-        match place {
-            Ok(Place { host, limits }) => {
+    let mut specs = Vec::with_capacity(places.len());
+    let mut unreadable = Vec::new();
+    for ((candidate, Rest { attempt, wait, spec }), place) in candidates.into_iter().zip(rest).zip(places) {
+        match (place, spec) {
+            (Ok(Place { host, limits }), Some(spec)) => {
                 placed.push(Placed { job: candidate.id, tenant: candidate.traits.tenant, attempt, host, limits });
                 waits.push(wait);
+                specs.push(spec);
             }
-            Err(why) => unplaced.push((candidate.id, why)),
+            // It ends its job alone.
+            (Ok(_), None) => unreadable.push(candidate.id.uuid()),
+            (Err(why), _) => unplaced.push((candidate.id, why)),
         }
     }
-    // A spec that this version cannot read ends its job alone.
-    let unreadable: Vec<Uuid> = placed.iter().filter(|p| !specs.contains_key(&p.job)).map(|p| p.job.uuid()).collect();
     if !unreadable.is_empty() {
         end_unreadable(&mut tx, &unreadable).await?;
-        placed.retain(|placed| specs.contains_key(&placed.job));
     }
-    let specs = placed.iter().filter_map(|placed| specs.remove(&placed.job)).collect();
     let claimed = take(&mut tx, request, &placed, specs).await?;
     let released = if unplaced.is_empty() { HashMap::new() } else { release(&mut tx, request, &unplaced).await? };
     tx.commit().await?;
@@ -156,25 +155,37 @@ struct Placed {
     limits: Vec<LimitId>,
 }
 
-/// The items whose row still waits for exactly this claim, in the order of the items, with their attempt.
-async fn lock_jobs(
-    tx: &mut sqlx::PgConnection,
-    executor: ExecutorType,
-    items: &[WorkItem],
-) -> Result<Vec<(Candidate, i32, Wait)>> {
+/// A job that waits for its claim.
+struct Waits {
+    candidate: Candidate,
+    rest: Rest,
+}
+
+/// What its placement does not ask for.
+struct Rest {
+    attempt: i32,
+    wait: Wait,
+    /// None if this version cannot read it.
+    spec: Option<ResolvedSpec>,
+}
+
+/// The items whose row still waits for exactly this claim, in the order of the items.
+async fn lock_jobs(tx: &mut sqlx::PgConnection, executor: ExecutorType, items: &[WorkItem]) -> Result<Vec<Waits>> {
     let ids: Vec<Uuid> = items.iter().map(|item| item.job.uuid()).collect();
     let attempts: Vec<i32> = items.iter().map(|item| item.attempt).collect();
     let sequences: Vec<i32> = items.iter().map(|item| item.sequence).collect();
     // Of this executor type: a message that stayed in the queue of the place that refused its job claims nothing.
     // The status as text, so that no partial index of pending rows serves for it: statistics from a quiet hour call those
-    // empty, and each claim would pass the whole window instead of looking its rows up by their ids.
+    // empty, and each claim would pass the whole window instead of looking its rows up by their ids. And each spec is looked up
+    // by itself (`offset 0`): a join of both tables may be planned as a read of all specs, as long as they seem to be few.
     let rows = sqlx::query!(
         r#"/* claims::lock_jobs */
         select j.id, j.tenant_id, extract(epoch from now() - j.created_at)::float8 as "submitted!",
             extract(epoch from now() - j.dispatched_at)::float8 as "dispatched!", j.executor_host_id, j.failure_class::text,
-            j.template, j.concurrency_key
+            j.template, j.concurrency_key, s.spec as "spec?: Json<Box<RawValue>>"
         from container_jobs j
         join (select distinct * from unnest($1::uuid[], $2::int[], $3::int[])) as w(id, attempt, sequence) on w.id = j.id
+        left join lateral (select spec from container_job_specs where tenant_id = j.tenant_id and job_id = j.id offset 0) s on true
         where j.status::text = 'pending' and j.dispatched_at is not null
           and j.attempt = w.attempt - 1 and j.dispatch_sequence = w.sequence and j.executor_type = $4::text::executor_type
         order by j.id for no key update of j"#,
@@ -187,7 +198,7 @@ async fn lock_jobs(
     .await?;
     // A clock that was set back is no reason to fail.
     let ago = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or_default();
-    let mut found: HashMap<JobId, (Candidate, Duration, Duration)> = rows
+    let mut found: HashMap<JobId, (Candidate, Duration, Duration, Option<ResolvedSpec>)> = rows
         .into_iter()
         .map(|row| {
             // The class of the attempt before, and its host.
@@ -200,40 +211,19 @@ async fn lock_jobs(
                 key: row.concurrency_key,
             };
             let candidate = Candidate { id: row.id.into(), traits, avoid };
-            (candidate.id, (candidate, ago(row.submitted), ago(row.dispatched)))
+            let spec = row.spec.and_then(|spec| serde_json::from_str(spec.get()).ok());
+            (candidate.id, (candidate, ago(row.submitted), ago(row.dispatched), spec))
         })
         .collect();
     // `remove`: an item that is listed twice is one candidate.
     Ok(items
         .iter()
         .filter_map(|item| {
-            let (candidate, submitted, since_dispatch) = found.remove(&item.job)?;
+            let (candidate, submitted, since_dispatch, spec) = found.remove(&item.job)?;
             let wait = Wait { since_submission: (item.attempt == 1).then_some(submitted), since_dispatch };
-            Some((candidate, item.attempt, wait))
+            Some(Waits { candidate, rest: Rest { attempt: item.attempt, wait, spec } })
         })
         .collect())
-}
-
-/// The specs of these jobs, without those that this version cannot read.
-async fn read_specs(
-    tx: &mut sqlx::PgConnection,
-    waiting: &[(Candidate, i32, Wait)],
-) -> Result<HashMap<JobId, ResolvedSpec>> {
-    let (tenants, ids): (Vec<Uuid>, Vec<Uuid>) =
-        waiting.iter().map(|(candidate, ..)| (candidate.traits.tenant.uuid(), candidate.id.uuid())).unzip();
-    // Joined, so that each is looked up by the whole of its key.
-    let rows = sqlx::query!(
-        r#"/* claims::read_specs */
-        select s.job_id, s.spec as "spec: Json<Box<RawValue>>"
-        from unnest($1::uuid[], $2::uuid[]) as w(tenant_id, job_id)
-        join container_job_specs s on s.tenant_id = w.tenant_id and s.job_id = w.job_id"#,
-        &tenants,
-        &ids
-    )
-    .fetch_all(&mut *tx)
-    .await?;
-    let read = |spec: &Json<Box<RawValue>>| serde_json::from_str(spec.get()).ok();
-    Ok(rows.into_iter().filter_map(|row| Some((row.job_id.into(), read(&row.spec)?))).collect())
 }
 
 async fn end_unreadable(tx: &mut sqlx::PgConnection, ids: &[Uuid]) -> Result<()> {
