@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gantry_core::message::WorkItem;
+use gantry_core::message::{Newcomer, WorkItem};
 use gantry_core::problem::{Code, Problem};
 use gantry_core::routing::failover::Routing;
 use gantry_core::routing::{self, Question};
@@ -28,6 +28,8 @@ pub struct Admitted {
     pub dispatched: Option<WorkItem>,
     /// Whether it is new, ready and in line.
     pub in_line: bool,
+    /// What dispatchers are told of it, if it is in line: see [`NewJob::newcomer`].
+    pub newcomer: Option<Newcomer>,
 }
 
 /// Admits a batch, deciding for each item in its order. A refusal hurts only its own item; an error is
@@ -91,8 +93,10 @@ fn verdict(job: &NewJob, inserted: Inserted) -> Result<Admitted, Problem> {
         _ => None,
     };
     let existing = matches!(inserted, Inserted::Existing(_));
-    let in_line = matches!(inserted, Inserted::New(_)) && job.not_before.is_none();
-    Ok(Admitted { job: id, existing, executor: job.executor_type, dispatched, in_line })
+    let is_new = matches!(inserted, Inserted::New(_));
+    let in_line = is_new && job.not_before.is_none();
+    let newcomer = job.newcomer().filter(|_| is_new);
+    Ok(Admitted { job: id, existing, executor: job.executor_type, dispatched, in_line, newcomer })
 }
 
 /// Inserts all; if Postgres refuses the batch for its content, halves it until the one bad item stands alone.

@@ -4,11 +4,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use gantry_broker::{Broker, Outgoing, Publisher, Route};
-use gantry_core::message::{Control, Nudge};
+use gantry_core::message::{Control, Newcomer, Nudge};
 use gantry_core::{ExecutorType, JobId};
 
 /// Between two attempts at the first connection.
 const PAUSE: Duration = Duration::from_secs(2);
+/// Jobs that a nudge names at most: with more of them a look costs little of each.
+const NAMED: usize = 16;
 
 /// The way to `gantry.control`. Clones share it. Without a broker nudges are dropped: the API takes jobs all the
 /// same, and they are found by polling.
@@ -57,10 +59,16 @@ impl Nudges {
         let _ = self.link.set((Publisher::new(broker), broker.topology().control()));
     }
 
-    /// Jobs were admitted, or slots came up, for these executor types.
+    /// Jobs were put back in line, or slots came up, for these executor types.
     pub(crate) fn dispatch(&self, executors: Vec<ExecutorType>) {
+        self.lined_up(executors, Vec::new());
+    }
+
+    /// Jobs came into line for these executor types. These they are, if it is known of all.
+    pub(crate) fn lined_up(&self, executors: Vec<ExecutorType>, newcomers: Vec<Newcomer>) {
         if !executors.is_empty() {
-            self.send(Nudge::Dispatch { executors, only_slots: false });
+            let newcomers = if newcomers.len() > NAMED { Vec::new() } else { newcomers };
+            self.send(Nudge::Dispatch { executors, only_slots: false, newcomers });
         }
     }
 

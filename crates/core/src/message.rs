@@ -227,12 +227,29 @@ pub enum Nudge {
         /// Whether slots became free, and that is all: who knows that nobody waits for one need not look.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         only_slots: bool,
+        /// The jobs that came into line, if that is all, and they are few. Who knows of slots for them that nobody else waits
+        /// for moves them without a look.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        newcomers: Vec<Newcomer>,
     },
     /// Somebody asked for the end of running jobs: their workers look.
     Cancel {
         /// The jobs.
         jobs: Vec<JobId>,
     },
+}
+
+/// A job that came into line, and where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Newcomer {
+    /// The job.
+    pub job: JobId,
+    /// Its tenant.
+    pub tenant: TenantId,
+    /// Where it was routed.
+    pub executor: ExecutorType,
+    /// Its priority.
+    pub priority: i16,
 }
 
 /// A public event: a CloudEvent 1.0 in structured mode, as `application/cloudevents+json`.

@@ -5,7 +5,9 @@ use std::fmt::Debug;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use gantry_core::message::{CloudEvent, Control, Reply, Report, ReportKind, Reports, ReportsToWrite, Work, schemas};
+use gantry_core::message::{
+    CloudEvent, Control, Nudge, Reply, Report, ReportKind, Reports, ReportsToWrite, Work, schemas,
+};
 use gantry_core::problem::Code;
 use gantry_core::spec::Submission;
 use serde::Serialize;
@@ -170,4 +172,16 @@ fn an_end_says_only_for_certain_that_nothing_was_launched() {
     newer["not_launched"] = json!(true);
     assert!(ended(&newer).not_launched);
     assert!(validator("reports").is_valid(&json!({ "version": "1", "reports": [newer] })));
+}
+
+/// An older sender names nobody, and an older dispatcher does not ask: then it looks.
+#[test]
+fn a_nudge_need_not_say_who_came() {
+    let nudge = json!({ "version": "1", "nudge": "dispatch", "executors": ["mock"] });
+    assert!(validator("control").is_valid(&nudge));
+    let Control::V1(older) = serde_json::from_value(nudge.clone()).expect("a nudge");
+    let expected =
+        Nudge::Dispatch { executors: vec![gantry_core::ExecutorType::Mock], only_slots: false, newcomers: Vec::new() };
+    assert_eq!(older, expected);
+    assert_eq!(serde_json::to_value(Control::V1(older)).expect("JSON"), nudge);
 }

@@ -1,52 +1,80 @@
 //! Dispatch: the best pending jobs enter the window, marked first and published then. Polling is the guarantee,
-//! a nudge the optimisation.
+//! a nudge the optimisation, and one that names who came saves the look.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use gantry_broker::consume::{self, Consumer};
-use gantry_broker::{Delivery, Outgoing, ack_all};
+use gantry_broker::{Outgoing, ack_all};
 use gantry_core::ExecutorType;
-use gantry_core::message::{Control, Nudge, Work, WorkItem};
+use gantry_core::message::{Control, Newcomer, Nudge, Work, WorkItem};
 use gantry_runtime::{Linger, Shutdown};
 use gantry_store::lines;
 use gantry_store::windows::{Window, Windows};
-use tokio::time::Instant;
+use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::lines::Lines;
 use crate::post::Post;
 use crate::room::Found;
+use crate::shortcut::Shortcut;
 use crate::{Parts, metrics};
 
 /// Rows marked in one statement at most.
 const BATCH: usize = 1_000;
 /// How often a pass begins under load: a look at a window costs as much for one job as for all.
 const EVERY: Duration = Duration::from_millis(25);
+/// Lists of newcomers that wait for the dispatch task at most: where there are more, it looks.
+pub(crate) const LISTS: usize = 64;
 
-pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
-    let (mut view, mut post) = (View::default(), Post::default());
-    let mut pause = parts.settings.poll();
+pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown, mut came: Receiver<Vec<Newcomer>>) {
+    let (mut view, mut post, mut shortcut) = (View::default(), Post::default(), Shortcut::default());
+    let mut due = Instant::now() + parts.settings.poll();
     let mut linger = Linger::new(EVERY, BATCH);
     loop {
         linger.over().await;
-        tokio::select! {
-            () = parts.nudge.notified() => {}
-            () = tokio::time::sleep(pause) => {}
+        let newcomers = tokio::select! {
+            biased;
             () = shutdown.requested() => break,
-        }
+            // First: it may be of a host that is gone, and those who came later are to know.
+            () = parts.nudge.notified() => None,
+            Some(newcomers) = came.recv() => Some(newcomers),
+            () = sleep_until(due) => None,
+        };
         let begun = Instant::now();
-        pause = parts.settings.poll();
-        match pass(parts, &mut view, &mut post).await {
+        // Newcomers do not put the poll off.
+        let mut newcomers = newcomers.filter(|_| begun < due);
+        // All who came until now are found by a look, too.
+        while let Ok(more) = came.try_recv() {
+            if let Some(newcomers) = &mut newcomers {
+                newcomers.extend(more);
+            }
+        }
+        let entered = match newcomers {
+            Some(newcomers) => shortcut.enter(parts, &mut post, &newcomers).await,
+            None => Ok(None),
+        };
+        let looked = match entered {
+            Ok(Some(moved)) => {
+                linger.done(begun, moved);
+                continue;
+            }
+            Ok(None) => pass(parts, &mut view, &mut post).await,
+            Err(error) => Err(error),
+        };
+        let mut pause = parts.settings.poll();
+        match looked {
             Ok(look) => pause = pause.min(look.unwrap_or(pause)),
             Err(error) => {
                 view = View::default();
                 parts.room.found(&HashMap::new());
                 tracing::warn!(%error, "cannot dispatch now, trying again");
                 // A nudge may come at once; Postgres is not asked in a tight loop.
-                tokio::time::sleep(parts.settings.poll()).await;
+                sleep(pause).await;
             }
         }
         linger.done(begun, view.moved);
+        due = Instant::now() + pause;
     }
     post.settle().await;
 }
@@ -128,9 +156,10 @@ pub(crate) async fn publish(parts: &Parts, executor: ExecutorType, items: &[Work
     }
 }
 
-/// Turns nudges of other parts into looks of our own. Not that of an end that only freed slots, where the last look left
-/// some that nobody waits for: with few jobs at a time that is each of them, and a look costs more than it finds.
-pub(crate) async fn listen(parts: &Parts, shutdown: &Shutdown) {
+/// Turns nudges of other parts into looks of our own, and hands on who came where that is all that they say. No look for that
+/// of an end that only freed slots, where the last look left some that nobody waits for: with few jobs at a time that is each
+/// of them, and a look costs more than it finds.
+pub(crate) async fn listen(parts: &Parts, shutdown: &Shutdown, came: Sender<Vec<Newcomer>>) {
     let options = consume::Options { prefetch: 1_000, ..consume::Options::default() };
     let mut consumer = Consumer::subscribe(&parts.broker, parts.broker.topology().control_exchange(), &[""], options);
     loop {
@@ -138,13 +167,15 @@ pub(crate) async fn listen(parts: &Parts, shutdown: &Shutdown) {
             deliveries = consumer.next_batch() => deliveries,
             () = shutdown.requested() => return,
         };
-        let is_worth_a_look = |delivery: &Delivery| match delivery.json() {
-            Ok(Control::V1(Nudge::Dispatch { executors, only_slots })) => {
-                !(only_slots && parts.room.is_left(&executors))
-            }
-            _ => false,
-        };
-        if deliveries.iter().any(is_worth_a_look) {
+        let (mut is_worth_a_look, mut all) = (false, Vec::new());
+        for delivery in &deliveries {
+            let Ok(Control::V1(Nudge::Dispatch { executors, only_slots, newcomers })) = delivery.json() else {
+                continue;
+            };
+            is_worth_a_look |= newcomers.is_empty() && !(only_slots && parts.room.is_left(&executors));
+            all.extend(newcomers);
+        }
+        if is_worth_a_look || (!all.is_empty() && came.try_send(all).is_err()) {
             parts.nudge.notify_one();
         }
         ack_all(deliveries).await;

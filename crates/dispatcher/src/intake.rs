@@ -173,9 +173,15 @@ async fn judge(parts: &Parts, keys: &mut Keys, deliveries: &[Delivery]) -> Resul
         verdicts.push(Some(refused));
     }
     let (principals, submissions): (Vec<_>, Vec<_>) = incoming.into_iter().unzip();
-    let room = |executor, jobs| parts.room.take(executor, jobs);
+    let mut places = Vec::new();
+    let room = |executor, jobs| {
+        let taken = parts.room.take(executor, jobs);
+        let is_taken = taken.is_some();
+        places.extend(taken);
+        is_taken
+    };
     let outcomes = admit_and_dispatch(&parts.store, Scope::Fleet, &submissions, room).await;
-    parts.room.over();
+    drop(places);
     let mut admitted = principals
         .into_iter()
         .zip(outcomes?)

@@ -17,6 +17,7 @@ mod process;
 mod retention;
 mod room;
 mod schedules;
+mod shortcut;
 mod spread;
 mod upkeep;
 
@@ -29,7 +30,7 @@ use gantry_broker::{Broker, Publisher};
 use gantry_core::ExecutorType;
 use gantry_runtime::Shutdown;
 use gantry_store::Store;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 pub use config::{Config, Settings};
 pub use process::main;
@@ -72,14 +73,15 @@ impl Service {
         let types: Vec<&str> = ExecutorType::ALL.iter().map(|executor| executor.as_str()).collect();
         self.parts.broker.topology().declare(&self.parts.broker, &types).await?;
         let (parts, stop) = (&self.parts, &shutdown);
+        let (named, came) = mpsc::channel(dispatch::LISTS);
         // Boxed one by one: as one future they nest deeper than the compiler likes.
         let tasks: Vec<BoxFuture<'_, ()>> = vec![
             intake::run(parts, stop).boxed(),
             intake::strip_expired(parts, stop).boxed(),
             dead::keep(parts, stop).boxed(),
             dead::replay(parts, stop).boxed(),
-            dispatch::run(parts, stop).boxed(),
-            dispatch::listen(parts, stop).boxed(),
+            dispatch::run(parts, stop, came).boxed(),
+            dispatch::listen(parts, stop, named).boxed(),
             upkeep::run(parts, stop).boxed(),
             schedules::run(parts, stop).boxed(),
             bulk::run(parts, stop).boxed(),

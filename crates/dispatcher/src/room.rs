@@ -56,7 +56,7 @@ struct Places {
     free: usize,
     /// What the last look found free.
     found: usize,
-    /// Taken by a transaction that is not known to be over.
+    /// Taken by transactions that are not known to be over.
     in_flight: usize,
     /// Taken, and perhaps not seen by the present look: what was in flight when it began, and what was taken since.
     unseen: usize,
@@ -145,13 +145,13 @@ impl Room {
     }
 
     /// Takes so many places for a transaction, if there are as many.
-    pub(crate) fn take(&self, executor: ExecutorType, jobs: usize) -> bool {
+    pub(crate) fn take(&self, executor: ExecutorType, jobs: usize) -> Option<Taken<'_>> {
         let mut room = self.lock();
-        let Some(places) = room.get_mut(&executor).filter(|places| places.free >= jobs) else { return false };
+        let places = room.get_mut(&executor).filter(|places| places.free >= jobs)?;
         places.free -= jobs;
         places.in_flight += jobs;
         places.unseen += jobs;
-        true
+        Some(Taken { room: self, executor, jobs })
     }
 
     /// Whether half of the room for each of these executor types is left, and nobody stands in line. Of less another
@@ -165,12 +165,6 @@ impl Room {
         executors.iter().all(|executor| room.get(executor).is_some_and(is_left))
     }
 
-    /// The transaction for which places were taken is over, one way or the other: a look that begins now sees what came of
-    /// it. There is one at a time.
-    pub(crate) fn over(&self) {
-        self.lock().values_mut().for_each(|places| places.in_flight = 0);
-    }
-
     /// A job is in line, and committed: nobody passes it.
     pub(crate) fn stands_in_line(&self, executor: ExecutorType) {
         let mut room = self.lock();
@@ -181,6 +175,24 @@ impl Room {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ExecutorType, Places>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Places that a transaction has taken. Dropped when it is over, one way or the other: a look that begins then sees what came
+/// of it. Intake and the dispatch task may each have some.
+#[derive(Debug)]
+#[must_use = "dropped, it says that the transaction is over"]
+pub(crate) struct Taken<'a> {
+    room: &'a Room,
+    executor: ExecutorType,
+    jobs: usize,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if let Some(places) = self.room.lock().get_mut(&self.executor) {
+            places.in_flight -= self.jobs;
+        }
     }
 }
 
@@ -206,43 +218,59 @@ mod tests {
     #[test]
     fn a_place_is_taken_once() {
         let room = Room::default();
-        assert!(!room.take(MOCK, 1), "nobody has looked yet");
+        assert!(room.take(MOCK, 1).is_none(), "nobody has looked yet");
         look(&room, 3);
-        assert!(!room.take(MOCK, 4), "all or none");
-        assert!(room.take(MOCK, 2) && !room.take(ExecutorType::Docker, 1));
-        room.over();
-        assert!(room.take(MOCK, 1) && !room.take(MOCK, 1));
-        room.over();
+        assert!(room.take(MOCK, 4).is_none(), "all or none");
+        assert!(room.take(MOCK, 2).is_some() && room.take(ExecutorType::Docker, 1).is_none());
+        assert!(room.take(MOCK, 1).is_some() && room.take(MOCK, 1).is_none());
         room.look();
         room.found(&HashMap::new());
-        assert!(!room.take(MOCK, 1), "nobody serves it any more, or somebody stands in line");
+        assert!(room.take(MOCK, 1).is_none(), "nobody serves it any more, or somebody stands in line");
     }
 
     #[test]
     fn a_look_does_not_give_back_what_is_in_flight() {
         let room = Room::default();
         look(&room, 4);
-        assert!(room.take(MOCK, 3));
+        let three = room.take(MOCK, 3).expect("there are four");
         look(&room, 4);
-        assert!(!room.take(MOCK, 2), "it may not have seen the three");
-        assert!(room.take(MOCK, 1));
-        room.over();
+        assert!(room.take(MOCK, 2).is_none(), "it may not have seen the three");
+        assert!(room.take(MOCK, 1).is_some());
+        drop(three);
         look(&room, 4);
-        assert!(room.take(MOCK, 4), "it saw what became of them, and slots are free again");
+        assert!(room.take(MOCK, 4).is_some(), "it saw what became of them, and slots are free again");
+    }
+
+    #[test]
+    fn the_end_of_a_transaction_is_not_that_of_another() {
+        let room = Room::default();
+        look(&room, 6);
+        let (two, three) = (room.take(MOCK, 2).expect("there are six"), room.take(MOCK, 3).expect("there are four"));
+        let other = ExecutorType::Docker;
+        room.look();
+        room.found(&HashMap::from([(MOCK, 6), (other, 1)]));
+        let one = room.take(other, 1).expect("there is one");
+        drop(two);
+        room.look();
+        room.found(&HashMap::from([(MOCK, 6), (other, 1)]));
+        assert!(room.take(MOCK, 4).is_none() && room.take(other, 1).is_none(), "it may not have seen three, and one");
+        assert!(room.take(MOCK, 3).is_some());
+        drop((one, three));
+        look(&room, 6);
+        assert!(room.take(MOCK, 6).is_some());
     }
 
     #[test]
     fn a_look_may_miss_what_ends_while_it_is_under_way() {
         let room = Room::default();
         look(&room, 4);
-        assert!(room.take(MOCK, 1));
+        let one = room.take(MOCK, 1).expect("there are four");
         room.look();
-        room.over();
-        assert!(room.take(MOCK, 2));
-        room.over();
+        drop(one);
+        assert!(room.take(MOCK, 2).is_some());
         room.found(&free_places(4));
-        assert!(!room.take(MOCK, 2), "of the four it may have missed three");
-        assert!(room.take(MOCK, 1));
+        assert!(room.take(MOCK, 2).is_none(), "of the four it may have missed three");
+        assert!(room.take(MOCK, 1).is_some());
     }
 
     #[test]
@@ -257,8 +285,8 @@ mod tests {
         room.stands_in_line(MOCK);
         assert!(!room.is_left(&[MOCK]));
         look(&room, 3);
-        assert!(room.take(MOCK, 1) && room.is_left(&[MOCK]));
-        assert!(room.take(MOCK, 1) && !room.is_left(&[MOCK]), "another dispatcher may have taken the third");
+        assert!(room.take(MOCK, 1).is_some() && room.is_left(&[MOCK]));
+        assert!(room.take(MOCK, 1).is_some() && !room.is_left(&[MOCK]), "another dispatcher may have taken the third");
     }
 
     #[test]
@@ -266,13 +294,13 @@ mod tests {
         let room = Room::default();
         look(&room, 2);
         room.stands_in_line(MOCK);
-        assert!(!room.take(MOCK, 1));
+        assert!(room.take(MOCK, 1).is_none());
         room.look();
         room.stands_in_line(MOCK);
         room.found(&free_places(2));
-        assert!(!room.take(MOCK, 1), "the look may not have seen the second");
+        assert!(room.take(MOCK, 1).is_none(), "the look may not have seen the second");
         look(&room, 2);
-        assert!(room.take(MOCK, 1));
+        assert!(room.take(MOCK, 1).is_some());
     }
 
     #[tokio::test]
@@ -282,10 +310,10 @@ mod tests {
         room.look();
         room.stands_in_line(MOCK);
         room.found(&free_places(3));
-        assert!(room.comes(MOCK, 3) == Comes::Soon && !room.take(MOCK, 1));
+        assert!(room.comes(MOCK, 3) == Comes::Soon && room.take(MOCK, 1).is_none());
         let waits = async {
             room.wait_for(MOCK, 3, A_WHILE).await;
-            room.take(MOCK, 3)
+            room.take(MOCK, 3).is_some()
         };
         let (enters, ()) = tokio::join!(waits, async { look(&room, 3) });
         assert!(enters);
@@ -301,8 +329,7 @@ mod tests {
             [Comes::Now, Comes::Soon, Comes::Soon, Comes::Late]
         );
         assert_eq!(room.comes(ExecutorType::Docker, 1), Comes::Late);
-        assert!(room.take(MOCK, 4));
-        room.over();
+        drop(room.take(MOCK, 4).expect("there are four"));
         advance(OF_LATE / 2).await;
         look(&room, 2);
         assert_eq!([2, 12, 13].map(|jobs| room.comes(MOCK, jobs)), [Comes::Now, Comes::Soon, Comes::Late]);
@@ -324,7 +351,7 @@ mod tests {
         room.stands_in_line(MOCK);
         room.found(&HashMap::from([(MOCK, Found { moved: 5, free: 0 })]));
         assert_eq!([10, 11].map(|jobs| room.comes(MOCK, jobs)), [Comes::Soon, Comes::Late]);
-        assert!(!room.take(MOCK, 1), "somebody may be left in line");
+        assert!(room.take(MOCK, 1).is_none(), "somebody may be left in line");
     }
 
     #[tokio::test(start_paused = true)]

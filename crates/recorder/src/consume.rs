@@ -208,7 +208,7 @@ fn nudge(parts: &Parts, mut executors: Vec<ExecutorType>, only_slots: bool) {
     if executors.is_empty() {
         return;
     }
-    let control = Control::V1(Nudge::Dispatch { executors, only_slots });
+    let control = Control::V1(Nudge::Dispatch { executors, only_slots, newcomers: Vec::new() });
     if let Ok(body) = serde_json::to_vec(&control) {
         parts.publisher.publish_unconfirmed(Outgoing::transient(parts.broker.topology().control(), body));
     }

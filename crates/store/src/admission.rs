@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use chrono::{DateTime, Utc};
 use gantry_core::env::Environment;
 use gantry_core::limits::{Book, Traits};
-use gantry_core::message::WorkItem;
+use gantry_core::message::{Newcomer, WorkItem};
 use gantry_core::problem::{Code, Problem};
 use gantry_core::routing::failover::Routing;
 use gantry_core::spec::ResolvedSpec;
@@ -94,6 +94,14 @@ pub struct NewJob {
 impl NewJob {
     fn traits(&self) -> Traits {
         Traits { tenant: self.tenant, template: self.template, key: self.concurrency_key.clone() }
+    }
+
+    /// What dispatchers are told of it once it is stored: where it stands in line. Not of one that is to start later, nor of
+    /// one with a key: that a limit counts it is known without a look.
+    pub fn newcomer(&self) -> Option<Newcomer> {
+        let is_told = self.not_before.is_none() && self.concurrency_key.is_none();
+        let Self { id: job, tenant, executor_type: executor, priority, .. } = *self;
+        is_told.then_some(Newcomer { job, tenant, executor, priority })
     }
 
     /// Whether it enters the window at once where no limit counts it. A key is a limit, also while it has no row.

@@ -2,7 +2,7 @@
 
 mod hosts;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use gantry_core::limits::{Kind, Traits};
@@ -171,24 +171,30 @@ struct Rest {
 
 /// The items whose row still waits for exactly this claim, in the order of the items.
 async fn lock_jobs(tx: &mut sqlx::PgConnection, executor: ExecutorType, items: &[WorkItem]) -> Result<Vec<Waits>> {
-    let ids: Vec<Uuid> = items.iter().map(|item| item.job.uuid()).collect();
-    let attempts: Vec<i32> = items.iter().map(|item| item.attempt).collect();
-    let sequences: Vec<i32> = items.iter().map(|item| item.sequence).collect();
+    // In the order of their ids, each once: so they are locked.
+    let sorted: BTreeSet<(Uuid, i32, i32)> =
+        items.iter().map(|item| (item.job.uuid(), item.attempt, item.sequence)).collect();
+    let ids: Vec<Uuid> = sorted.iter().map(|(id, ..)| *id).collect();
+    let attempts: Vec<i32> = sorted.iter().map(|(_, attempt, _)| *attempt).collect();
+    let sequences: Vec<i32> = sorted.iter().map(|(.., sequence)| *sequence).collect();
     // Of this executor type: a message that stayed in the queue of the place that refused its job claims nothing.
     // The status as text, so that no partial index of pending rows serves for it: statistics from a quiet hour call those
-    // empty, and each claim would pass the whole window instead of looking its rows up by their ids. And each spec is looked up
-    // by itself (`offset 0`): a join of both tables may be planned as a read of all specs, as long as they seem to be few.
+    // empty, and each claim would pass the whole window instead of looking its rows up by their ids. Row by row, jobs and specs:
+    // a join may be planned as a read of the whole table, as long as that seems to be small.
     let rows = sqlx::query!(
         r#"/* claims::lock_jobs */
         select j.id, j.tenant_id, extract(epoch from now() - j.created_at)::float8 as "submitted!",
             extract(epoch from now() - j.dispatched_at)::float8 as "dispatched!", j.executor_host_id, j.failure_class::text,
             j.template, j.concurrency_key, s.spec as "spec?: Json<Box<RawValue>>"
-        from container_jobs j
-        join (select distinct * from unnest($1::uuid[], $2::int[], $3::int[])) as w(id, attempt, sequence) on w.id = j.id
-        left join lateral (select spec from container_job_specs where tenant_id = j.tenant_id and job_id = j.id offset 0) s on true
-        where j.status::text = 'pending' and j.dispatched_at is not null
-          and j.attempt = w.attempt - 1 and j.dispatch_sequence = w.sequence and j.executor_type = $4::text::executor_type
-        order by j.id for no key update of j"#,
+        from unnest($1::uuid[], $2::int[], $3::int[]) as w(id, attempt, sequence)
+        cross join lateral (
+            select id, tenant_id, created_at, dispatched_at, executor_host_id, failure_class, template, concurrency_key
+            from container_jobs
+            where id = w.id and status::text = 'pending' and dispatched_at is not null
+              and attempt = w.attempt - 1 and dispatch_sequence = w.sequence and executor_type = $4::text::executor_type
+            for no key update) j
+        left join lateral (
+            select spec from container_job_specs where tenant_id = j.tenant_id and job_id = j.id offset 0) s on true"#,
         &ids,
         &attempts,
         &sequences,

@@ -36,15 +36,18 @@ const COUNTED: i64 = 1_000;
 const BEYOND: i32 = 200;
 
 /// Locks the limits that count any of these jobs, in the order of their ids, and makes those of keys that are new.
-/// What counts a job never changes, so it is read before the job is locked.
+/// What counts a job never changes, so it is read before the job is locked. Each job is looked up by itself (`offset 0`): all at
+/// once may be planned as a read of all jobs, while they seem to be few.
 pub(crate) async fn lock(tx: &mut sqlx::PgConnection, jobs: &[Uuid]) -> Result<Book> {
     let rows = sqlx::query!(
         r#"/* limits::lock */
         select distinct j.tenant_id, s.name as "name!", l.id as "id?"
-        from container_jobs j
+        from unnest($1::uuid[]) as w(id)
+        cross join lateral (
+            select tenant_id, template, concurrency_key from container_jobs where id = w.id offset 0) j
         cross join lateral (values ('tenant'::limit_kind, ''), ('template', j.template::text), ('key', j.concurrency_key)) as s(kind, name)
         left join limits l on l.tenant_id = j.tenant_id and l.kind = s.kind and l.name = s.name
-        where j.id = any($1) and s.name is not null and (l.id is not null or s.kind = 'key')"#,
+        where s.name is not null and (l.id is not null or s.kind = 'key')"#,
         jobs
     )
     .fetch_all(&mut *tx)

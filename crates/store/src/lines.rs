@@ -154,100 +154,164 @@ pub struct Served {
     pub is_empty: bool,
 }
 
-/// Moves what is asked for into the window, and parks what a limit holds back; answers in the order of the asks. Finds
-/// fewer where a line is shorter, or another dispatcher holds its rows. The caller publishes the items afterwards; if it
-/// dies before, [`crate::queue::republishable`] finds them.
+/// Moves what is asked for into the window, and parks what a limit holds back; answers in the order of the asks, each for
+/// a line of its own. Finds fewer where a line is shorter, or another dispatcher holds its rows. The caller publishes the
+/// items afterwards; if it dies before, [`crate::queue::republishable`] finds them.
 pub async fn dispatch(store: &Store, executor: ExecutorType, asks: &[Ask]) -> Result<Vec<Served>> {
     store.run("lines::dispatch", || dispatch_once(store, executor, asks)).await
 }
 
 async fn dispatch_once(store: &Store, executor: ExecutorType, asks: &[Ask]) -> Result<Vec<Served>> {
     let mut tx = store.begin_in_line("lines::dispatch").await?;
-    let heads = lock_heads(&mut tx, executor, asks).await?;
+    let heads = enter_heads(&mut tx, executor, asks).await?;
     let book = limits_of(&mut tx, &heads).await?;
     let (mut served, moving, held_back) = decide(asks, &heads, book);
-    let mut items = enter_window(&mut tx, &moving.iter().map(|(_, job)| job.uuid()).collect::<Vec<_>>()).await?;
+    let mut items = enter_window(&mut tx, &moving).await?;
     if !held_back.is_empty() {
         park(&mut tx, &held_back).await?;
     }
     tx.commit().await?;
-    for (ask, job) in moving {
-        served[ask].items.extend(items.remove(&job));
+    for head in heads {
+        served[head.ask].items.extend(head.entered.or_else(|| items.remove(&head.job)));
     }
     Ok(served)
 }
 
+/// What became of those who were to enter at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entered {
+    /// The jobs that are in the window now: line by line, in the order of each.
+    pub items: Vec<WorkItem>,
+    /// Whose jobs were found and are still in line, because a limit counts them.
+    pub limited: BTreeSet<TenantId>,
+}
+
+/// Moves what is asked for into the window as [`dispatch`] does, but leaves in line what a limit counts, whether it has room
+/// or not: others of that line may be parked for it, or have come back before the place where the line is entered.
+pub async fn enter(store: &Store, executor: ExecutorType, asks: &[Ask]) -> Result<Entered> {
+    store.run("lines::enter", || enter_once(store, executor, asks)).await
+}
+
+async fn enter_once(store: &Store, executor: ExecutorType, asks: &[Ask]) -> Result<Entered> {
+    // Under the name of `dispatch`: what a crash leaves is the same.
+    let mut tx = store.begin_in_line("lines::dispatch").await?;
+    let heads = enter_heads(&mut tx, executor, asks).await?;
+    tx.commit().await?;
+    let mut entered = Entered::default();
+    for head in heads {
+        match head.entered {
+            Some(item) => entered.items.push(item),
+            None => {
+                entered.limited.insert(head.traits.tenant);
+            }
+        }
+    }
+    Ok(entered)
+}
+
+/// The head of a line, locked.
 struct Head {
     ask: usize,
     job: JobId,
     traits: limits::Traits,
+    /// It is in the window already.
+    entered: Option<WorkItem>,
 }
 
-/// The heads of the lines that are asked for, in their order.
-async fn lock_heads(tx: &mut sqlx::PgConnection, executor: ExecutorType, asks: &[Ask]) -> Result<Vec<Head>> {
+/// Locks the heads of the lines that are asked for, and moves into the window what no limit counts: in one statement, because
+/// a job that comes alone waits for each. A key is a limit, also while it has no row. Of a line of which more is looked at
+/// than is wanted nothing enters here. Returns the heads in the order of the asks, and of their lines.
+///
+/// The names of limits are read once for each line, those of the kinds before `key`: a row of a limit is one of many versions
+/// while somebody holds a snapshot, and of keys a tenant has any number. What enters is named by an array and not joined, so
+/// that it is found by its key whatever the plan takes for its number.
+async fn enter_heads(tx: &mut sqlx::PgConnection, executor: ExecutorType, asks: &[Ask]) -> Result<Vec<Head>> {
     let tenants: Vec<Uuid> = asks.iter().map(|ask| ask.at.tenant.uuid()).collect();
     let priorities: Vec<i16> = asks.iter().map(|ask| ask.at.priority).collect();
     let from: Vec<Uuid> = asks.iter().map(|ask| ask.at.from.uuid()).collect();
     let jobs: Vec<i64> = asks.iter().map(|ask| i64::try_from(ask.jobs.max(ask.look)).unwrap_or(i64::MAX)).collect();
+    let all_wanted: Vec<bool> = asks.iter().map(|ask| ask.look <= ask.jobs).collect();
     let rows = sqlx::query!(
-        r#"/* lines::lock_heads */
-        select a.place as "place!", c.id, c.tenant_id, c.template, c.concurrency_key
-        from unnest($2::uuid[], $3::int2[], $4::uuid[], $5::int8[]) with ordinality as a(tenant_id, priority, first, jobs, place)
-        cross join lateral (
-            select id, tenant_id, template, concurrency_key from container_jobs
-            where executor_type = $1::text::executor_type and tenant_id = a.tenant_id
-              and (priority, id) >= (a.priority, a.first) and priority <= a.priority
-              and status = 'pending' and dispatched_at is null and parked_until is null
-            order by executor_type, tenant_id, priority, id limit a.jobs for no key update skip locked) c"#,
+        r#"/* lines::enter_heads */
+        with line as materialized (
+            select *, array(select l.name from limits l where l.tenant_id = a.tenant_id and l.kind < 'key') as limited
+            from unnest($2::uuid[], $3::int2[], $4::uuid[], $5::int8[], $6::bool[]) as a(tenant_id, priority, first, jobs, all_wanted)
+        ), head as (
+            select c.*, line.all_wanted and c.concurrency_key is null
+                and not (line.limited && array['', c.template::text]) as enters
+            from line cross join lateral (
+                select id, tenant_id, priority, template, concurrency_key from container_jobs
+                where executor_type = $1::text::executor_type and tenant_id = line.tenant_id
+                  and (priority, id) >= (line.priority, line.first) and priority <= line.priority
+                  and status = 'pending' and dispatched_at is null and parked_until is null
+                order by executor_type, tenant_id, priority, id limit line.jobs for no key update skip locked) c
+        ), entered as (
+            update container_jobs
+            set dispatched_at = now(), published_at = now(), publishes = 1, dispatch_sequence = dispatch_sequence + 1
+            where id = any(array(select id from head where enters))
+            returning id, tenant_id, priority, template, concurrency_key, attempt, dispatch_sequence
+        )
+        select id as "id!", tenant_id as "tenant_id!", priority as "priority!", template as "template?",
+            concurrency_key as "concurrency_key?", null::int4 as "attempt?", null::int4 as "sequence?"
+        from head where not enters
+        union all
+        select id, tenant_id, priority, template, concurrency_key, attempt, dispatch_sequence from entered"#,
         executor.as_str(),
         &tenants,
         &priorities,
         &from,
-        &jobs
+        &jobs,
+        &all_wanted
     )
     .fetch_all(&mut *tx)
     .await?;
-    let mut heads: Vec<Head> = rows
-        .into_iter()
-        .map(|row| Head {
-            ask: usize::try_from(row.place - 1).unwrap_or_default(),
-            job: row.id.into(),
-            traits: limits::Traits {
-                tenant: row.tenant_id.into(),
-                template: row.template.map(Into::into),
-                key: row.concurrency_key,
-            },
+    let places: HashMap<(TenantId, i16), usize> =
+        asks.iter().enumerate().map(|(place, ask)| ((ask.at.tenant, ask.at.priority), place)).collect();
+    let heads = rows.into_iter().filter_map(|row| {
+        let (job, tenant): (JobId, TenantId) = (row.id.into(), row.tenant_id.into());
+        Some(Head {
+            // Of no other line.
+            ask: *places.get(&(tenant, row.priority))?,
+            job,
+            traits: limits::Traits { tenant, template: row.template.map(Into::into), key: row.concurrency_key },
+            entered: row.attempt.zip(row.sequence).map(|(attempt, sequence)| item(job, attempt, sequence)),
         })
-        .collect();
+    });
+    let mut heads: Vec<Head> = heads.collect();
     heads.sort_unstable_by_key(|head| (head.ask, head.job));
     Ok(heads)
 }
 
+/// The limits that count those who did not enter yet.
 async fn limits_of(tx: &mut sqlx::PgConnection, heads: &[Head]) -> Result<Book> {
-    let subjects: BTreeSet<limits::Subject> = heads.iter().flat_map(|head| head.traits.subjects()).collect();
+    let waiting = heads.iter().filter(|head| head.entered.is_none());
+    let subjects: BTreeSet<limits::Subject> = waiting.flat_map(|head| head.traits.subjects()).collect();
     if subjects.is_empty() { Ok(Book::default()) } else { crate::limits::read(tx, &subjects).await }
 }
 
-/// Which heads move, and which are parked because a limit has no room for them, whatever goes before them. The latter is
-/// advice, so that no worker is sent for nothing: the claim decides, under its locks.
-fn decide(asks: &[Ask], heads: &[Head], mut book: Book) -> (Vec<Served>, Vec<(usize, JobId)>, Vec<HeldBack>) {
+/// Which heads are to move yet, and which are parked because a limit has no room for them, whatever goes before them. The
+/// latter is advice, so that no worker is sent for nothing: the claim decides, under its locks.
+fn decide(asks: &[Ask], heads: &[Head], mut book: Book) -> (Vec<Served>, Vec<Uuid>, Vec<HeldBack>) {
     let mut served = vec![Served::default(); asks.len()];
-    let (mut moving, mut held_back): (Vec<(usize, JobId)>, Vec<HeldBack>) = (Vec::new(), Vec::new());
+    let (mut moving, mut held_back): (Vec<Uuid>, Vec<HeldBack>) = (Vec::new(), Vec::new());
     let (mut found, mut moved) = (vec![0; asks.len()], vec![0; asks.len()]);
     for head in heads {
         found[head.ask] += 1;
-        if moved[head.ask] == asks[head.ask].jobs {
+        let waits = head.entered.is_none();
+        if waits && moved[head.ask] == asks[head.ask].jobs {
             // Not needed: it stays in line.
             continue;
         }
         served[head.ask].last = Some(head.job);
-        if let Some((kind, limit)) = book.holds_back(&head.traits) {
+        if waits && let Some((kind, limit)) = book.holds_back(&head.traits) {
             served[head.ask].parked += 1;
             held_back.push(HeldBack { job: head.job, kind, limit });
-        } else {
-            book.count(&head.traits);
-            moved[head.ask] += 1;
-            moving.push((head.ask, head.job));
+            continue;
+        }
+        book.count(&head.traits);
+        moved[head.ask] += 1;
+        if waits {
+            moving.push(head.job.uuid());
         }
     }
     for (index, (served, ask)) in served.iter_mut().zip(asks).enumerate() {
@@ -262,6 +326,7 @@ struct HeldBack {
     limit: LimitId,
 }
 
+/// Moves those who were decided about.
 async fn enter_window(tx: &mut sqlx::PgConnection, jobs: &[Uuid]) -> Result<HashMap<JobId, WorkItem>> {
     if jobs.is_empty() {
         return Ok(HashMap::new());
@@ -275,8 +340,16 @@ async fn enter_window(tx: &mut sqlx::PgConnection, jobs: &[Uuid]) -> Result<Hash
     )
     .fetch_all(&mut *tx)
     .await?;
-    let item = |id: JobId, attempt: i32, sequence| (id, WorkItem { job: id, attempt: attempt + 1, sequence });
-    Ok(rows.into_iter().map(|row| item(row.id.into(), row.attempt, row.dispatch_sequence)).collect())
+    let moved = rows.into_iter().map(|row| {
+        let job = row.id.into();
+        (job, item(job, row.attempt, row.dispatch_sequence))
+    });
+    Ok(moved.collect())
+}
+
+/// What is published of a job that is in the window: it will be claimed for its next attempt.
+fn item(job: JobId, attempt: i32, sequence: i32) -> WorkItem {
+    WorkItem { job, attempt: attempt + 1, sequence }
 }
 
 async fn park(tx: &mut sqlx::PgConnection, held_back: &[HeldBack]) -> Result<()> {

@@ -217,3 +217,27 @@ async fn a_dispatcher_dies_between_an_admission_and_its_message() {
         assert_eq!(fleet.scalar::<i64>("select count(*) from container_jobs").await, 1, "{point}");
     }
 }
+
+/// Over HTTP a job is admitted by the API, and enters the window in a commit of the dispatcher's own.
+#[tokio::test]
+async fn a_dispatcher_dies_between_a_nudge_and_the_message_of_its_job() {
+    for point in ["commit.lines::dispatch.before", "commit.lines::dispatch.after", "publish.gantry.jobs.before"] {
+        let fleet = Fleet::new().await;
+        let host = fleet.mock_host(4).await;
+        let _parts = [fleet.recorder(), fleet.mock_worker(quick())];
+        fleet.served(host, 1).await;
+        let (_api, client) = fleet.api().await;
+        let seen = fleet.folder().join("seen");
+        let passed = || std::fs::read_to_string(&seen).unwrap_or_default();
+        let settings = [("FAILPOINT", point), ("FAILPOINTS_SEEN", seen.to_str().expect("a path of ours"))];
+        let mut dying: Process = fleet.process(PART, Role::Dispatcher, &settings).await;
+        // Then it knows that nobody stands in line.
+        eventually(PATIENCE, async || passed().contains("commit.lines::standing.after")).await;
+        let id = client.submit(&jobs::mock(&[])).await;
+        eventually(PATIENCE, async || dying.has_ended()).await;
+        dying.kill();
+        let _dispatcher = fleet.dispatcher();
+        fleet.all_complete(&[id]).await;
+        one_start_each(&fleet, &[id]).await;
+    }
+}

@@ -160,6 +160,44 @@ async fn what_a_limit_counts_waits_its_turn_beside_a_steady_stream() {
     assert_eq!((most_at_once(&fleet, &keyed), most_at_once(&fleet, &limited)), (1, 1));
 }
 
+/// A nudge says who they are. Nobody can look while this table is locked.
+#[tokio::test]
+async fn who_comes_over_http_while_slots_are_free_is_not_looked_for() {
+    let fleet = Fleet::new().await;
+    let host = fleet.mock_host(4).await;
+    // No look but those that are asked for.
+    let settings = Settings { poll_millis: 3_600_000, ..Settings::default() };
+    let _parts = [fleet.dispatcher_with(settings), fleet.recorder(), fleet.mock_worker(quick())];
+    fleet.served(host, 1).await;
+    let (producer, (_api, client)) = (fleet.producer().await, fleet.api().await);
+    // The first is looked for, and slots are left.
+    let first = producer.submit(&jobs::mock(&[])).await;
+    fleet.all_complete(&[first]).await;
+    let locked = fleet.hold("lock table worker_hosts in access exclusive mode").await;
+    let second = client.submit(&jobs::mock(&[])).await;
+    eventually(PATIENCE, async || fleet.job(second).await["dispatch_sequence"] == 1).await;
+    drop(locked);
+    fleet.all_complete(&[second]).await;
+}
+
+#[tokio::test]
+async fn who_comes_over_http_while_no_slot_is_free_goes_by_priority() {
+    let (fleet, _parts) = Fleet::simulated(1).await;
+    let (_api, client) = fleet.api().await;
+    let first = client.submit(&jobs::mock(&[("duration", "1h")])).await;
+    fleet.reaches(first, "running").await;
+    let mut others = Vec::new();
+    for priority in [9, 5, 0, 7] {
+        let job = client.submit(&jobs::with(jobs::mock(&[]), json!({ "priority": priority }))).await;
+        others.push((-priority, job));
+    }
+    others.sort_unstable();
+    let others: Vec<JobId> = others.into_iter().map(|(_, job)| job).collect();
+    client.cancel(first).await;
+    fleet.all_complete(&others).await;
+    assert_eq!(in_order_of_starts(&fleet, &others), others);
+}
+
 #[tokio::test]
 async fn a_new_limit_counts_what_runs_already() {
     let fleet = Fleet::new().await;

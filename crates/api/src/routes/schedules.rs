@@ -296,7 +296,9 @@ pub(crate) async fn trigger(
     let job = prepare(&app, &caller, submission, scheduled).await?.map_err(|problem| at("submission", problem))?;
     let made = schedules::trigger(&app.store, caller.scope(), view.id, due, &job, &caller.0.name()).await?;
     let id = made.ok_or_else(|| none(&name))??;
-    app.nudges.dispatch(vec![job.executor_type]);
+    // If the job was there already, another id than this one's stands for it.
+    let newcomer = job.newcomer().filter(|newcomer| newcomer.job == id);
+    app.nudges.lined_up(vec![job.executor_type], newcomer.into_iter().collect());
     Ok((StatusCode::CREATED, Json(Accepted { id, existing: false, status: Some(Status::Pending) })))
 }
 

@@ -151,9 +151,11 @@ async fn admit_all(app: &App, caller: &Caller, batch: &[Incoming]) -> Result<Vec
     }
     let verdicts = admit(&app.store, caller.scope(), batch).await?;
     let admitted = || verdicts.iter().filter_map(|verdict| verdict.as_ref().ok());
-    let executors: BTreeSet<_> =
-        admitted().filter(|admitted| !admitted.existing).map(|admitted| admitted.executor).collect();
-    app.nudges.dispatch(executors.into_iter().collect());
+    let new = || admitted().filter(|admitted| !admitted.existing);
+    let executors: BTreeSet<_> = new().map(|admitted| admitted.executor).collect();
+    // All of them, or none: a dispatcher that is told who came looks for nobody else.
+    let newcomers: Option<Vec<_>> = new().map(|admitted| admitted.newcomer).collect();
+    app.nudges.lined_up(executors.into_iter().collect(), newcomers.unwrap_or_default());
     let existing: Vec<JobId> = admitted().filter(|admitted| admitted.existing).map(|admitted| admitted.job).collect();
     let known = if existing.is_empty() {
         Default::default()
