@@ -205,8 +205,12 @@ mod tests {
     const MOCK: ExecutorType = ExecutorType::Mock;
     const A_WHILE: Duration = Duration::from_secs(1);
 
+    fn found(free: &[(ExecutorType, usize)]) -> HashMap<ExecutorType, Found> {
+        free.iter().map(|(executor, free)| (*executor, Found { moved: 0, free: *free })).collect()
+    }
+
     fn free_places(free: usize) -> HashMap<ExecutorType, Found> {
-        HashMap::from([(MOCK, Found { moved: 0, free })])
+        found(&[(MOCK, free)])
     }
 
     /// A look that finds so many free places.
@@ -248,11 +252,11 @@ mod tests {
         let (two, three) = (room.take(MOCK, 2).expect("there are six"), room.take(MOCK, 3).expect("there are four"));
         let other = ExecutorType::Docker;
         room.look();
-        room.found(&HashMap::from([(MOCK, 6), (other, 1)]));
+        room.found(&found(&[(MOCK, 6), (other, 1)]));
         let one = room.take(other, 1).expect("there is one");
         drop(two);
         room.look();
-        room.found(&HashMap::from([(MOCK, 6), (other, 1)]));
+        room.found(&found(&[(MOCK, 6), (other, 1)]));
         assert!(room.take(MOCK, 4).is_none() && room.take(other, 1).is_none(), "it may not have seen three, and one");
         assert!(room.take(MOCK, 3).is_some());
         drop((one, three));
