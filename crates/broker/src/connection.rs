@@ -10,7 +10,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use lapin::{
-    Channel, Connection, ConnectionProperties,
+    Channel, Connection, ConnectionProperties, Queue,
     options::{ConfirmSelectOptions, QueueDeclareOptions},
     types::FieldTable,
     uri::AMQPUri,
@@ -187,6 +187,18 @@ impl Broker {
     /// meanwhile, [`Error::TimedOut`] where there is none, [`Error::Blocked`] during an alarm: RabbitMQ
     /// does not read the question then.
     pub async fn ready_messages(&self, queue: &str) -> Result<u32, Error> {
+        Ok(self.declared(queue).await?.message_count())
+    }
+
+    /// Consumers of `queue`.
+    ///
+    /// # Errors
+    /// Those of [`Broker::ready_messages`].
+    pub async fn consumers(&self, queue: &str) -> Result<u32, Error> {
+        Ok(self.declared(queue).await?.consumer_count())
+    }
+
+    async fn declared(&self, queue: &str) -> Result<Queue, Error> {
         if self.is_blocked() {
             return Err(Error::Blocked { at: self.inner.at.clone() });
         }
@@ -206,7 +218,7 @@ impl Broker {
         })?;
         // Only a channel that answered well is kept: RabbitMQ closes it otherwise.
         *cached = Some(channel);
-        Ok(found.message_count())
+        Ok(found)
     }
 
     /// A new channel on the connection of the moment, waited for if there is

@@ -41,6 +41,7 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown, mut came: Receiver<V
             Some(newcomers) = came.recv() => Some(newcomers),
             () = sleep_until(due) => None,
         };
+        linger.share(parts.peers.count());
         let begun = Instant::now();
         // Newcomers do not put the poll off.
         let mut newcomers = newcomers.filter(|_| begun < due);
@@ -91,6 +92,8 @@ struct View {
 /// Fills every window; again as long as a full batch says that there is more. Returns when there is something to look
 /// at that was not looked at this time, if a window has room for it.
 async fn pass(parts: &Parts, view: &mut View, post: &mut Post) -> Result<Option<Duration>, gantry_store::Error> {
+    // Each dispatcher sees the same room, at the same time as the others.
+    let share = |places: i64| usize::try_from(places).unwrap_or(0).div_ceil(parts.peers.count());
     loop {
         let mut full = false;
         let mut next_look: Option<Duration> = None;
@@ -99,11 +102,13 @@ async fn pass(parts: &Parts, view: &mut View, post: &mut Post) -> Result<Option<
         parts.room.look();
         for window in view.windows.read(&parts.store).await? {
             let factor = parts.settings.window_factor;
-            parts.spread.found(window.executor, window.workers);
+            parts.spread.found(window.executor, window.workers, window.free_slots);
             // For those who just come in: each has a slot, so it does not matter in which order they came, and whose they are.
-            let slots = usize::try_from(room(window, factor.min(1.0))).unwrap_or(0);
-            let Some(room) = usize::try_from(room(window, factor)).ok().filter(|room| *room > 0) else { continue };
-            let room = room.min(BATCH);
+            let slots = share(room(window, factor.min(1.0)));
+            let room = share(room(window, factor)).min(BATCH);
+            if room == 0 {
+                continue;
+            }
             let lines = view.lines.entry(window.executor).or_default();
             // Those who waited for a full host stand in line with the others: a slot is free now.
             let limit = i64::try_from(room).unwrap_or(i64::MAX);

@@ -19,15 +19,17 @@ use tokio::time::Instant;
 use crate::Parts;
 use crate::auth::{API_KEY_HEADER, Keys};
 use crate::post::Post;
-use crate::room::Comes;
+use crate::room::{Comes, Patience};
 
 /// How often a batch is admitted under load. This sets the pace of the stages behind it: each batch is a list of work, and each
 /// list a claim.
 const EVERY: Duration = Duration::from_millis(25);
-/// How long a batch waits at most for places that come soon, and for how long none does after one that waited in vain. Where
-/// they never suffice, half of the time is left for taking in: who waits for a slot is to stand in line, seen by all and sorted.
-const PLACES_WITHIN: Duration = Duration::from_millis(500);
-const PLACES_AGAIN: Duration = Duration::from_millis(500);
+/// How long a batch waits at most for places that come soon, for all of its jobs or for a part; and for how long none does after
+/// one that waited in vain. Where they never suffice, a third of the time is left for taking in: who waits for a slot is to stand
+/// in line, seen by all and sorted.
+const PLACES_FOR_ALL: Duration = Duration::from_millis(60);
+const PLACES_FOR_ANY: Duration = Duration::from_millis(500);
+const PLACES_AGAIN: Duration = Duration::from_millis(250);
 /// How long to wait before Postgres is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -48,14 +50,20 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
             deliveries = consumer.next_batch_gathered_until(linger.until()) => deliveries,
             () = shutdown.requested() => break,
         };
-        let has_waited = tokio::select! {
-            has_waited = pace.keep(parts, deliveries.len()) => has_waited,
-            () = shutdown.requested() => false,
-        };
-        let (begun, submissions) = (Instant::now(), deliveries.len());
-        let came = take_in(parts, shutdown, &mut keys, &mut post, deliveries).await;
-        linger.done(begun, submissions);
-        pace.note(came, has_waited);
+        let mut deliveries = deliveries;
+        while !deliveries.is_empty() {
+            let (jobs, has_waited) = tokio::select! {
+                kept = pace.keep(parts, deliveries.len()) => kept,
+                () = shutdown.requested() => (deliveries.len(), false),
+            };
+            let others = deliveries.split_off(jobs);
+            let begun = Instant::now();
+            let came = take_in(parts, shutdown, &mut keys, &mut post, deliveries).await;
+            linger.share(parts.peers.count());
+            linger.done(begun, jobs);
+            pace.note(came, has_waited);
+            deliveries = others;
+        }
     }
     // What it holds goes back to the queue at once.
     drop(consumer);
@@ -72,16 +80,18 @@ struct Pace {
 }
 
 impl Pace {
-    /// Waits for places for so many jobs, and says whether it did.
-    async fn keep(&self, parts: &Parts, jobs: usize) -> bool {
-        let Some(executor) = self.executor.filter(|_| self.rests.is_none_or(|until| until <= Instant::now())) else {
-            return false;
-        };
-        let waits = parts.room.comes(executor, jobs) == Comes::Soon;
-        if waits {
-            parts.room.wait_for(executor, jobs, PLACES_WITHIN).await;
+    /// Waits for places for so many jobs. Returns how many of them are to be taken in now, and whether it waited.
+    async fn keep(&self, parts: &Parts, jobs: usize) -> (usize, bool) {
+        let is_resting = self.rests.is_some_and(|until| Instant::now() < until);
+        let Some(executor) = self.executor.filter(|_| !is_resting) else { return (jobs, false) };
+        if parts.room.comes(executor, jobs) != Comes::Soon {
+            return (jobs, false);
         }
-        waits
+        // Of several dispatchers each gets its part of the places.
+        let dispatchers = u32::try_from(parts.peers.count()).unwrap_or(u32::MAX);
+        let for_all = PLACES_FOR_ALL.saturating_mul(dispatchers).min(PLACES_FOR_ANY / 2);
+        let patience = Patience { for_all, for_any: PLACES_FOR_ANY };
+        (parts.room.wait_for(executor, jobs, patience).await, true)
     }
 
     /// Notes where a batch went. If it waited and some stand in line all the same, as where a limit counts some of every

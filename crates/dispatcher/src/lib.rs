@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, join_all};
-use gantry_broker::{Broker, Publisher};
+use gantry_broker::{Broker, Peers, Publisher};
 use gantry_core::ExecutorType;
 use gantry_runtime::Shutdown;
 use gantry_store::Store;
@@ -53,6 +53,8 @@ pub(crate) struct Parts {
     pub(crate) room: Arc<Room>,
     /// How long lists of work are.
     pub(crate) spread: Arc<Spread>,
+    /// The dispatchers, this one included.
+    pub(crate) peers: Peers,
 }
 
 /// A dispatcher, ready to run.
@@ -65,7 +67,8 @@ impl Service {
     pub fn new(store: Store, broker: Broker, settings: Settings) -> Self {
         let publisher = Publisher::new(&broker);
         let (nudge, room, spread) = (Arc::default(), Arc::default(), Arc::default());
-        Self { parts: Parts { store, broker, publisher, settings, nudge, room, spread } }
+        let peers = Peers::of(&broker, &broker.topology().submissions_queue());
+        Self { parts: Parts { store, broker, publisher, settings, nudge, room, spread, peers } }
     }
 
     /// Declares the topology and runs until `shutdown`. What was taken in is admitted and answered first.

@@ -40,6 +40,18 @@ pub(crate) struct Found {
     pub(crate) free: usize,
 }
 
+/// A part of a batch that is worth a batch of its own: one in so many.
+const PART: usize = 4;
+
+/// How long a batch waits for places.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// For a place for each of its jobs.
+    pub(crate) for_all: Duration,
+    /// For places for a part of them.
+    pub(crate) for_any: Duration,
+}
+
 /// Whether a batch that comes in finds places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Comes {
@@ -121,27 +133,36 @@ impl Room {
         self.lock().get(&executor).map_or(Comes::Late, |places| places.comes(jobs))
     }
 
-    /// Waits as long as places come *soon*, and no longer than this.
-    pub(crate) async fn wait_for(&self, executor: ExecutorType, jobs: usize, within: Duration) {
+    /// Waits for places for so many jobs, as long as they come *soon*: for all of them, or after some time for a part of them
+    /// that is worth a batch. Returns how many are to be taken in: as many as have a place, or all of them, to stand in line.
+    pub(crate) async fn wait_for(&self, executor: ExecutorType, jobs: usize, patience: Patience) -> usize {
         let want = |jobs| {
             if let Some(places) = self.lock().get_mut(&executor) {
                 places.wanted = jobs;
             }
         };
+        let begun = Instant::now();
         want(jobs);
-        let waits = async {
-            loop {
-                // Before the question, so that no look ends unseen between the two.
-                let looked = self.looked.notified();
-                if self.comes(executor, jobs) != Comes::Soon {
-                    return;
-                }
-                // Without looks nothing comes any more, and is seen not to.
-                let _ = timeout(OF_LATE / 2, looked).await;
+        let found = loop {
+            // Before the question, so that no look ends unseen between the two.
+            let looked = self.looked.notified();
+            let waited = begun.elapsed();
+            let free = match self.comes(executor, jobs) {
+                Comes::Now | Comes::Late => break jobs,
+                Comes::Soon => self.lock().get(&executor).map_or(0, |places| places.free),
+            };
+            if waited >= patience.for_all && PART * free >= jobs {
+                break free;
             }
+            if waited >= patience.for_any {
+                break jobs;
+            }
+            let until = if waited < patience.for_all { patience.for_all } else { patience.for_any };
+            // Without looks nothing comes any more, and is seen not to.
+            let _ = timeout((until - waited).min(OF_LATE / 2), looked).await;
         };
-        let _ = timeout(within, waits).await;
         want(0);
+        found
     }
 
     /// Takes so many places for a transaction, if there are as many.
@@ -203,7 +224,7 @@ mod tests {
     use super::*;
 
     const MOCK: ExecutorType = ExecutorType::Mock;
-    const A_WHILE: Duration = Duration::from_secs(1);
+    const PATIENCE: Patience = Patience { for_all: Duration::from_millis(50), for_any: Duration::from_secs(1) };
 
     fn found(free: &[(ExecutorType, usize)]) -> HashMap<ExecutorType, Found> {
         free.iter().map(|(executor, free)| (*executor, Found { moved: 0, free: *free })).collect()
@@ -316,7 +337,7 @@ mod tests {
         room.found(&free_places(3));
         assert!(room.comes(MOCK, 3) == Comes::Soon && room.take(MOCK, 1).is_none());
         let waits = async {
-            room.wait_for(MOCK, 3, A_WHILE).await;
+            assert_eq!(room.wait_for(MOCK, 3, PATIENCE).await, 3);
             room.take(MOCK, 3).is_some()
         };
         let (enters, ()) = tokio::join!(waits, async { look(&room, 3) });
@@ -359,26 +380,39 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_waits_for_places_that_do_not_come_any_more() {
+    async fn a_batch_takes_what_there_is_after_a_while() {
         let room = Room::default();
         look(&room, 4);
         let begun = Instant::now();
-        room.wait_for(MOCK, 5, A_WHILE).await;
-        assert!(begun.elapsed() <= 2 * OF_LATE, "{:?}", begun.elapsed());
-        let waits = async {
-            room.wait_for(MOCK, 100, A_WHILE).await;
-            begun.elapsed()
-        };
+        assert_eq!(room.wait_for(MOCK, 8, PATIENCE).await, 4, "places for half of it");
+        assert_eq!(begun.elapsed(), PATIENCE.for_all);
+        let taken = room.take(MOCK, 4).expect("there are four");
         let looks = async {
-            for _ in 0..100 {
+            loop {
+                sleep(OF_LATE / 4).await;
                 room.look();
-                room.found(&HashMap::from([(MOCK, Found { moved: 50, free: 0 })]));
-                sleep(OF_LATE / 2).await;
+                room.found(&HashMap::from([(MOCK, Found { moved: 8, free: 0 })]));
             }
         };
-        let before = begun.elapsed();
-        let (waited, ()) = tokio::join!(waits, looks);
-        assert!(waited - before <= A_WHILE + OF_LATE, "{waited:?}");
+        let begun = Instant::now();
+        let waited = tokio::select! {
+            jobs = room.wait_for(MOCK, 8, PATIENCE) => jobs,
+            () = looks => unreachable!("it looks for ever"),
+        };
+        drop(taken);
+        assert_eq!(waited, 8, "all stand in line");
+        let late = begun.elapsed() - PATIENCE.for_any;
+        assert!(late < OF_LATE / 2, "{late:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_places_that_do_not_come_any_more() {
+        let room = Room::default();
+        look(&room, 4);
+        drop(room.take(MOCK, 4).expect("there are four"));
+        let begun = Instant::now();
+        assert_eq!(room.wait_for(MOCK, 5, PATIENCE).await, 5);
+        assert!(begun.elapsed() <= 2 * OF_LATE, "{:?}", begun.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
@@ -386,8 +420,8 @@ mod tests {
         let room = Room::default();
         look(&room, 4);
         assert!(room.is_left(&[MOCK]));
-        let waits = room.wait_for(MOCK, 6, A_WHILE);
-        let ((), ()) = tokio::join!(waits, async {
+        let waits = room.wait_for(MOCK, 6, PATIENCE);
+        let (_, ()) = tokio::join!(waits, async {
             assert!(!room.is_left(&[MOCK]));
             look(&room, 6);
         });

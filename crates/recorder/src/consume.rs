@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use gantry_broker::consume::{self, Consumer};
 use gantry_broker::dead_letter::{self, Reason, dead_letter};
-use gantry_broker::{Delivery, Outgoing, ack_all};
+use gantry_broker::{Delivery, Outgoing, Peers, ack_all};
 use gantry_core::message::{self, Control, Ended, Nudge, Report, ReportKind, ReportedOutcome, Reports, Token};
 use gantry_core::text::sanitize_json;
 use gantry_core::{ExecutorType, Failure, FailureClass};
@@ -38,6 +38,7 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown, committed: mpsc::Sen
     };
     let mut consumer = Consumer::new(&parts.broker, parts.broker.topology().reports_queue(), options);
     let mut linger = Linger::new(EVERY, REPORTS);
+    let peers = Peers::of(&parts.broker, &parts.broker.topology().reports_queue());
     loop {
         let deliveries = tokio::select! {
             deliveries = consumer.next_batch_gathered_until(linger.until()) => deliveries,
@@ -45,6 +46,7 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown, committed: mpsc::Sen
         };
         let begun = tokio::time::Instant::now();
         let Some(reports) = record(parts, shutdown, &committed, deliveries).await else { return };
+        linger.share(peers.count());
         linger.done(begun, reports);
     }
 }

@@ -19,9 +19,14 @@ const LOAD: f64 = 40.0;
 const REST_PART: u32 = 8;
 const REST: Duration = Duration::from_millis(5);
 
+/// Stages that run in so many processes begin batches so many times less often each, up to this: what a batch costs Postgres,
+/// and the rows that it holds, they share. Beyond it the time would be felt.
+const SHARES: usize = 2;
+
 /// When the next batch of a stage is due.
 #[derive(Debug, Clone)]
 pub struct Linger {
+    alone: Duration,
     every: Duration,
     full: usize,
     due: Instant,
@@ -35,7 +40,12 @@ impl Linger {
     /// one the next is there already, and nothing waits.
     pub fn new(every: Duration, full: usize) -> Self {
         let now = Instant::now();
-        Self { every, full, due: now, recent: 0.0, counted: now }
+        Self { alone: every, every, full, due: now, recent: 0.0, counted: now }
+    }
+
+    /// The stage runs in so many processes from now on.
+    pub fn share(&mut self, among: usize) {
+        self.every = self.alone * u32::try_from(among.clamp(1, SHARES)).unwrap_or(1);
     }
 
     /// A batch of so many items is done that was begun then.
@@ -132,6 +142,16 @@ mod tests {
             advance(MILLISECOND * took).await;
             linger.done(begun, FULL - 1);
             assert_eq!(linger.until() - Instant::now(), MILLISECOND * wait, "behind one of {took} ms");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn processes_share_how_often_batches_begin() {
+        for (among, wait) in [(0, 1), (1, 1), (2, 2), (100, SHARES)] {
+            let mut linger = Linger::new(EVERY, FULL);
+            linger.share(among);
+            linger.done(Instant::now(), FULL - 1);
+            assert_eq!(linger.until() - Instant::now(), EVERY * u32::try_from(wait).expect("few"), "{among}");
         }
     }
 

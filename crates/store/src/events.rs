@@ -200,6 +200,17 @@ async fn read(
 /// Takes from the outbox what RabbitMQ confirmed: the rows in `published`, and all but the rest of others.
 pub async fn mark_published(store: &Store, published: &[OutboxId], rests: &[Rest]) -> Result<()> {
     let published: Vec<Uuid> = published.iter().map(|id| id.uuid()).collect();
+    if rests.is_empty() {
+        // Nearly always; the other one takes four times as long to plan.
+        let all = sqlx::query!(
+            "/* events::mark_published */
+            with held as (select id from outbox where id = any($1) order by id for update)
+            delete from outbox o using held where o.id = held.id",
+            &published
+        );
+        store.single("events::mark_published", all.execute(store.pool())).await?;
+        return Ok(());
+    }
     let left = || rests.iter().flat_map(|rest| rest.events.iter().map(move |event| (rest.id, *event)));
     let rows: Vec<Uuid> = left().map(|(id, _)| id.uuid()).collect();
     let jobs: Vec<Uuid> = left().map(|(_, (job, _))| job.uuid()).collect();

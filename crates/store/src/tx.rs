@@ -32,6 +32,11 @@ const NOT_COMPILED: &str = "; set local jit = off";
 /// A statement follows an index in its order and stops.
 const IN_ORDER: &str = "; set local enable_bitmapscan = off; set local enable_sort = off";
 
+/// A commit that need not be on disk before the next step: the moves between line and window. Whoever starts a job by them commits
+/// a claim, which is on disk only with all that was written before it. If Postgres fails before any such, the row stands in line
+/// as before, and what was published for it is for a later dispatch of it, or finds nothing.
+const NOT_FLUSHED: &str = "; set local synchronous_commit = off";
+
 /// How old a plan gets on average while there is work: in that time no table grows out of it. As often as that goes into it a
 /// connection that is given back forgets its plans, whichever comes back next.
 const PLANS_LAST: Duration = Duration::from_secs(2);
@@ -205,9 +210,10 @@ impl Store {
         self.open(operation, IN_ORDER).await
     }
 
-    /// The same for the lines, on the path of a job, with [plans that are kept](KEPT_PLANS).
+    /// The same for the lines, on the path of a job, with [plans that are kept](KEPT_PLANS) and [no wait for the
+    /// disk](NOT_FLUSHED).
     pub(crate) async fn begin_in_line(&self, operation: &'static str) -> Result<Tx> {
-        self.open(operation, &format!("{IN_ORDER}{KEPT_PLANS}")).await
+        self.open(operation, &format!("{IN_ORDER}{KEPT_PLANS}{NOT_FLUSHED}")).await
     }
 
     /// A transaction that sees what `scope` may see.
