@@ -37,7 +37,7 @@ pub(super) async fn lock(
     if which == Which::Chosen && request.hosts.len() > FEW.max(candidates.len() + placement::spare(candidates.len())) {
         let hosts = with_room(tx, request, candidates).await?;
         let free: Vec<HostId> = hosts.iter().map(|host| host.id).collect();
-        if let Some(chosen) = placement::choose(candidates, hosts, limits.clone()) {
+        if let Some(chosen) = placement::choose(candidates, &hosts, limits.clone()) {
             // Of few with room another claim has most likely chosen the same: with all of them there is most likely enough.
             let locked = if free.len() < 2 * chosen.len() { free } else { chosen };
             return Ok((lock_hosts(tx, &locked).await?, Which::Chosen));
