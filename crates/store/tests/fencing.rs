@@ -374,6 +374,9 @@ async fn a_beat_learns_what_differs_and_nothing_else() {
     let differences = differing(&known).await;
     assert_eq!(differences.gone, HashSet::from([unknown, tokens[0]]));
     assert_eq!(differences.owned, [owned(tokens[1], true, false)]);
+    // What is over is told of to nobody who does not ask for it.
+    let differences = differing(&tokens[1..]).await;
+    assert_eq!((differences.gone.len(), &differences.owned[..]), (0, &[owned(tokens[1], true, false)][..]));
 
     let drain = "update executor_hosts set state = 'draining', moves = true where id = $1";
     sqlx::query(drain).bind(fleet.host.uuid()).execute(&mut sql).await.expect("written");
