@@ -1,7 +1,8 @@
 //! Which host runs which job: a pure function over the rows that a claim has locked. And before, where hosts are many:
 //! which of them it locks.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 
 use crate::limits::{self, Book, Kind};
 use crate::{HostId, JobId, LimitId, TenantId};
@@ -55,51 +56,67 @@ pub struct Place {
 }
 
 impl Slots {
-    fn has_room(&self) -> bool {
-        self.eligible && self.used < self.limit
-    }
-
     /// Its used share with one more than `used`, divided by its weight. Above 0.
     fn load(&self, used: i32) -> f64 {
         f64::from(used + 1) / f64::from(self.limit) / self.weight
     }
 }
 
+/// Hosts by their load and their place in the list, the lowest on top.
+type Open = BinaryHeap<Reverse<(u64, usize)>>;
+
 /// Hosts, and what is placed on them.
 struct Board<'a> {
     hosts: &'a [Slots],
     used: Vec<i32>,
+    /// Of each owner of eligible hosts those that have room: no job is compared with a thousand hosts.
+    open: HashMap<Option<TenantId>, Open>,
 }
 
 impl<'a> Board<'a> {
     fn new(hosts: &'a [Slots]) -> Self {
-        Self { hosts, used: hosts.iter().map(|host| host.used).collect() }
+        let used = hosts.iter().map(|host| host.used).collect();
+        let mut board = Self { hosts, used, open: HashMap::new() };
+        for (index, _) in hosts.iter().enumerate().filter(|(_, host)| host.eligible) {
+            board.put_back(index);
+        }
+        board
     }
 
     /// Counts the job on the host that is best for it.
     fn take(&mut self, job: &Candidate) -> Result<HostId, Unplaced> {
-        let mut best: Option<(usize, (bool, f64))> = None;
-        let mut seen = false;
-        for (index, host) in self.hosts.iter().enumerate() {
-            if !host.eligible || host.tenant.is_some_and(|owner| owner != job.traits.tenant) {
-                continue;
-            }
-            seen = true;
-            if self.used[index] >= host.limit {
-                continue;
-            }
-            let rank = (job.avoid == Some(host.id), host.load(self.used[index]));
-            if best.is_none_or(|(_, lowest)| rank < lowest) {
-                best = Some((index, rank));
-            }
+        let owners = [None, Some(job.traits.tenant)];
+        let Some(first) = self.draw(owners) else {
+            let seen = owners.iter().any(|owner| self.open.contains_key(owner));
+            return Err(if seen { Unplaced::Full } else { Unplaced::NoHost });
+        };
+        let mut best = first;
+        if job.avoid == Some(self.hosts[first].id)
+            && let Some(other) = self.draw(owners)
+        {
+            self.put_back(first);
+            best = other;
         }
-        match best {
-            Some((index, _)) => {
-                self.used[index] += 1;
-                Ok(self.hosts[index].id)
-            }
-            None if seen => Err(Unplaced::Full),
-            None => Err(Unplaced::NoHost),
+        self.used[best] += 1;
+        self.put_back(best);
+        Ok(self.hosts[best].id)
+    }
+
+    /// Takes the best of these owners' hosts out of those that have room.
+    fn draw(&mut self, owners: [Option<TenantId>; 2]) -> Option<usize> {
+        let first = |owner: Option<TenantId>| Some((self.open.get(&owner)?.peek()?.0, owner));
+        let (_, owner) = owners.into_iter().filter_map(first).min_by_key(|(place, _)| *place)?;
+        let Reverse((_, index)) = self.open.get_mut(&owner)?.pop()?;
+        Some(index)
+    }
+
+    /// Puts a host among those that have room, if it has.
+    fn put_back(&mut self, index: usize) {
+        let (host, used) = (&self.hosts[index], self.used[index]);
+        let open = self.open.entry(host.tenant).or_default();
+        if used < host.limit {
+            // Above 0, numbers and their bits are in one order.
+            open.push(Reverse((host.load(used).to_bits(), index)));
         }
     }
 
@@ -135,9 +152,8 @@ pub fn spare(jobs: usize) -> usize {
 /// The hosts to lock for these candidates: those that they would take if [some](spare) came twice, so that there is room for
 /// what others take meanwhile. If nobody does, each is placed on these alone as it would be on all, but for which of equals wins.
 /// None where one of them finds no place.
-pub fn choose(candidates: &[Candidate], hosts: Vec<Slots>, mut limits: Book) -> Option<Vec<HostId>> {
-    let hosts = best(hosts, candidates.len() + spare(candidates.len()) + 1);
-    let mut board = Board::new(&hosts);
+pub fn choose(candidates: &[Candidate], hosts: &[Slots], mut limits: Book) -> Option<Vec<HostId>> {
+    let mut board = Board::new(hosts);
     let mut placed = Vec::with_capacity(candidates.len());
     for job in candidates {
         match board.place(job, &mut limits) {
@@ -154,21 +170,6 @@ pub fn choose(candidates: &[Candidate], hosts: Vec<Slots>, mut limits: Book) -> 
     Some(board.touched())
 }
 
-/// Of each owner's hosts with room the best `most`, so that a job is not compared with hosts that it cannot come to: so many
-/// jobs but one take so many hosts at most, and one of those left may be avoided.
-fn best(mut hosts: Vec<Slots>, most: usize) -> Vec<Slots> {
-    hosts.retain(Slots::has_room);
-    // Above 0, numbers and their bits are in one order.
-    hosts.sort_by_cached_key(|host| host.load(host.used).to_bits());
-    let mut of: HashMap<Option<TenantId>, usize> = HashMap::new();
-    hosts.retain(|host| {
-        let taken = of.entry(host.tenant).or_default();
-        *taken += 1;
-        *taken <= most
-    });
-    hosts
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,6 +183,30 @@ mod tests {
     /// Without any limit but those of the hosts.
     fn place_anywhere(candidates: &[Candidate], hosts: &[Slots]) -> Vec<Result<HostId, Unplaced>> {
         place(candidates, hosts, Book::default()).into_iter().map(|place| place.map(|place| place.host)).collect()
+    }
+
+    /// The same by looking at every host for each job.
+    fn look_everywhere(candidates: &[Candidate], hosts: &[Slots]) -> Vec<Result<HostId, Unplaced>> {
+        let mut hosts = hosts.to_vec();
+        let place = |job: &Candidate| {
+            let may_run = |host: &Slots| host.eligible && host.tenant.is_none_or(|owner| owner == job.traits.tenant);
+            let rank = |host: &Slots| (job.avoid == Some(host.id), host.load(host.used));
+            let mut best: Option<usize> = None;
+            for (index, host) in hosts.iter().enumerate().filter(|(_, host)| may_run(host) && host.used < host.limit) {
+                if best.is_none_or(|best| rank(host) < rank(&hosts[best])) {
+                    best = Some(index);
+                }
+            }
+            match best {
+                Some(index) => {
+                    hosts[index].used += 1;
+                    Ok(hosts[index].id)
+                }
+                None if hosts.iter().any(may_run) => Err(Unplaced::Full),
+                None => Err(Unplaced::NoHost),
+            }
+        };
+        candidates.iter().map(place).collect()
     }
 
     fn any_hosts(tenants: Vec<TenantId>, most: usize) -> impl Strategy<Value = Vec<Slots>> {
@@ -266,9 +291,14 @@ mod tests {
         }
 
         #[test]
+        fn each_job_comes_to_the_best_of_all_hosts((jobs, hosts) in any_choice()) {
+            prop_assert_eq!(place_anywhere(&jobs, &hosts), look_everywhere(&jobs, &hosts));
+        }
+
+        #[test]
         fn the_chosen_hosts_do_as_well_as_all_and_have_room_for_more((jobs, hosts) in any_choice()) {
             let placed = place_anywhere(&jobs, &hosts);
-            let Some(chosen) = choose(&jobs, hosts.clone(), Book::default()) else {
+            let Some(chosen) = choose(&jobs, &hosts, Book::default()) else {
                 prop_assert!(placed.iter().any(Result::is_err));
                 return Ok(());
             };
@@ -288,7 +318,7 @@ mod tests {
         let limit = limits::Limit { id: LimitId::new(), most: Some(1), running: 0 };
         let jobs = [candidate(tenant, None), candidate(tenant, None)];
         let host = Slots { id: HostId::new(), tenant: None, eligible: true, used: 1, limit: 2, weight: 1.0 };
-        let chosen = |book| choose(&jobs, vec![host.clone()], book);
+        let chosen = |book| choose(&jobs, std::slice::from_ref(&host), book);
         assert_eq!(chosen(Book::default()), None, "one slot for two");
         assert_eq!(chosen(Book::new([(subject, limit)])), Some(vec![host.id]));
     }

@@ -97,7 +97,7 @@ pub struct Output {
 }
 
 /// Compares what this worker knows with what the database says it owns. The comparison is made there: of thousands that run,
-/// nothing is sent back but what calls for something.
+/// nothing is sent back but what calls for something. What it leaves out of `known` comes back only if it is still owned.
 pub async fn differing(store: &Store, worker: WorkerId, known: &[Token]) -> Result<Differences> {
     let (jobs, attempts, epochs) = columns(known.iter());
     let rows = store

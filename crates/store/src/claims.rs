@@ -180,7 +180,7 @@ async fn lock_jobs(tx: &mut sqlx::PgConnection, executor: ExecutorType, items: &
     // Of this executor type: a message that stayed in the queue of the place that refused its job claims nothing.
     // The status as text, so that no partial index of pending rows serves for it: statistics from a quiet hour call those
     // empty, and each claim would pass the whole window instead of looking its rows up by their ids. Row by row, jobs and specs:
-    // a join may be planned as a read of the whole table, as long as that seems to be small.
+    // a join may be planned as a read of the whole table, as long as that seems to be small. The name of the type is read once.
     let rows = sqlx::query!(
         r#"/* claims::lock_jobs */
         select j.id, j.tenant_id, extract(epoch from now() - j.created_at)::float8 as "submitted!",
@@ -191,7 +191,7 @@ async fn lock_jobs(tx: &mut sqlx::PgConnection, executor: ExecutorType, items: &
             select id, tenant_id, created_at, dispatched_at, executor_host_id, failure_class, template, concurrency_key
             from container_jobs
             where id = w.id and status::text = 'pending' and dispatched_at is not null
-              and attempt = w.attempt - 1 and dispatch_sequence = w.sequence and executor_type = $4::text::executor_type
+              and attempt = w.attempt - 1 and dispatch_sequence = w.sequence and executor_type = (select $4::text::executor_type)
             for no key update) j
         left join lateral (
             select spec from container_job_specs where tenant_id = j.tenant_id and job_id = j.id offset 0) s on true"#,

@@ -70,10 +70,13 @@ pub(crate) async fn estimates(tx: &mut sqlx::PgConnection, jobs: &[Routed]) -> R
 /// The prices that active hosts of these tenants have, each once.
 async fn prices(tx: &mut sqlx::PgConnection, jobs: &[Routed]) -> Result<Vec<(Option<TenantId>, ExecutorType, Prices)>> {
     let tenants: BTreeSet<Uuid> = jobs.iter().map(|job| job.tenant.uuid()).collect();
+    // As text only what is left: not for each of a thousand hosts.
     let rows = sqlx::query!(
         r#"/* costs::prices */
-        select distinct tenant_id, executor_type::text as "executor_type!", cost_per_job, cost_per_hour from executor_hosts
-        where is_active and state = 'active' and (tenant_id is null or tenant_id = any($1))"#,
+        select tenant_id, executor_type::text as "executor_type!", cost_per_job as "cost_per_job!", cost_per_hour as "cost_per_hour!"
+        from (
+            select distinct tenant_id, executor_type, cost_per_job, cost_per_hour from executor_hosts
+            where is_active and state = 'active' and (tenant_id is null or tenant_id = any($1))) p"#,
         &Vec::from_iter(tenants)
     )
     .fetch_all(&mut *tx)

@@ -149,26 +149,42 @@ pub async fn mark_on_lost_hosts(store: &Store, limit: i64) -> Result<u64> {
 /// of jobs that wait for less than `reached_for`, the time for which the caller itself has reached Postgres without a
 /// gap: else a fleet that comes back from a night's rest would give up what its workers are about to adopt.
 pub async fn mark_by_policy(store: &Store, reached_for: Duration, limit: i64) -> Result<u64> {
+    // Step by step (`offset 0`): a join may be planned as a read of every attempt or spec, because nearly always nothing is
+    // away, and no statistics say so. What is locked is looked up by its key, up to the limit.
     let statement = sqlx::query!(
         "/* lost::mark_by_policy */
-        with away as (
-            select wh.worker_id, wh.executor_host_id as host_id, wh.unhealthy_since as since
-            from worker_hosts wh join workers w on w.id = wh.worker_id
+        with away as materialized (
+            select e.job_id, e.attempt, e.tenant_id, w.id as worker_id, wh.unhealthy_since as since
+            from worker_hosts wh join workers w on w.id = wh.worker_id cross join lateral (
+                select job_id, attempt, tenant_id from container_executions
+                where executor_host_id = wh.executor_host_id and slot_held and worker_id = w.id
+                  and ended_at is null and abandoned_at is null offset 0) e
             where not wh.healthy and wh.failures > 0 and w.state = 'alive'
             union all
-            select w.id, null, w.ended_at from workers w where w.state <> 'alive'
-        ), due as (
-            select e.job_id, e.attempt, s.spec->'on_lost'->>'action' as action
-            from away a join container_executions e on e.worker_id = a.worker_id
-            join container_job_specs s on s.tenant_id = e.tenant_id and s.job_id = e.job_id
-            where e.ended_at is null and e.abandoned_at is null and (a.host_id is null or e.executor_host_id = a.host_id)
-              and s.spec->'on_lost'->>'action' in ('retry', 'fail')
-              and (s.spec->'on_lost'->>'after_seconds')::float8 < $2
-              and a.since < now() - make_interval(secs => (s.spec->'on_lost'->>'after_seconds')::float8)
-            order by e.job_id limit $1 for no key update of e skip locked)
+            select e.job_id, e.attempt, e.tenant_id, w.id, w.ended_at
+            from workers w cross join lateral (
+                select job_id, attempt, tenant_id from container_executions
+                where worker_id = w.id and ended_at is null and abandoned_at is null offset 0) e
+            where w.state <> 'alive'
+        ), due as materialized (
+            select a.job_id, a.attempt, a.worker_id, s.action
+            from away a cross join lateral (
+                select spec->'on_lost'->>'action' as action, (spec->'on_lost'->>'after_seconds')::float8 as after_seconds
+                from container_job_specs where tenant_id = a.tenant_id and job_id = a.job_id offset 0) s
+            where s.action in ('retry', 'fail') and s.after_seconds < $2
+              and a.since < now() - make_interval(secs => s.after_seconds)
+            order by a.job_id
+        ), taken as (
+            select d.job_id, d.attempt, d.action
+            from due d cross join lateral (
+                select job_id from container_executions
+                where job_id = d.job_id and attempt = d.attempt and worker_id = d.worker_id
+                  and num_nulls(ended_at) = 1 and abandoned_at is null
+                for no key update skip locked) e
+            limit $1)
         update container_executions e
-        set epoch = e.epoch + 1, abandoned_at = now(), abandoned_by = 'on_lost', abandoned_as = d.action::abandon
-        from due d where e.job_id = d.job_id and e.attempt = d.attempt",
+        set epoch = e.epoch + 1, abandoned_at = now(), abandoned_by = 'on_lost', abandoned_as = t.action::abandon
+        from taken t where e.job_id = t.job_id and e.attempt = t.attempt",
         limit,
         reached_for.as_secs_f64()
     );

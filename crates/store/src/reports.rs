@@ -497,12 +497,15 @@ async fn write_ends(tx: &mut sqlx::PgConnection, decisions: &[Decision<'_>]) -> 
 async fn free_slots(tx: &mut sqlx::PgConnection, freed: &[Freed]) -> Result<()> {
     let hosts: Vec<Uuid> = freed.iter().map(|freed| freed.host).collect();
     if hosts.len() > 1 {
+        // Counted, because nobody needs the rows.
         sqlx::query!(
             "/* reports::free_slots */
-            select h.id from unnest($1::uuid[]) as f(id) join executor_hosts h on h.id = f.id order by h.id for no key update of h",
+            select count(*) from (
+                select h.id from unnest($1::uuid[]) as f(id) join executor_hosts h on h.id = f.id
+                order by h.id for no key update of h) l",
             &hosts
         )
-        .fetch_all(&mut *tx)
+        .execute(&mut *tx)
         .await?;
     }
     sqlx::query!(

@@ -64,20 +64,22 @@ struct Slots {
 }
 
 async fn slots(store: &Store) -> Result<Vec<Slots>> {
+    // Each table once. What is served is asked for as a value (`is true`) and not joined: that is always one hashed set,
+    // where a join of what the statistics call few would look a thousand hosts up.
     let rows = store
         .read(
             "windows::slots",
             sqlx::query!(
                 r#"/* windows::slots */
+                with live as materialized (
+                    select id, executor_type from workers
+                    where state = 'alive' and last_beat_at > now() - make_interval(secs => lease_seconds))
                 select h.executor_type::text as "executor_type!", h.tenant_id,
                     sum(greatest(h.max_concurrent_jobs - h.current_job_count, 0)) as "free!",
-                    (select count(*) from workers w where w.executor_type = h.executor_type and w.state = 'alive'
-                        and w.last_beat_at > now() - make_interval(secs => w.lease_seconds)) as "workers!"
+                    (select count(*) from live w where w.executor_type = h.executor_type) as "workers!"
                 from executor_hosts h
-                where h.is_active and h.state = 'active' and exists (
-                    select 1 from worker_hosts wh join workers w on w.id = wh.worker_id
-                    where wh.executor_host_id = h.id and wh.healthy and w.state = 'alive'
-                      and w.last_beat_at > now() - make_interval(secs => w.lease_seconds))
+                where h.is_active and h.state = 'active' and (h.id in (
+                    select wh.executor_host_id from live w join worker_hosts wh on wh.worker_id = w.id where wh.healthy)) is true
                 group by h.executor_type, h.tenant_id order by h.tenant_id nulls last"#
             )
             .fetch_all(store.pool()),

@@ -300,6 +300,49 @@ async fn a_live_worker_writes_nothing_about_what_was_given_up() {
 }
 
 #[tokio::test]
+async fn a_policy_gives_up_what_was_out_of_reach_for_as_long_as_it_waits() {
+    let mut fleet = Fleet::new().await;
+    let (alive, dead) = (fleet.worker().await, fleet.worker().await);
+    let kept = fleet.claimed(alive, 2).await;
+    let left = fleet.claimed(dead, 4).await;
+    // The last of each waits for ever.
+    for (token, action, after_seconds) in
+        [(kept[0], "fail", 10), (left[0], "retry", 10), (left[1], "fail", 20), (left[2], "retry", 7_200)]
+    {
+        let policy = json!({ "on_lost": { "action": action, "after_seconds": after_seconds } });
+        let sql = "update container_job_specs set spec = spec || $2 where job_id = $1";
+        sqlx::query(sql).bind(token.job.uuid()).bind(policy).execute(&mut fleet.sql).await.expect("written");
+    }
+    let store = fleet.store.clone();
+    let mark = async |reached_for, limit| lost::mark_by_policy(&store, reached_for, limit).await.expect("asked");
+    assert_eq!(mark(REACHED_FOR, 10).await, 0, "all of it is looked after");
+
+    fleet.declared_dead(dead).await;
+    assert_eq!(mark(REACHED_FOR, 10).await, 0, "not long enough");
+    let sql = "update workers set ended_at = now() - interval '1 hour' where state = 'dead'";
+    sqlx::query(sql).execute(&mut fleet.sql).await.expect("written");
+    assert_eq!(mark(Duration::from_secs(10), 10).await, 0, "who has not reached Postgres for longer judges nobody");
+    // Somebody else has the first one: the second is not behind the limit.
+    let holder = fleet.held(left[0]).await;
+    assert_eq!(mark(REACHED_FOR, 1).await, 1);
+    assert_eq!(fleet.attempt(left[1]).await["abandoned_as"], "fail");
+    let_go(holder).await;
+    assert_eq!((mark(REACHED_FOR, 10).await, mark(REACHED_FOR, 10).await), (1, 0));
+    assert_eq!(fleet.attempt(left[0]).await["abandoned_as"], "retry");
+
+    workers::put_checks(&store, alive, &[fleet.check(false)]).await.expect("stored");
+    assert_eq!(mark(REACHED_FOR, 10).await, 0, "not long enough");
+    let sql = "update worker_hosts set unhealthy_since = now() - interval '1 hour' where not healthy";
+    sqlx::query(sql).execute(&mut fleet.sql).await.expect("written");
+    assert_eq!((mark(REACHED_FOR, 10).await, mark(REACHED_FOR, 10).await), (1, 0));
+    let given_up = fleet.attempt(kept[0]).await;
+    assert_eq!((&given_up["abandoned_by"], &given_up["epoch"]), (&json!("on_lost"), &json!(2)));
+    for token in [kept[1], left[2], left[3]] {
+        assert_eq!(fleet.attempt(token).await["abandoned_at"], Value::Null);
+    }
+}
+
+#[tokio::test]
 async fn a_beat_learns_what_differs_and_nothing_else() {
     let mut fleet = Fleet::new().await;
     let (worker, other) = (fleet.worker().await, fleet.worker().await);
@@ -331,6 +374,9 @@ async fn a_beat_learns_what_differs_and_nothing_else() {
     let differences = differing(&known).await;
     assert_eq!(differences.gone, HashSet::from([unknown, tokens[0]]));
     assert_eq!(differences.owned, [owned(tokens[1], true, false)]);
+    // What is over is told of to nobody who does not ask for it.
+    let differences = differing(&tokens[1..]).await;
+    assert_eq!((differences.gone.len(), &differences.owned[..]), (0, &[owned(tokens[1], true, false)][..]));
 
     let drain = "update executor_hosts set state = 'draining', moves = true where id = $1";
     sqlx::query(drain).bind(fleet.host.uuid()).execute(&mut sql).await.expect("written");

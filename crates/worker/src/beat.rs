@@ -60,7 +60,7 @@ async fn renew(engine: &Arc<Engine>) -> Result<(), Error> {
 
 /// Reads what is ours and acts on the differences.
 async fn look(engine: &Arc<Engine>, began: Duration) -> Result<(), Error> {
-    let differences = attempts::differing(&engine.store, engine.id, &engine.registry.tokens()).await?;
+    let differences = attempts::differing(&engine.store, engine.id, &engine.registry.ask()).await?;
     let now = engine.lease.now();
     let may_report_again = engine.registry.waits_for_record(now) && !reports_wait(engine).await;
     let decisions = engine.registry.reconcile(&differences, began, now, may_report_again);

@@ -141,6 +141,8 @@ struct Reported {
     report: Arc<Report>,
     sent: Duration,
     times: u32,
+    /// Whether it was reported when the database was last asked: only then the answer tells whether it is still owned.
+    asked: bool,
     removing: bool,
 }
 
@@ -231,7 +233,8 @@ impl Registry {
     /// The end was reported and confirmed.
     pub(crate) fn reported(&self, run: &Arc<Run>, container: Option<ExecutionId>, report: Arc<Report>, now: Duration) {
         if let Some(entry) = self.lock().get_mut(&run.key()) {
-            let reported = Reported { run: run.clone(), container, report, sent: now, times: 1, removing: false };
+            let (run, sent) = (run.clone(), now);
+            let reported = Reported { run, container, report, sent, times: 1, asked: false, removing: false };
             entry.phase = Phase::Reported(Box::new(reported));
         }
     }
@@ -269,20 +272,24 @@ impl Registry {
         self.lock().len()
     }
 
-    /// The tokens of what is run here, or was reported.
-    pub(crate) fn tokens(&self) -> Vec<Token> {
-        let entries = self.lock();
-        let mut tokens = Vec::with_capacity(entries.len());
-        tokens.extend(entries.values().filter_map(|entry| match &entry.phase {
-            Phase::Claiming | Phase::Uncertain => None,
-            Phase::Active(Active(run)) => Some(run.token),
-            Phase::Reported(reported) => Some(reported.run.token),
-        }));
+    /// The tokens of what is run here, to ask the database what differs. Not of what was reported: as long as that is owned
+    /// the answer names it, as one that is not known, and what the answer does not name is over. That is nearly all of it.
+    pub(crate) fn ask(&self) -> Vec<Token> {
+        let mut entries = self.lock();
+        let mut tokens = Vec::new();
+        for entry in entries.values_mut() {
+            match &mut entry.phase {
+                Phase::Claiming | Phase::Uncertain => {}
+                Phase::Active(Active(run)) => tokens.push(run.token),
+                Phase::Reported(reported) => reported.asked = true,
+            }
+        }
         tokens
     }
 
-    /// Acts on what differs between [`Registry::tokens`] and the database, both read after `began`. Entries registered
-    /// since are left alone: their claim may have been committed after the read.
+    /// Acts on what differs between [`Registry::ask`] and the database, which was read after that and after `began`. Entries
+    /// registered since are left alone: their claim may have been committed after the read. So are those reported since they
+    /// were asked for.
     pub(crate) fn reconcile(
         &self,
         differences: &Differences,
@@ -325,20 +332,21 @@ impl Registry {
                     }
                     true
                 }
-                (Phase::Reported(reported), _) if gone.contains(&reported.run.token) => {
-                    let Some(container) = reported.container.clone() else { return false };
-                    // Reported after the read began: the read may be older than the report.
-                    if !reported.removing && reported.sent < began {
-                        reported.removing = true;
-                        decisions.remove.push((reported.run.clone(), container));
-                    }
-                    true
-                }
-                (Phase::Reported(reported), _) => {
+                (Phase::Reported(reported), _) if !reported.asked => true,
+                (Phase::Reported(reported), Some(owned)) if owned.token == reported.run.token => {
                     if may_report_again && reported.is_overdue(now) {
                         reported.sent = now;
                         reported.times += 1;
                         decisions.report_again.push(reported.report.clone());
+                    }
+                    true
+                }
+                // The row has left it.
+                (Phase::Reported(reported), _) => {
+                    let Some(container) = reported.container.clone() else { return false };
+                    if !reported.removing {
+                        reported.removing = true;
+                        decisions.remove.push((reported.run.clone(), container));
                     }
                     true
                 }
@@ -388,14 +396,18 @@ pub(crate) mod tests {
         Owned { token: run.token, cancel_requested, moves: false }
     }
 
-    /// [`Registry::reconcile`] with what the database says of an owner of these.
-    fn reconcile(registry: &Registry, owned: &[Owned], began: Duration, now: Duration, may: bool) -> Decisions {
-        let known = registry.tokens();
+    /// What the database answers to [`Registry::ask`] of an owner of these.
+    fn answer(known: &[Token], owned: &[Owned]) -> Differences {
         let differs = |o: &&Owned| o.cancel_requested || o.moves || !known.contains(&o.token);
-        let differences = Differences {
+        Differences {
             owned: owned.iter().filter(differs).copied().collect(),
             gone: known.iter().filter(|token| owned.iter().all(|o| o.token != **token)).copied().collect(),
-        };
+        }
+    }
+
+    /// [`Registry::reconcile`] with what the database says of an owner of these.
+    fn reconcile(registry: &Registry, owned: &[Owned], began: Duration, now: Duration, may: bool) -> Decisions {
+        let differences = answer(&registry.ask(), owned);
         registry.reconcile(&differences, began, now, may)
     }
 
@@ -476,14 +488,50 @@ pub(crate) mod tests {
     fn a_container_goes_only_after_a_read_that_began_after_its_report() {
         let (registry, ours) = (Registry::default(), run(1));
         registry.resumed(&ours, T(1));
+        let before = registry.ask();
         registry.reported(&ours, Some(ExecutionId("c".into())), report(&ours), T(5));
-        assert!(reconcile(&registry, &[], T(4), T(6), true).remove.is_empty());
+        for owned in [&[owned(&ours, false)][..], &[]] {
+            let decisions = registry.reconcile(&answer(&before, owned), T(4), T(6), true);
+            assert!(decisions.remove.is_empty() && registry.len() == 1);
+        }
         assert_eq!(reconcile(&registry, &[], T(6), T(6), true).remove.len(), 1);
         assert!(reconcile(&registry, &[], T(7), T(7), true).remove.is_empty(), "one removal at a time");
         registry.keep(ours.token);
         assert_eq!(reconcile(&registry, &[], T(8), T(8), true).remove.len(), 1);
         registry.forget(ours.token);
         assert_eq!(registry.len(), 0);
+    }
+
+    #[test]
+    fn what_was_reported_is_not_asked_for_and_stays_as_long_as_the_answer_names_it() {
+        let (registry, ours, adopted) = (Registry::default(), run(1), run(1));
+        for run in [&ours, &adopted] {
+            registry.resumed(run, T(1));
+            registry.reported(run, None, report(run), T(2));
+        }
+        assert_eq!(registry.ask(), []);
+        // Of the other this worker owns another epoch, whose entry is not here yet.
+        let mut other = owned(&adopted, false);
+        other.token.epoch = 2;
+        let decisions = reconcile(&registry, &[owned(&ours, false), other], T(3), T(3), true);
+        assert!(decisions.resume.is_empty() && registry.knows(ours.key()) && !registry.knows(adopted.key()));
+        assert_eq!(reconcile(&registry, &[owned(&ours, false), other], T(4), T(4), true).resume, [other.token]);
+        reconcile(&registry, &[other], T(5), T(5), true);
+        assert_eq!(registry.len(), 0);
+    }
+
+    /// The report is confirmed while the database is being read, of a container that nobody knows.
+    #[test]
+    fn an_end_that_is_reported_during_a_read_is_left_to_the_next() {
+        let (registry, ours) = (Registry::default(), run(1));
+        registry.resumed(&ours, T(1));
+        let known = registry.ask();
+        assert_eq!(known, [ours.token]);
+        // By the clock before the read, as for somebody who had to wait for the lock.
+        registry.reported(&ours, None, report(&ours), T(2));
+        registry.reconcile(&answer(&known, &[owned(&ours, false)]), T(3), T(20), true);
+        assert_eq!(registry.len(), 1, "the answer does not name it, because it was known");
+        assert_eq!(reconcile(&registry, &[owned(&ours, false)], T(21), T(21), true).report_again.len(), 1);
     }
 
     #[test]

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use gantry_core::host::Host;
 use gantry_core::spec::ResolvedSpec;
-use gantry_core::{ExecutorType, Failure, FailureClass, FleetId, JobId};
+use gantry_core::{ExecutorType, Failure, FailureClass, FleetId, HostId, JobId};
 use gantry_worker::executor::{
     ExecutionId, Executor, Found, Health, Idempotence, Launch, LaunchError, LogCursor, LogPage, Observed, Owned,
 };
@@ -23,7 +23,15 @@ use crate::faults::Fault;
 #[derive(Debug)]
 pub struct MockExecutor {
     idempotence: Idempotence,
-    engines: Mutex<HashMap<PathBuf, Arc<Engine>>>,
+    engines: Mutex<Engines>,
+}
+
+/// The engines that are open.
+#[derive(Debug, Default)]
+struct Engines {
+    by_dir: HashMap<PathBuf, Arc<Engine>>,
+    /// With the `connection_config` that led there: each container asks for its host's half a dozen times.
+    by_host: HashMap<HostId, (Value, Arc<Engine>)>,
 }
 
 /// The environment variable of [`MockExecutor::from_env`].
@@ -93,24 +101,39 @@ impl MockExecutor {
     }
 
     fn engine(&self, host: &Host) -> Result<Arc<Engine>, Failure> {
+        let mut engines = self.engines();
+        if let Some((config, engine)) = engines.by_host.get(&host.id)
+            && *config == host.connection_config
+        {
+            return Ok(Arc::clone(engine));
+        }
         let Connection { dir } = Connection::deserialize(&host.connection_config).map_err(|error| {
             let message =
                 format!("connection_config of mock host {}: {error}; it is {{\"dir\": \"/path\"}}", host.name);
             Failure::new(FailureClass::HostUnreachable, message)
         })?;
-        let mut engines = self.engines.lock().expect("nothing panics while it holds the engines");
-        if let Some(engine) = engines.get(dir) {
-            return Ok(Arc::clone(engine));
-        }
-        let engine = Arc::new(Engine::open(dir, self.idempotence).map_err(|error| unreachable(&error))?);
-        engines.insert(dir.to_owned(), Arc::clone(&engine));
+        let known = engines.by_dir.get(dir).cloned();
+        let engine = match known {
+            Some(engine) => engine,
+            None => {
+                let engine = Arc::new(Engine::open(dir, self.idempotence).map_err(|error| unreachable(&error))?);
+                engines.by_dir.insert(dir.to_owned(), Arc::clone(&engine));
+                engine
+            }
+        };
+        engines.by_host.insert(host.id, (host.connection_config.clone(), Arc::clone(&engine)));
         Ok(engine)
     }
 
     /// Drops an engine whose directory is gone or another, with all that is remembered of it.
     fn forget(&self, engine: &Arc<Engine>) {
-        let mut engines = self.engines.lock().expect("nothing panics while it holds the engines");
-        engines.retain(|_, known| !Arc::ptr_eq(known, engine));
+        let mut engines = self.engines();
+        engines.by_dir.retain(|_, known| !Arc::ptr_eq(known, engine));
+        engines.by_host.retain(|_, (_, known)| !Arc::ptr_eq(known, engine));
+    }
+
+    fn engines(&self) -> MutexGuard<'_, Engines> {
+        self.engines.lock().expect("nothing panics while it holds the engines")
     }
 }
 

@@ -37,7 +37,7 @@ pub(super) async fn lock(
     if which == Which::Chosen && request.hosts.len() > FEW.max(candidates.len() + placement::spare(candidates.len())) {
         let hosts = with_room(tx, request, candidates).await?;
         let free: Vec<HostId> = hosts.iter().map(|host| host.id).collect();
-        if let Some(chosen) = placement::choose(candidates, hosts, limits.clone()) {
+        if let Some(chosen) = placement::choose(candidates, &hosts, limits.clone()) {
             // Of few with room another claim has most likely chosen the same: with all of them there is most likely enough.
             let locked = if free.len() < 2 * chosen.len() { free } else { chosen };
             return Ok((lock_hosts(tx, &locked).await?, Which::Chosen));
@@ -71,13 +71,14 @@ impl From<Row> for Slots {
 /// The served hosts that would take one of the candidates now, unlocked.
 async fn with_room(tx: &mut sqlx::PgConnection, request: &Request<'_>, candidates: &[Candidate]) -> Result<Vec<Slots>> {
     let tenants: HashSet<Uuid> = candidates.iter().map(|job| job.traits.tenant.uuid()).collect();
-    // Not by their ids: to look a thousand of them up takes three times as long as reading the rows.
+    // Not by their ids: to look a thousand of them up takes three times as long as reading the rows. The type is a subquery, or
+    // its name would be read once for each of them.
     let rows = sqlx::query_as!(
         Row,
         r#"/* claims::with_room */
         select id, tenant_id, true as "eligible!", current_job_count, max_concurrent_jobs, weight
         from executor_hosts
-        where executor_type = $1::text::executor_type and is_active and state = 'active'
+        where executor_type = (select $1::text::executor_type) and is_active and state = 'active'
           and current_job_count < max_concurrent_jobs and (tenant_id is null or tenant_id = any($2))"#,
         request.executor.as_str(),
         &tenants.into_iter().collect::<Vec<_>>()
