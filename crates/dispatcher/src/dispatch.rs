@@ -68,7 +68,7 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown, mut came: Receiver<V
             Ok(look) => pause = pause.min(look.unwrap_or(pause)),
             Err(error) => {
                 view = View::default();
-                parts.room.found(&HashMap::new());
+                parts.room.found(&HashMap::new(), 1);
                 tracing::warn!(%error, "cannot dispatch now, trying again");
                 // A nudge may come at once; Postgres is not asked in a tight loop.
                 sleep(pause).await;
@@ -112,7 +112,7 @@ async fn pass(parts: &Parts, view: &mut View, post: &mut Post) -> Result<Option<
             let lines = view.lines.entry(window.executor).or_default();
             // Those who waited for a full host stand in line with the others: a slot is free now.
             let limit = i64::try_from(room).unwrap_or(i64::MAX);
-            if lines::unpark_full(&parts.store, window.executor, window.tenant, limit).await? > 0 {
+            if window.has_parked && lines::unpark_full(&parts.store, window.executor, window.tenant, limit).await? > 0 {
                 lines.forget();
             }
             let unseen = lines.look(&parts.store, window.executor).await?;
@@ -133,7 +133,7 @@ async fn pass(parts: &Parts, view: &mut View, post: &mut Post) -> Result<Option<
                 post.send_in_turn(parts, window.executor, items).await;
             }
         }
-        parts.room.found(&found);
+        parts.room.found(&found, parts.peers.count());
         if !full {
             return Ok(next_look);
         }

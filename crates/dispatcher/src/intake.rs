@@ -19,17 +19,17 @@ use tokio::time::Instant;
 use crate::Parts;
 use crate::auth::{API_KEY_HEADER, Keys};
 use crate::post::Post;
-use crate::room::{Comes, Patience};
+use crate::room::Patience;
 
 /// How often a batch is admitted under load. This sets the pace of the stages behind it: each batch is a list of work, and each
 /// list a claim.
 const EVERY: Duration = Duration::from_millis(25);
-/// How long a batch waits at most for places that come soon, for all of its jobs or for a part; and for how long none does after
-/// one that waited in vain. Where they never suffice, a third of the time is left for taking in: who waits for a slot is to stand
-/// in line, seen by all and sorted.
+/// How long a batch waits at most for places that come soon, for all of its jobs or for a part. Where they never suffice, one goes
+/// into line each such time: who waits for a slot is to stand there, seen by all and sorted.
 const PLACES_FOR_ALL: Duration = Duration::from_millis(60);
 const PLACES_FOR_ANY: Duration = Duration::from_millis(500);
-const PLACES_AGAIN: Duration = Duration::from_millis(250);
+/// So many wait for places: with fewer it costs little to stand in line.
+const MANY: usize = 32;
 /// How long to wait before Postgres is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -52,16 +52,16 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
         };
         let mut deliveries = deliveries;
         while !deliveries.is_empty() {
-            let (jobs, has_waited) = tokio::select! {
-                kept = pace.keep(parts, deliveries.len()) => kept,
-                () = shutdown.requested() => (deliveries.len(), false),
+            let jobs = tokio::select! {
+                jobs = pace.keep(parts, deliveries.len()) => jobs,
+                () = shutdown.requested() => deliveries.len(),
             };
             let others = deliveries.split_off(jobs);
             let begun = Instant::now();
             let came = take_in(parts, shutdown, &mut keys, &mut post, deliveries).await;
             linger.share(parts.peers.count());
             linger.done(begun, jobs);
-            pace.note(came, has_waited);
+            pace.note(&came);
             deliveries = others;
         }
     }
@@ -75,52 +75,35 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
 struct Pace {
     /// Where most of the last batch went: the next one most likely goes there too.
     executor: Option<ExecutorType>,
-    /// Until when nothing is waited for.
-    rests: Option<Instant>,
 }
 
 impl Pace {
-    /// Waits for places for so many jobs. Returns how many of them are to be taken in now, and whether it waited.
-    async fn keep(&self, parts: &Parts, jobs: usize) -> (usize, bool) {
-        let is_resting = self.rests.is_some_and(|until| Instant::now() < until);
-        let Some(executor) = self.executor.filter(|_| !is_resting) else { return (jobs, false) };
-        if parts.room.comes(executor, jobs) != Comes::Soon {
-            return (jobs, false);
-        }
+    /// Waits for places for so many jobs, if they come soon. Returns how many of the jobs are to be taken in now.
+    async fn keep(&self, parts: &Parts, jobs: usize) -> usize {
+        let worth_it = |executor: &ExecutorType| jobs >= MANY || parts.room.reopens(*executor);
+        let Some(executor) = self.executor.filter(worth_it) else { return jobs };
         // Of several dispatchers each gets its part of the places.
         let dispatchers = u32::try_from(parts.peers.count()).unwrap_or(u32::MAX);
         let for_all = PLACES_FOR_ALL.saturating_mul(dispatchers).min(PLACES_FOR_ANY / 2);
-        let patience = Patience { for_all, for_any: PLACES_FOR_ANY };
-        (parts.room.wait_for(executor, jobs, patience).await, true)
+        parts.room.wait_for(executor, jobs, Patience { for_all, for_any: PLACES_FOR_ANY }).await
     }
 
-    /// Notes where a batch went. If it waited and some stand in line all the same, as where a limit counts some of every
-    /// batch, the next ones do not wait.
-    fn note(&mut self, came: Came, has_waited: bool) {
-        self.executor = came.to.iter().max_by_key(|(_, jobs)| **jobs).map(|(executor, _)| *executor).or(self.executor);
-        if has_waited && came.in_line {
-            self.rests = Some(Instant::now() + PLACES_AGAIN);
-        }
+    /// Notes where a batch went.
+    fn note(&mut self, came: &BTreeMap<ExecutorType, usize>) {
+        let most = came.iter().max_by_key(|(_, jobs)| **jobs);
+        self.executor = most.map(|(executor, _)| *executor).or(self.executor);
     }
 }
 
-/// What came in with a batch.
-#[derive(Debug, Default)]
-struct Came {
-    /// New jobs, by where they were routed.
-    to: BTreeMap<ExecutorType, usize>,
-    /// Whether some of them stand in line.
-    in_line: bool,
-}
-
-/// Takes a batch in. While Postgres is away it waits with the batch in hand; on shutdown the batch goes back.
+/// Takes a batch in, and returns where how many new jobs of it were routed. While Postgres is away it waits with the batch in
+/// hand; on shutdown the batch goes back.
 async fn take_in(
     parts: &Parts,
     shutdown: &Shutdown,
     keys: &mut Keys,
     post: &mut Post,
     deliveries: Vec<Delivery>,
-) -> Came {
+) -> BTreeMap<ExecutorType, usize> {
     let verdicts = loop {
         match judge(parts, keys, &deliveries).await {
             Ok(verdicts) => break verdicts,
@@ -130,7 +113,7 @@ async fn take_in(
                     () = tokio::time::sleep(PAUSE) => {}
                     () = shutdown.requested() => {
                         join_all(deliveries.into_iter().map(Delivery::requeue)).await;
-                        return Came::default();
+                        return BTreeMap::new();
                     }
                 }
             }
@@ -201,20 +184,17 @@ async fn judge(parts: &Parts, keys: &mut Keys, deliveries: &[Delivery]) -> Resul
 
 /// Sends what entered the window with its admission; of the rest that is ready it is noted that it stands in line, and
 /// what is new is looked at.
-fn hand_on(parts: &Parts, post: &mut Post, verdicts: &[Verdict]) -> Came {
+fn hand_on(parts: &Parts, post: &mut Post, verdicts: &[Verdict]) -> BTreeMap<ExecutorType, usize> {
     let mut dispatched: BTreeMap<ExecutorType, Vec<WorkItem>> = BTreeMap::new();
-    let (mut came, mut is_new) = (Came::default(), false);
+    let (mut came, mut is_new) = (BTreeMap::new(), false);
     for admitted in verdicts.iter().filter_map(|verdict| verdict.outcome.as_ref().ok()) {
         match admitted.dispatched {
             Some(item) => dispatched.entry(admitted.executor).or_default().push(item),
-            None if admitted.in_line => {
-                parts.room.stands_in_line(admitted.executor);
-                came.in_line = true;
-            }
+            None if admitted.in_line => parts.room.stands_in_line(admitted.executor),
             None => {}
         }
         if !admitted.existing {
-            *came.to.entry(admitted.executor).or_default() += 1;
+            *came.entry(admitted.executor).or_default() += 1;
         }
         is_new |= !admitted.existing && admitted.dispatched.is_none();
     }

@@ -82,6 +82,8 @@ struct Places {
     of_late: VecDeque<(Instant, usize)>,
     /// So many are waited for.
     wanted: usize,
+    /// So many dispatchers share the places, each of which finds as many.
+    sharers: usize,
 }
 
 impl Places {
@@ -91,7 +93,7 @@ impl Places {
         }
         let of_late = self.of_late.iter().filter(|(at, _)| at.elapsed() < OF_LATE);
         let came: usize = of_late.map(|(_, places)| places).sum();
-        if self.reopens || 2 * came >= jobs { Comes::Soon } else { Comes::Late }
+        if self.reopens || 2 * came * self.sharers.max(1) >= jobs { Comes::Soon } else { Comes::Late }
     }
 }
 
@@ -106,7 +108,7 @@ impl Room {
     }
 
     /// What the look found; of an executor type that is not named, nothing.
-    pub(crate) fn found(&self, found: &HashMap<ExecutorType, Found>) {
+    pub(crate) fn found(&self, found: &HashMap<ExecutorType, Found>, sharers: usize) {
         let mut room = self.lock();
         for executor in found.keys() {
             room.entry(*executor).or_default();
@@ -121,10 +123,16 @@ impl Room {
             places.reopens = seen > found;
             places.free = found.saturating_sub(places.unseen);
             places.found = found;
+            places.sharers = sharers;
             places.looking = false;
         }
         drop(room);
         self.looked.notify_waiters();
+    }
+
+    /// Whether the last look left room, and nobody in line but those who came meanwhile.
+    pub(crate) fn reopens(&self, executor: ExecutorType) -> bool {
+        self.lock().get(&executor).is_some_and(|places| places.reopens)
     }
 
     /// Whether so many jobs will find places. *Soon* only where those that came of late, in line or not, would be half of them at
@@ -237,7 +245,7 @@ mod tests {
     /// A look that finds so many free places.
     fn look(room: &Room, free: usize) {
         room.look();
-        room.found(&free_places(free));
+        room.found(&free_places(free), 1);
     }
 
     #[test]
@@ -249,7 +257,7 @@ mod tests {
         assert!(room.take(MOCK, 2).is_some() && room.take(ExecutorType::Docker, 1).is_none());
         assert!(room.take(MOCK, 1).is_some() && room.take(MOCK, 1).is_none());
         room.look();
-        room.found(&HashMap::new());
+        room.found(&HashMap::new(), 1);
         assert!(room.take(MOCK, 1).is_none(), "nobody serves it any more, or somebody stands in line");
     }
 
@@ -273,11 +281,11 @@ mod tests {
         let (two, three) = (room.take(MOCK, 2).expect("there are six"), room.take(MOCK, 3).expect("there are four"));
         let other = ExecutorType::Docker;
         room.look();
-        room.found(&found(&[(MOCK, 6), (other, 1)]));
+        room.found(&found(&[(MOCK, 6), (other, 1)]), 1);
         let one = room.take(other, 1).expect("there is one");
         drop(two);
         room.look();
-        room.found(&found(&[(MOCK, 6), (other, 1)]));
+        room.found(&found(&[(MOCK, 6), (other, 1)]), 1);
         assert!(room.take(MOCK, 4).is_none() && room.take(other, 1).is_none(), "it may not have seen three, and one");
         assert!(room.take(MOCK, 3).is_some());
         drop((one, three));
@@ -293,7 +301,7 @@ mod tests {
         room.look();
         drop(one);
         assert!(room.take(MOCK, 2).is_some());
-        room.found(&free_places(4));
+        room.found(&free_places(4), 1);
         assert!(room.take(MOCK, 2).is_none(), "of the four it may have missed three");
         assert!(room.take(MOCK, 1).is_some());
     }
@@ -306,7 +314,7 @@ mod tests {
         assert!(room.is_left(&[MOCK]) && !room.is_left(&[MOCK, ExecutorType::Docker]));
         room.look();
         assert!(!room.is_left(&[MOCK]), "who knows what the look finds");
-        room.found(&free_places(2));
+        room.found(&free_places(2), 1);
         room.stands_in_line(MOCK);
         assert!(!room.is_left(&[MOCK]));
         look(&room, 3);
@@ -322,7 +330,7 @@ mod tests {
         assert!(room.take(MOCK, 1).is_none());
         room.look();
         room.stands_in_line(MOCK);
-        room.found(&free_places(2));
+        room.found(&free_places(2), 1);
         assert!(room.take(MOCK, 1).is_none(), "the look may not have seen the second");
         look(&room, 2);
         assert!(room.take(MOCK, 1).is_some());
@@ -334,7 +342,7 @@ mod tests {
         look(&room, 3);
         room.look();
         room.stands_in_line(MOCK);
-        room.found(&free_places(3));
+        room.found(&free_places(3), 1);
         assert!(room.comes(MOCK, 3) == Comes::Soon && room.take(MOCK, 1).is_none());
         let waits = async {
             assert_eq!(room.wait_for(MOCK, 3, PATIENCE).await, 3);
@@ -370,11 +378,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn places_that_others_find_come_too() {
+        let room = Room::default();
+        room.look();
+        room.found(&free_places(4), 3);
+        assert_eq!([24, 25].map(|jobs| room.comes(MOCK, jobs)), [Comes::Soon, Comes::Late]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn places_that_go_to_those_in_line_come_too() {
         let room = Room::default();
         room.look();
         room.stands_in_line(MOCK);
-        room.found(&HashMap::from([(MOCK, Found { moved: 5, free: 0 })]));
+        room.found(&HashMap::from([(MOCK, Found { moved: 5, free: 0 })]), 1);
         assert_eq!([10, 11].map(|jobs| room.comes(MOCK, jobs)), [Comes::Soon, Comes::Late]);
         assert!(room.take(MOCK, 1).is_none(), "somebody may be left in line");
     }
@@ -391,7 +407,7 @@ mod tests {
             loop {
                 sleep(OF_LATE / 4).await;
                 room.look();
-                room.found(&HashMap::from([(MOCK, Found { moved: 8, free: 0 })]));
+                room.found(&HashMap::from([(MOCK, Found { moved: 8, free: 0 })]), 1);
             }
         };
         let begun = Instant::now();

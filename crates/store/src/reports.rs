@@ -505,7 +505,7 @@ async fn free_slots(tx: &mut sqlx::PgConnection, freed: &[Freed]) -> Result<()> 
                 order by h.id for no key update of h) l",
             &hosts
         )
-        .execute(&mut *tx)
+        .fetch_one(&mut *tx)
         .await?;
     }
     sqlx::query!(
