@@ -24,10 +24,12 @@ use crate::room::Patience;
 /// How often a batch is admitted under load. This sets the pace of the stages behind it: each batch is a list of work, and each
 /// list a claim.
 const EVERY: Duration = Duration::from_millis(25);
-/// How long a batch waits at most for places that come soon, for all of its jobs or for a part. Where they never suffice, one goes
-/// into line each such time: who waits for a slot is to stand there, seen by all and sorted.
+/// How long a batch waits at most for places that come soon, for all of its jobs or for a part; so many times longer as there are
+/// dispatchers, four times at most, because each gets its part of the places. Where they never suffice, one goes into line each such
+/// time: who waits for a slot is to stand there, seen by all and sorted.
 const PLACES_FOR_ALL: Duration = Duration::from_millis(60);
 const PLACES_FOR_ANY: Duration = Duration::from_millis(500);
+const SHARES: usize = 4;
 /// So many wait for places: with fewer it costs little to stand in line.
 const MANY: usize = 32;
 /// How long to wait before Postgres is asked again.
@@ -82,10 +84,8 @@ impl Pace {
     async fn keep(&self, parts: &Parts, jobs: usize) -> usize {
         let worth_it = |executor: &ExecutorType| jobs >= MANY || parts.room.reopens(*executor);
         let Some(executor) = self.executor.filter(worth_it) else { return jobs };
-        // Of several dispatchers each gets its part of the places.
-        let dispatchers = u32::try_from(parts.peers.count()).unwrap_or(u32::MAX);
-        let for_all = PLACES_FOR_ALL.saturating_mul(dispatchers).min(PLACES_FOR_ANY / 2);
-        parts.room.wait_for(executor, jobs, Patience { for_all, for_any: PLACES_FOR_ANY }).await
+        let [for_all, for_any] = [PLACES_FOR_ALL, PLACES_FOR_ANY].map(|time| time * shares(parts.peers.count()));
+        parts.room.wait_for(executor, jobs, Patience { for_all, for_any }).await
     }
 
     /// Notes where a batch went.
@@ -93,6 +93,10 @@ impl Pace {
         let most = came.iter().max_by_key(|(_, jobs)| **jobs);
         self.executor = most.map(|(executor, _)| *executor).or(self.executor);
     }
+}
+
+fn shares(dispatchers: usize) -> u32 {
+    u32::try_from(dispatchers.clamp(1, SHARES)).unwrap_or(1)
 }
 
 /// Takes a batch in, and returns where how many new jobs of it were routed. While Postgres is away it waits with the batch in
