@@ -12,8 +12,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::Broker;
 
-/// How often RabbitMQ is asked, and how long it may take to answer.
-const EVERY: Duration = Duration::from_secs(1);
+/// How often RabbitMQ is asked, and how long it may take to answer: not long, because others ask on the same channel.
+const EVERY: Duration = Duration::from_secs(2);
+const WITHIN: Duration = Duration::from_millis(500);
 
 /// The consumers of a queue, as RabbitMQ last told. Cheap to clone; it is asked as long as one of the clones is there.
 #[derive(Clone, Debug)]
@@ -30,7 +31,7 @@ impl Peers {
         let asks = tokio::spawn(async move {
             loop {
                 // Without an answer it is what it was.
-                if let Ok(Ok(consumers)) = timeout(EVERY, broker.consumers(&queue)).await {
+                if let Ok(Ok(consumers)) = timeout(WITHIN, broker.consumers(&queue)).await {
                     told.store(usize::try_from(consumers).unwrap_or(usize::MAX).max(1), Ordering::Relaxed);
                 }
                 sleep(EVERY).await;

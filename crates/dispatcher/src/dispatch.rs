@@ -72,6 +72,7 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown, mut came: Receiver<V
                 tracing::warn!(%error, "cannot dispatch now, trying again");
                 // A nudge may come at once; Postgres is not asked in a tight loop.
                 sleep(pause).await;
+                pause = Duration::ZERO;
             }
         }
         linger.done(begun, view.moved);
@@ -105,6 +106,7 @@ async fn pass(parts: &Parts, view: &mut View, post: &mut Post) -> Result<Option<
             parts.spread.found(window.executor, window.workers, window.free_slots);
             // For those who just come in: each has a slot, so it does not matter in which order they came, and whose they are.
             let slots = share(room(window, factor.min(1.0)));
+            let whole = usize::try_from(room(window, factor)).unwrap_or(0);
             let room = share(room(window, factor)).min(BATCH);
             if room == 0 {
                 continue;
@@ -123,6 +125,9 @@ async fn pass(parts: &Parts, view: &mut View, post: &mut Post) -> Result<Option<
             let is_short = items.len() < room;
             if is_short {
                 next_look = next_look.into_iter().chain(unseen).min();
+            } else if room < whole {
+                // The parts of the others: they may know of nobody in line, and whoever is there has no nudge to wait for.
+                next_look = next_look.into_iter().chain([EVERY]).min();
             }
             if window.tenant.is_none() {
                 // Where it is short, nobody is in line any more, as far as this look sees.

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::Parts;
 use crate::auth::{API_KEY_HEADER, Keys};
 use crate::post::Post;
-use crate::room::Patience;
+use crate::room::{MANY, Patience};
 
 /// How often a batch is admitted under load. This sets the pace of the stages behind it: each batch is a list of work, and each
 /// list a claim.
@@ -27,11 +27,9 @@ const EVERY: Duration = Duration::from_millis(25);
 /// How long a batch waits at most for places that come soon, for all of its jobs or for a part; so many times longer as there are
 /// dispatchers, four times at most, because each gets its part of the places. Where they never suffice, one goes into line each such
 /// time: who waits for a slot is to stand there, seen by all and sorted.
-const PLACES_FOR_ALL: Duration = Duration::from_millis(60);
+const PLACES_FOR_ALL: Duration = Duration::from_millis(25);
 const PLACES_FOR_ANY: Duration = Duration::from_millis(500);
 const SHARES: usize = 4;
-/// So many wait for places: with fewer it costs little to stand in line.
-const MANY: usize = 32;
 /// How long to wait before Postgres is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -53,9 +51,11 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
             () = shutdown.requested() => break,
         };
         let mut deliveries = deliveries;
+        // Of the whole batch, in however many parts it goes.
+        let until = Instant::now() + PLACES_FOR_ANY * shares(parts.peers.count());
         while !deliveries.is_empty() {
             let jobs = tokio::select! {
-                jobs = pace.keep(parts, deliveries.len()) => jobs,
+                jobs = pace.keep(parts, deliveries.len(), until) => jobs,
                 () = shutdown.requested() => deliveries.len(),
             };
             let others = deliveries.split_off(jobs);
@@ -63,7 +63,7 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
             let came = take_in(parts, shutdown, &mut keys, &mut post, deliveries).await;
             linger.share(parts.peers.count());
             linger.done(begun, jobs);
-            pace.note(&came);
+            pace.note(&came, jobs);
             deliveries = others;
         }
     }
@@ -75,23 +75,39 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
 /// Intake's pace: as fast as places come, where they come fast.
 #[derive(Debug, Default)]
 struct Pace {
-    /// Where most of the last batch went: the next one most likely goes there too.
-    executor: Option<ExecutorType>,
+    usual: Option<Usual>,
+}
+
+/// What the last batch was like: the next one most likely is, too.
+#[derive(Clone, Copy, Debug)]
+struct Usual {
+    /// Where most of it went.
+    executor: ExecutorType,
+    /// So many of its jobs wanted a place there,
+    wanted: usize,
+    /// of so many.
+    of: usize,
 }
 
 impl Pace {
-    /// Waits for places for so many jobs, if they come soon. Returns how many of the jobs are to be taken in now.
-    async fn keep(&self, parts: &Parts, jobs: usize) -> usize {
-        let worth_it = |executor: &ExecutorType| jobs >= MANY || parts.room.reopens(*executor);
-        let Some(executor) = self.executor.filter(worth_it) else { return jobs };
-        let [for_all, for_any] = [PLACES_FOR_ALL, PLACES_FOR_ANY].map(|time| time * shares(parts.peers.count()));
-        parts.room.wait_for(executor, jobs, Patience { for_all, for_any }).await
+    /// Waits for places for so many jobs, if most of them go to one executor type, and places come soon there. Returns how many of
+    /// the jobs are to be taken in now.
+    async fn keep(&self, parts: &Parts, jobs: usize, until: Instant) -> usize {
+        // Few may stand in line: it costs little.
+        let worth_it = |usual: &Usual| jobs >= MANY || parts.room.reopens(usual.executor);
+        // Where others are as many, they are not to wait for these.
+        let Some(usual) = self.usual.filter(|usual| 2 * usual.wanted > usual.of).filter(worth_it) else { return jobs };
+        let wanted = (jobs * usual.wanted).div_ceil(usual.of);
+        let for_all = PLACES_FOR_ALL * shares(parts.peers.count());
+        let found = parts.room.wait_for(usual.executor, wanted, Patience { for_all, until }).await;
+        if found < wanted { (jobs * found / wanted).max(1) } else { jobs }
     }
 
-    /// Notes where a batch went.
-    fn note(&mut self, came: &BTreeMap<ExecutorType, usize>) {
-        let most = came.iter().max_by_key(|(_, jobs)| **jobs);
-        self.executor = most.map(|(executor, _)| *executor).or(self.executor);
+    /// Notes where a batch of so many went.
+    fn note(&mut self, came: &BTreeMap<ExecutorType, usize>, jobs: usize) {
+        if let Some((executor, wanted)) = came.iter().max_by_key(|(_, wanted)| **wanted) {
+            self.usual = Some(Usual { executor: *executor, wanted: *wanted, of: jobs });
+        }
     }
 }
 
@@ -99,7 +115,7 @@ fn shares(dispatchers: usize) -> u32 {
     u32::try_from(dispatchers.clamp(1, SHARES)).unwrap_or(1)
 }
 
-/// Takes a batch in, and returns where how many new jobs of it were routed. While Postgres is away it waits with the batch in
+/// Takes a batch in, and returns how many of its jobs wanted a place where. While Postgres is away it waits with the batch in
 /// hand; on shutdown the batch goes back.
 async fn take_in(
     parts: &Parts,
@@ -197,7 +213,7 @@ fn hand_on(parts: &Parts, post: &mut Post, verdicts: &[Verdict]) -> BTreeMap<Exe
             None if admitted.in_line => parts.room.stands_in_line(admitted.executor),
             None => {}
         }
-        if !admitted.existing {
+        if admitted.dispatched.is_some() || admitted.in_line {
             *came.entry(admitted.executor).or_default() += 1;
         }
         is_new |= !admitted.existing && admitted.dispatched.is_none();

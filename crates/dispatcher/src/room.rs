@@ -10,7 +10,7 @@
 //! A room that is closed stays so under load: each batch that comes in stands in line, and comes while a look at those before it
 //! is under way. And intake alone is faster than all that is behind it: whatever comes at full speed would stand in line, and be
 //! written once more for it. So intake waits for places where they come about as fast as it would use them: see
-//! [`Room::comes`].
+//! [`Places::comes`].
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -40,16 +40,17 @@ pub(crate) struct Found {
     pub(crate) free: usize,
 }
 
-/// A part of a batch that is worth a batch of its own: one in so many.
+/// A part of a batch that is worth a batch of its own: one in so many, or so many jobs.
 const PART: usize = 4;
+pub(crate) const MANY: usize = 32;
 
 /// How long a batch waits for places.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
     /// For a place for each of its jobs.
     pub(crate) for_all: Duration,
-    /// For places for a part of them.
-    pub(crate) for_any: Duration,
+    /// Until when for places for a part of them.
+    pub(crate) until: Instant,
 }
 
 /// Whether a batch that comes in finds places.
@@ -59,6 +60,8 @@ pub(crate) enum Comes {
     Now,
     /// There will be, at the pace at which they came of late.
     Soon,
+    /// The next look opens the room again: the last one left places, and nobody in line but those who came meanwhile.
+    Next,
     /// Not before long: it had better stand in line, where all see it and where it is sorted.
     Late,
 }
@@ -87,13 +90,26 @@ struct Places {
 }
 
 impl Places {
+    /// Whether so many jobs will find places. *Soon* only where those that came of late, in line or not, would be half of them at
+    /// least.
     fn comes(&self, jobs: usize) -> Comes {
         if self.free >= jobs {
             return Comes::Now;
         }
         let of_late = self.of_late.iter().filter(|(at, _)| at.elapsed() < OF_LATE);
         let came: usize = of_late.map(|(_, places)| places).sum();
-        if self.reopens || 2 * came * self.sharers.max(1) >= jobs { Comes::Soon } else { Comes::Late }
+        match (2 * came * self.sharers.max(1) >= jobs, self.reopens) {
+            (true, _) => Comes::Soon,
+            (false, true) => Comes::Next,
+            (false, false) => Comes::Late,
+        }
+    }
+
+    /// How many places are worth a batch of their own, if more do not come at once; none if no part of it is.
+    fn worth_a_batch(&self, jobs: usize) -> Option<usize> {
+        let is_all = self.of_late.back().is_some_and(|(_, came)| *came == 0);
+        let is_worth_it = self.free > 0 && (is_all || self.free >= MANY || PART * self.free >= jobs);
+        is_worth_it.then(|| self.free.min(jobs))
     }
 }
 
@@ -135,14 +151,9 @@ impl Room {
         self.lock().get(&executor).is_some_and(|places| places.reopens)
     }
 
-    /// Whether so many jobs will find places. *Soon* only where those that came of late, in line or not, would be half of them at
-    /// least, or where the next look opens the room again: nobody who has to wait for a slot anyway waits much longer for it.
-    pub(crate) fn comes(&self, executor: ExecutorType, jobs: usize) -> Comes {
-        self.lock().get(&executor).map_or(Comes::Late, |places| places.comes(jobs))
-    }
-
-    /// Waits for places for so many jobs, as long as they come *soon*: for all of them, or after some time for a part of them
-    /// that is worth a batch. Returns how many are to be taken in: as many as have a place, or all of them, to stand in line.
+    /// Waits for places for so many jobs, as long as they come *soon*, or with the *next* look: for all of them, or after some time
+    /// for a part of them that is worth a batch. Returns how many are to be taken in: as many as have a place, or all of them, to
+    /// stand in line.
     pub(crate) async fn wait_for(&self, executor: ExecutorType, jobs: usize, patience: Patience) -> usize {
         let want = |jobs| {
             if let Some(places) = self.lock().get_mut(&executor) {
@@ -154,20 +165,24 @@ impl Room {
         let found = loop {
             // Before the question, so that no look ends unseen between the two.
             let looked = self.looked.notified();
-            let waited = begun.elapsed();
-            let free = match self.comes(executor, jobs) {
+            let (comes, part) = self
+                .lock()
+                .get(&executor)
+                .map_or((Comes::Late, None), |places| (places.comes(jobs), places.worth_a_batch(jobs)));
+            let now = Instant::now();
+            let is_patient = now < begun + patience.for_all;
+            match comes {
                 Comes::Now | Comes::Late => break jobs,
-                Comes::Soon => self.lock().get(&executor).map_or(0, |places| places.free),
-            };
-            if waited >= patience.for_all && PART * free >= jobs {
-                break free;
+                Comes::Next if !is_patient => break jobs,
+                Comes::Soon if now >= patience.until => break jobs,
+                Comes::Soon | Comes::Next => {}
             }
-            if waited >= patience.for_any {
-                break jobs;
+            if let Some(part) = part.filter(|_| !is_patient) {
+                break part;
             }
-            let until = if waited < patience.for_all { patience.for_all } else { patience.for_any };
+            let until = if is_patient { patience.until.min(begun + patience.for_all) } else { patience.until };
             // Without looks nothing comes any more, and is seen not to.
-            let _ = timeout((until - waited).min(OF_LATE / 2), looked).await;
+            let _ = timeout(until.saturating_duration_since(now).min(OF_LATE / 2), looked).await;
         };
         want(0);
         found
@@ -231,8 +246,19 @@ mod tests {
 
     use super::*;
 
+    impl Room {
+        fn comes(&self, executor: ExecutorType, jobs: usize) -> Comes {
+            self.lock().get(&executor).map_or(Comes::Late, |places| places.comes(jobs))
+        }
+    }
+
     const MOCK: ExecutorType = ExecutorType::Mock;
-    const PATIENCE: Patience = Patience { for_all: Duration::from_millis(50), for_any: Duration::from_secs(1) };
+    const FOR_ALL: Duration = Duration::from_millis(50);
+    const FOR_ANY: Duration = Duration::from_secs(1);
+
+    fn patience() -> Patience {
+        Patience { for_all: FOR_ALL, until: Instant::now() + FOR_ANY }
+    }
 
     fn found(free: &[(ExecutorType, usize)]) -> HashMap<ExecutorType, Found> {
         free.iter().map(|(executor, free)| (*executor, Found { moved: 0, free: *free })).collect()
@@ -343,9 +369,9 @@ mod tests {
         room.look();
         room.stands_in_line(MOCK);
         room.found(&free_places(3), 1);
-        assert!(room.comes(MOCK, 3) == Comes::Soon && room.take(MOCK, 1).is_none());
+        assert!(room.comes(MOCK, 13) == Comes::Next && room.take(MOCK, 1).is_none());
         let waits = async {
-            assert_eq!(room.wait_for(MOCK, 3, PATIENCE).await, 3);
+            assert_eq!(room.wait_for(MOCK, 3, patience()).await, 3);
             room.take(MOCK, 3).is_some()
         };
         let (enters, ()) = tokio::join!(waits, async { look(&room, 3) });
@@ -400,8 +426,8 @@ mod tests {
         let room = Room::default();
         look(&room, 4);
         let begun = Instant::now();
-        assert_eq!(room.wait_for(MOCK, 8, PATIENCE).await, 4, "places for half of it");
-        assert_eq!(begun.elapsed(), PATIENCE.for_all);
+        assert_eq!(room.wait_for(MOCK, 8, patience()).await, 4, "places for half of it");
+        assert_eq!(begun.elapsed(), FOR_ALL);
         let taken = room.take(MOCK, 4).expect("there are four");
         let looks = async {
             loop {
@@ -412,13 +438,41 @@ mod tests {
         };
         let begun = Instant::now();
         let waited = tokio::select! {
-            jobs = room.wait_for(MOCK, 8, PATIENCE) => jobs,
+            jobs = room.wait_for(MOCK, 8, patience()) => jobs,
             () = looks => unreachable!("it looks for ever"),
         };
         drop(taken);
         assert_eq!(waited, 8, "all stand in line");
-        let late = begun.elapsed() - PATIENCE.for_any;
+        let late = begun.elapsed() - FOR_ANY;
         assert!(late < OF_LATE / 2, "{late:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_all_places_are_free_a_small_part_is_taken() {
+        let room = Room::default();
+        for _ in 0..4 {
+            room.look();
+            room.found(&HashMap::from([(MOCK, Found { moved: 100, free: 0 })]), 1);
+        }
+        look(&room, 5);
+        look(&room, 5);
+        assert_eq!(room.comes(MOCK, 500), Comes::Soon);
+        let begun = Instant::now();
+        assert_eq!(room.wait_for(MOCK, 500, patience()).await, 5, "the second look found none beside them");
+        assert_eq!(begun.elapsed(), FOR_ALL);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_does_not_end_is_not_waited_for_long() {
+        let room = Room::default();
+        look(&room, 3);
+        room.look();
+        room.stands_in_line(MOCK);
+        room.found(&free_places(3), 1);
+        advance(2 * OF_LATE).await;
+        let begun = Instant::now();
+        assert_eq!(room.wait_for(MOCK, 7, patience()).await, 7);
+        assert_eq!(begun.elapsed(), FOR_ALL);
     }
 
     #[tokio::test(start_paused = true)]
@@ -427,7 +481,7 @@ mod tests {
         look(&room, 4);
         drop(room.take(MOCK, 4).expect("there are four"));
         let begun = Instant::now();
-        assert_eq!(room.wait_for(MOCK, 5, PATIENCE).await, 5);
+        assert_eq!(room.wait_for(MOCK, 5, patience()).await, 5);
         assert!(begun.elapsed() <= 2 * OF_LATE, "{:?}", begun.elapsed());
     }
 
@@ -436,7 +490,7 @@ mod tests {
         let room = Room::default();
         look(&room, 4);
         assert!(room.is_left(&[MOCK]));
-        let waits = room.wait_for(MOCK, 6, PATIENCE);
+        let waits = room.wait_for(MOCK, 6, patience());
         let (_, ()) = tokio::join!(waits, async {
             assert!(!room.is_left(&[MOCK]));
             look(&room, 6);
