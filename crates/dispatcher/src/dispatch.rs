@@ -114,7 +114,7 @@ async fn pass(parts: &Parts, view: &mut View, post: &mut Post) -> Result<Option<
             let lines = view.lines.entry(window.executor).or_default();
             // Those who waited for a full host stand in line with the others: a slot is free now.
             let limit = i64::try_from(room).unwrap_or(i64::MAX);
-            if window.has_parked && lines::unpark_full(&parts.store, window.executor, window.tenant, limit).await? > 0 {
+            if lines::unpark_full(&parts.store, window.executor, window.tenant, limit).await? > 0 {
                 lines.forget();
             }
             let unseen = lines.look(&parts.store, window.executor).await?;

@@ -22,8 +22,6 @@ pub struct Window {
     pub dispatched: i64,
     /// Live workers of the executor type, whatever hosts they serve.
     pub workers: i64,
-    /// Whether jobs of the executor type are parked for a full host.
-    pub has_parked: bool,
 }
 
 type Jobs = HashMap<(ExecutorType, TenantId), i64>;
@@ -63,7 +61,6 @@ struct Slots {
     tenant: Option<TenantId>,
     free: i64,
     workers: i64,
-    has_parked: bool,
 }
 
 async fn slots(store: &Store) -> Result<Vec<Slots>> {
@@ -79,9 +76,7 @@ async fn slots(store: &Store) -> Result<Vec<Slots>> {
                     where state = 'alive' and last_beat_at > now() - make_interval(secs => lease_seconds))
                 select h.executor_type::text as "executor_type!", h.tenant_id,
                     sum(greatest(h.max_concurrent_jobs - h.current_job_count, 0)) as "free!",
-                    (select count(*) from live w where w.executor_type = h.executor_type) as "workers!",
-                    exists (select from container_jobs j where j.executor_type = h.executor_type and j.waiting_reason = 'host_full'
-                        and j.status = 'pending' and j.parked_until is not null) as "has_parked!"
+                    (select count(*) from live w where w.executor_type = h.executor_type) as "workers!"
                 from executor_hosts h
                 where h.is_active and h.state = 'active' and (h.id in (
                     select wh.executor_host_id from live w join worker_hosts wh on wh.worker_id = w.id where wh.healthy)) is true
@@ -92,8 +87,7 @@ async fn slots(store: &Store) -> Result<Vec<Slots>> {
         .await?;
     let slots = rows.into_iter().map(|row| {
         let executor = parse("executor_type", &row.executor_type)?;
-        let (free, workers, has_parked) = (row.free, row.workers, row.has_parked);
-        Ok(Slots { executor, tenant: row.tenant_id.map(Into::into), free, workers, has_parked })
+        Ok(Slots { executor, tenant: row.tenant_id.map(Into::into), free: row.free, workers: row.workers })
     });
     slots.collect()
 }
@@ -169,7 +163,6 @@ fn combine(slots: &[Slots], jobs: &Jobs) -> Vec<Window> {
             free_slots: slots.free,
             dispatched: dispatched(slots.executor, slots.tenant),
             workers: slots.workers,
-            has_parked: slots.has_parked,
         })
         .collect()
 }
@@ -187,7 +180,7 @@ mod tests {
     fn a_tenants_jobs_take_its_own_slots_first_and_shared_ones_beyond() {
         let (owner, other) = (TenantId::new(), TenantId::new());
         let executor = ExecutorType::Docker;
-        let of = |tenant, free| Slots { executor, tenant, free, workers: 1, has_parked: false };
+        let of = |tenant, free| Slots { executor, tenant, free, workers: 1 };
         let slots = [of(Some(owner), 3), of(None, 10)];
         let jobs = Jobs::from([((executor, owner), 5), ((executor, other), 4), ((ExecutorType::Mock, other), 9)]);
         let windows = combine(&slots, &jobs);
