@@ -23,6 +23,9 @@ use crate::cpu;
 use crate::proxy::Proxy;
 
 const DATABASE: &str = "gantry";
+/// Bytes of the WAL for each job of a case: some 4.5 kB is what it writes, and the longest run has three times the jobs.
+const WAL_OF_A_JOB: usize = 20_000;
+const WAL_FILE: usize = 16 << 20;
 
 /// Where the jobs run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +102,21 @@ impl Servers {
         let mut connection = PgConnection::connect(&self.database("postgres")).await?;
         connection.execute("checkpoint").await?;
         Ok(connection.close().await?)
+    }
+
+    /// Gives Postgres the files that the WAL of so many jobs needs, as a server has them that has been in use for a while: it keeps
+    /// what it has used once (`min_wal_size`). One that makes a new file holds up all commits for some 60 ms.
+    pub(crate) async fn has_been_used(&self, jobs: usize) -> anyhow::Result<()> {
+        let files = jobs * WAL_OF_A_JOB / WAL_FILE + 8;
+        let mut connection = PgConnection::connect(&self.database("postgres")).await?;
+        let fill = format!(
+            "do $$ begin for file in 1..{files} loop
+                 perform pg_logical_emit_message(false, 'bench', ''), pg_switch_wal();
+             end loop; end $$"
+        );
+        connection.execute(AssertSqlSafe(fill)).await?;
+        connection.close().await?;
+        self.settle().await
     }
 
     /// The process ids of Postgres and RabbitMQ, as they have written them down.

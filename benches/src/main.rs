@@ -108,6 +108,7 @@ async fn run(case: Case, arguments: &Arguments) -> anyhow::Result<Value> {
     let Arguments { jobs, pairs, binaries, factors, events, .. } = arguments;
     let settings = if case == Case::Profile { [POSTGRES, profile::SETTINGS].concat() } else { POSTGRES.to_vec() };
     let servers = Servers::start(&settings).await?;
+    servers.has_been_used(*jobs).await?;
     let result = match case {
         Case::Control => control::run(&servers, binaries, *jobs, *pairs, events).await,
         Case::Idle => idle::run(&servers, binaries, SINGLE, Executor::Mock).await,

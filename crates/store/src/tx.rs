@@ -3,15 +3,17 @@
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use backon::{ExponentialBuilder, Retryable};
 use gantry_core::{TenantId, WorkerId};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool, Postgres, Transaction};
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgTransactionManager};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool, Postgres, SqlSafeStr as _};
+use sqlx_core::transaction::TransactionManager as _;
 use tokio::time::timeout;
 
 use crate::error::{Error, Result};
@@ -22,8 +24,9 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Of transactions on the path of a job. A statement over arrays is planned anew each time otherwise, because a plan for an
 /// array of any length looks dearer than one for its own few elements; for a single job that takes longer than running it.
-/// A kept plan may be for a table that was empty when it was made: see [`Renewal`].
-const KEPT_PLANS: &str = "; set local plan_cache_mode = force_generic_plan";
+/// A kept plan may be for a table that was empty when it was made: so it reads none from end to end, which is how an empty one is
+/// read best, and is not kept for long: see [`Renewal`].
+const KEPT_PLANS: &str = "; set local plan_cache_mode = force_generic_plan; set local enable_seqscan = off";
 
 /// Compiling a statement takes a quarter of a second and more, and no statement here runs so long. Postgres goes by a plan's
 /// estimate, which is in the millions where a plan is [told to keep to an index](IN_ORDER), or a table has many rows.
@@ -112,8 +115,56 @@ impl Scope {
 #[derive(Clone, Debug)]
 pub struct Store {
     pool: PgPool,
+    warm: Arc<Warm>,
     begin: String,
     timeout: Duration,
+}
+
+/// Connections whose transaction has just ended well: whoever comes next takes the latest of them. The pool hands out whichever
+/// has rested longest, so that each process of Postgres gets its turn while its plans and maps are cold, and asks twice whether
+/// it is good when it comes back. They still count as the pool's; half of those stay there, for whoever asks the pool itself.
+#[derive(Debug)]
+struct Warm {
+    pool: PgPool,
+    connections: Mutex<Vec<Lent>>,
+    most: usize,
+}
+
+impl Warm {
+    fn lock(&self) -> MutexGuard<'_, Vec<Lent>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The latest, if it is known to be good. The others go back to the pool, which asks them.
+    fn take(&self) -> Option<Lent> {
+        let mut warm = self.lock();
+        let latest = warm.pop()?;
+        if latest.since.elapsed() < GOOD_FOR {
+            return Some(latest);
+        }
+        let cold = std::mem::take(&mut *warm);
+        drop(warm);
+        drop((latest, cold));
+        None
+    }
+
+    /// Of a connection that has just answered.
+    fn put(&self, connection: Lent) {
+        let mut warm = self.lock();
+        if warm.len() < self.most && !self.pool.is_closed() {
+            warm.push(Lent { since: Instant::now(), ..connection });
+        }
+    }
+}
+
+/// A connection of the pool. Dropped it goes back there, and is asked whether it is good.
+#[derive(Debug)]
+pub(crate) struct Lent {
+    connection: PoolConnection<Postgres>,
+    /// When it last answered.
+    since: Instant,
+    /// When it last forgot its plans.
+    planned: Instant,
 }
 
 impl Store {
@@ -141,7 +192,9 @@ impl Store {
             "begin; set local statement_timeout = {millis}; set local lock_timeout = {millis}; \
              set local idle_in_transaction_session_timeout = {millis}{NOT_COMPILED}"
         );
-        Ok(Self { pool, begin, timeout })
+        let most = usize::try_from(config.max_connections / 2).unwrap_or(0);
+        let warm = Arc::new(Warm { pool: pool.clone(), connections: Mutex::new(Vec::new()), most });
+        Ok(Self { pool, warm, begin, timeout })
     }
 
     /// How long a transaction of this store may hold anything.
@@ -157,7 +210,10 @@ impl Store {
 
     /// Closes every connection.
     pub async fn close(&self) {
-        self.pool.close().await;
+        // First: it waits for those that are lent.
+        let closing = self.pool.close();
+        self.warm.lock().clear();
+        closing.await;
     }
 
     /// For single statements that need no transaction of their own.
@@ -234,8 +290,29 @@ impl Store {
     /// One round trip, whatever is set: all of it local to the transaction, so that it holds behind a pooler that hands
     /// connections on.
     async fn open(&self, operation: &'static str, settings: &str) -> Result<Tx> {
-        let inner = self.pool.begin_with(AssertSqlSafe(format!("{}{settings}", self.begin))).await?;
-        Ok(Tx { inner, operation })
+        let mut lent = self.lend().await?;
+        let begin = AssertSqlSafe(format!("{}{settings}", self.begin)).into_sql_str();
+        PgTransactionManager::begin(&mut lent, Some(begin)).await?;
+        Ok(Tx { lent: Some(lent), warm: self.warm.clone(), operation })
+    }
+
+    /// A connection for a statement that is a transaction of its own, and is sent often. Whoever has its answer gives it
+    /// [back](Self::give_back).
+    pub(crate) async fn lend(&self) -> Result<Lent> {
+        if let Some(mut lent) = self.warm.take() {
+            if lent.planned.elapsed() >= PLANS_LAST {
+                answers(&mut lent, true).await?;
+                lent.planned = Instant::now();
+            }
+            return Ok(lent);
+        }
+        let connection = self.pool.acquire().await?;
+        Ok(Lent { connection, since: Instant::now(), planned: Instant::now() })
+    }
+
+    /// One that has just answered.
+    pub(crate) fn give_back(&self, lent: Lent) {
+        self.warm.put(lent);
     }
 
     /// A transaction of a worker: it begins with the worker's own row, locked so that nobody can declare the
@@ -291,6 +368,19 @@ impl Store {
     }
 }
 
+impl Deref for Lent {
+    type Target = PgConnection;
+    fn deref(&self) -> &PgConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Lent {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+}
+
 /// Whose turn it is to forget its plans: of all connections that come back, one in each such time.
 #[derive(Clone, Debug)]
 struct Renewal {
@@ -323,34 +413,57 @@ async fn answers(connection: &mut PgConnection, forgets: bool) -> std::result::R
 
 /// An open transaction; dropped without [`Tx::commit`] it is rolled back.
 pub(crate) struct Tx {
-    inner: Transaction<'static, Postgres>,
+    /// Until it is over.
+    lent: Option<Lent>,
+    warm: Arc<Warm>,
     operation: &'static str,
 }
 
+/// There is a connection for as long as there is a transaction.
+const OPEN: &str = "a transaction that is over was used";
+
 impl Tx {
     /// Ends it without a trace, and before anything else is done.
-    pub(crate) async fn leave(self) -> Result<()> {
-        Ok(self.inner.rollback().await?)
+    pub(crate) async fn leave(mut self) -> Result<()> {
+        PgTransactionManager::rollback(&mut self).await?;
+        self.over();
+        Ok(())
     }
 
     /// Makes it durable.
-    pub(crate) async fn commit(self) -> Result<()> {
-        #[expect(clippy::disallowed_methods, reason = "the one place that commits, between its failpoints")]
-        let commit = self.inner.commit();
-        gantry_failpoint::around("commit", self.operation, commit).await?;
+    pub(crate) async fn commit(mut self) -> Result<()> {
+        let operation = self.operation;
+        let commit = PgTransactionManager::commit(&mut self);
+        gantry_failpoint::around("commit", operation, commit).await?;
+        self.over();
         Ok(())
+    }
+
+    fn over(&mut self) {
+        if let Some(lent) = self.lent.take() {
+            self.warm.put(lent);
+        }
+    }
+}
+
+impl Drop for Tx {
+    fn drop(&mut self) {
+        if let Some(lent) = &mut self.lent {
+            // Sent before anything else on this connection: by the question whether it is good.
+            PgTransactionManager::start_rollback(lent);
+        }
     }
 }
 
 impl Deref for Tx {
     type Target = PgConnection;
     fn deref(&self) -> &PgConnection {
-        &self.inner
+        self.lent.as_ref().expect(OPEN)
     }
 }
 
 impl DerefMut for Tx {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.inner
+        self.lent.as_mut().expect(OPEN)
     }
 }

@@ -66,6 +66,7 @@ struct Slots {
 async fn slots(store: &Store) -> Result<Vec<Slots>> {
     // Each table once. What is served is asked for as a value (`is true`) and not joined: that is always one hashed set,
     // where a join of what the statistics call few would look a thousand hosts up.
+    let mut lent = store.lend().await?;
     let rows = store
         .read(
             "windows::slots",
@@ -82,9 +83,10 @@ async fn slots(store: &Store) -> Result<Vec<Slots>> {
                     select wh.executor_host_id from live w join worker_hosts wh on wh.worker_id = w.id where wh.healthy)) is true
                 group by h.executor_type, h.tenant_id order by h.tenant_id nulls last"#
             )
-            .fetch_all(store.pool()),
+            .fetch_all(&mut *lent),
         )
         .await?;
+    store.give_back(lent);
     let slots = rows.into_iter().map(|row| {
         let executor = parse("executor_type", &row.executor_type)?;
         Ok(Slots { executor, tenant: row.tenant_id.map(Into::into), free: row.free, workers: row.workers })
@@ -107,6 +109,7 @@ struct Dispatched {
 /// Two statements without parameters: their plans are kept without a transaction that says so. To plan them takes longer than
 /// to run them.
 async fn dispatched(store: &Store, reach: Reach) -> Result<Found> {
+    let mut lent = store.lend().await?;
     let rows = match reach {
         Reach::Recent => {
             let recent = sqlx::query_as!(
@@ -118,7 +121,7 @@ async fn dispatched(store: &Store, reach: Reach) -> Result<Found> {
                   and published_at > now() - interval '20 seconds'
                 group by executor_type, tenant_id"#
             );
-            store.read("windows::dispatched", recent.fetch_all(store.pool())).await?
+            store.read("windows::dispatched", recent.fetch_all(&mut *lent)).await?
         }
         Reach::All => {
             let all = sqlx::query_as!(
@@ -131,9 +134,10 @@ async fn dispatched(store: &Store, reach: Reach) -> Result<Found> {
                 where status = 'pending' and dispatched_at is not null and executor_type = any(enum_range(null::executor_type))
                 group by executor_type, tenant_id"#
             );
-            store.read("windows::dispatched", all.fetch_all(store.pool())).await?
+            store.read("windows::dispatched", all.fetch_all(&mut *lent)).await?
         }
     };
+    store.give_back(lent);
     let mut found = Found { recent: Jobs::new(), older: Jobs::new() };
     for row in rows {
         let key = (parse("executor_type", &row.executor_type)?, row.tenant_id.into());

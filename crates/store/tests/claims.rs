@@ -114,8 +114,37 @@ impl Fleet {
     }
 }
 
+/// How often one of the large tables was read from end to end, as soon as nobody but this connection is there to add to it.
+async fn sequential_scans(sql: &mut PgConnection) -> i64 {
+    let others =
+        "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'test'";
+    eventually(PATIENCE, async || {
+        sqlx::query_scalar::<_, i64>(others).fetch_one(&mut *sql).await.expect("a count") == 0
+    })
+    .await;
+    let scans = "select sum(seq_scan)::int8 from pg_stat_user_tables
+        where relname in ('container_jobs', 'container_job_specs', 'container_executions', 'job_events')";
+    sqlx::query_scalar(scans).fetch_one(sql).await.expect("a sum")
+}
+
 fn tokens(outcome: &Outcome) -> Vec<Token> {
     outcome.claimed.iter().map(|claimed| claimed.token).collect()
+}
+
+/// A plan that is made now is kept while the tables grow.
+#[tokio::test]
+async fn tables_that_are_nearly_empty_are_not_read_from_end_to_end() {
+    let mut fleet = Fleet::new().await;
+    let worker = fleet.worker().await;
+    let items = fleet.dispatched(3).await;
+    fleet.store.close().await;
+    let before = sequential_scans(&mut fleet.sql).await;
+    fleet.store = Store::new(&Config::new(fleet.db.fleet_url()), "test").expect("an address");
+    let running = tokens(&fleet.claim(worker, &items).await);
+    assert_eq!(running.len(), items.len());
+    fleet.end(&running).await;
+    fleet.store.close().await;
+    assert_eq!(sequential_scans(&mut fleet.sql).await, before);
 }
 
 #[tokio::test]
