@@ -40,7 +40,7 @@ pub struct Settings {
     pub poll_millis: u64,
     /// Milliseconds between two upkeep passes. Default 1,000.
     pub upkeep_millis: u64,
-    /// Milliseconds between two looks at the fleet for its metrics. Default 15,000.
+    /// Milliseconds between two looks at the fleet for its metrics. Default 3,000.
     pub observe_millis: u64,
     /// Dispatched jobs per free slot. Default 1.
     pub window_factor: f64,
@@ -63,7 +63,7 @@ impl Default for Settings {
             intake_batch: 500,
             poll_millis: 500,
             upkeep_millis: 1_000,
-            observe_millis: 15_000,
+            observe_millis: 3_000,
             window_factor: 1.0,
             store_dead_letters: true,
             retain_jobs_seconds: 30 * 86_400,

@@ -143,12 +143,25 @@ pub async fn adopt(store: &Store, worker: WorkerId, hosts: &[HostId], limit: i64
     store
         .run("attempts::adopt", || async {
             let mut tx = store.begin_as("attempts::adopt", worker).await?;
+            // Worker by worker (`offset 0`): nearly always all are alive, and then nobody's attempts are read. What is locked is
+            // looked up by its key: who took it meanwhile is another worker.
             let rows = sqlx::query!(
                 "/* attempts::adopt */
-                with orphaned as (
-                    select e.job_id, e.attempt from container_executions e join workers w on w.id = e.worker_id
-                    where e.ended_at is null and e.abandoned_at is null and w.state <> 'alive' and e.executor_host_id = any($2)
-                    order by e.job_id limit $3 for no key update of e skip locked)
+                with gone as materialized (
+                    select e.job_id, e.attempt, w.id as worker_id
+                    from workers w cross join lateral (
+                        select job_id, attempt from container_executions
+                        where worker_id = w.id and ended_at is null and abandoned_at is null
+                          and executor_host_id = any($2) offset 0) e
+                    where w.state <> 'alive' order by e.job_id
+                ), orphaned as (
+                    select g.job_id, g.attempt
+                    from gone g cross join lateral (
+                        select job_id from container_executions
+                        where job_id = g.job_id and attempt = g.attempt and worker_id = g.worker_id
+                          and num_nulls(ended_at) = 1 and abandoned_at is null
+                        for no key update skip locked) e
+                    limit $3)
                 update container_executions e set worker_id = $1, epoch = e.epoch + 1
                 from orphaned o where e.job_id = o.job_id and e.attempt = o.attempt
                 returning e.job_id, e.attempt, e.epoch",

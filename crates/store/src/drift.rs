@@ -47,6 +47,7 @@ pub struct Standing {
 
 /// Every host with its slots. One statement, because claims and ends change all three sources at once.
 pub async fn hosts(store: &Store) -> Result<Vec<HostSlots>> {
+    let mut tx = store.begin_by_index("drift::hosts").await?;
     let rows = store
         .read(
             "drift::hosts",
@@ -60,9 +61,10 @@ pub async fn hosts(store: &Store) -> Result<Vec<HostSlots>> {
                         where j.executor_host_id = h.id and j.status = 'running') as "running!"
                 from executor_hosts h order by h.id"#
             )
-            .fetch_all(store.pool()),
+            .fetch_all(&mut *tx),
         )
         .await?;
+    tx.commit().await?;
     rows.into_iter()
         .map(|row| {
             Ok(HostSlots {

@@ -29,8 +29,14 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 const KEPT_PLANS: &str = "; set local plan_cache_mode = force_generic_plan; set local enable_seqscan = off";
 
 /// Compiling a statement takes a quarter of a second and more, and no statement here runs so long. Postgres goes by a plan's
-/// estimate, which is in the millions where a plan is [told to keep to an index](IN_ORDER), or a table has many rows.
-const NOT_COMPILED: &str = "; set local jit = off";
+/// estimate, which is in the millions where a plan is [told to keep to an index](IN_ORDER), or a table has many rows. Told to each new
+/// connection, for statements that are sent alone, and to each transaction, whose connection a pooler may have handed on.
+const NOT_COMPILED: &str = "set local jit = off";
+const NEVER_COMPILED: &str = "set jit = off";
+
+/// A statement over rows of which most that its index leads to are dead: a scan of the index marks the entries of those that it
+/// meets, so that the next one passes them; one by a bitmap meets them all each time.
+const BY_INDEX: &str = "; set local enable_bitmapscan = off";
 
 /// A statement follows an index in its order and stops.
 const IN_ORDER: &str = "; set local enable_bitmapscan = off; set local enable_sort = off";
@@ -177,6 +183,9 @@ impl Store {
         let pool = PgPoolOptions::new()
             .max_connections(config.max_connections)
             .acquire_timeout(timeout)
+            .after_connect(|connection, _| {
+                Box::pin(async move { connection.execute(NEVER_COMPILED).await.map(drop) })
+            })
             // sqlx asks a connection that comes back whether it is good, and waits for the answer as long as TCP does:
             // a server that vanished would keep the places of all connections for a quarter of an hour.
             .after_release(move |connection, _| Box::pin(answers(connection, renewal.is_due())))
@@ -190,7 +199,7 @@ impl Store {
         let millis = config.transaction_timeout_millis;
         let begin = format!(
             "begin; set local statement_timeout = {millis}; set local lock_timeout = {millis}; \
-             set local idle_in_transaction_session_timeout = {millis}{NOT_COMPILED}"
+             set local idle_in_transaction_session_timeout = {millis}; {NOT_COMPILED}"
         );
         let most = usize::try_from(config.max_connections / 2).unwrap_or(0);
         let warm = Arc::new(Warm { pool: pool.clone(), connections: Mutex::new(Vec::new()), most });
@@ -258,6 +267,11 @@ impl Store {
     /// The same on the path of a job, with [plans that are kept](KEPT_PLANS).
     pub(crate) async fn begin_kept(&self, operation: &'static str) -> Result<Tx> {
         self.open(operation, KEPT_PLANS).await
+    }
+
+    /// A transaction [without bitmaps](BY_INDEX).
+    pub(crate) async fn begin_by_index(&self, operation: &'static str) -> Result<Tx> {
+        self.open(operation, BY_INDEX).await
     }
 
     /// A transaction whose statements follow an index in its order and stop: never by collecting and sorting all that
