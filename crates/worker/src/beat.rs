@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use gantry_core::message::Token;
 use gantry_store::{Error, attempts, workers};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::attempt;
 use crate::engine::Engine;
@@ -21,6 +21,8 @@ const ADOPTION_BATCHES: usize = 20;
 const DEPTH_WITHIN: Duration = Duration::from_secs(1);
 /// Containers removed at once.
 const REMOVALS: usize = 8;
+/// Of many, so many are removed without a pause.
+const REMOVALS_IN_A_ROW: usize = 64;
 
 /// Beats until the worker is declared dead, which is its result.
 pub(crate) async fn run(engine: &Arc<Engine>) -> Error {
@@ -38,7 +40,7 @@ pub(crate) async fn run(engine: &Arc<Engine>) -> Error {
                 metrics::beat_failed(engine.executor.executor_type());
                 let quiet = !engine.lease.allows_request();
                 tracing::warn!(%error, quiet, "the beat failed, trying again");
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                sleep(Duration::from_millis(200)).await;
                 beat.reset_immediately();
             }
         }
@@ -120,16 +122,26 @@ async fn resume(engine: &Arc<Engine>, tokens: &[Token]) -> Result<(), Error> {
     Ok(())
 }
 
+/// Removes them one after the other. Thousands that ended since the last look are spread over half of the time to the next: an
+/// engine that removes at once would keep a core from everything else for as long as they take.
 async fn remove(engine: &Engine, containers: Vec<(Arc<Run>, crate::executor::ExecutionId)>) {
-    futures::stream::iter(containers)
-        .for_each_concurrent(REMOVALS, |(run, id)| async move {
-            match engine.executor.remove(&run.host, &id).await {
-                Ok(()) => engine.registry.forget(run.token),
-                Err(failure) => {
-                    tracing::warn!(job.id = %run.token.job, %failure, "a container could not be removed, trying again");
-                    engine.registry.keep(run.token);
+    let rows = containers.len().div_ceil(REMOVALS_IN_A_ROW);
+    let pause = engine.settings.beat() / 2 / u32::try_from(rows.max(1)).unwrap_or(u32::MAX);
+    let mut containers = containers.into_iter().peekable();
+    while containers.peek().is_some() {
+        futures::stream::iter(containers.by_ref().take(REMOVALS_IN_A_ROW))
+            .for_each_concurrent(REMOVALS, |(run, id)| async move {
+                match engine.executor.remove(&run.host, &id).await {
+                    Ok(()) => engine.registry.forget(run.token),
+                    Err(failure) => {
+                        tracing::warn!(job.id = %run.token.job, %failure, "a container could not be removed, trying again");
+                        engine.registry.keep(run.token);
+                    }
                 }
-            }
-        })
-        .await;
+            })
+            .await;
+        if containers.peek().is_some() {
+            sleep(pause).await;
+        }
+    }
 }
