@@ -183,9 +183,7 @@ impl Store {
         let pool = PgPoolOptions::new()
             .max_connections(config.max_connections)
             .acquire_timeout(timeout)
-            .after_connect(|connection, _| {
-                Box::pin(async move { connection.execute(NEVER_COMPILED).await.map(drop) })
-            })
+            .after_connect(|connection, _| Box::pin(async move { connection.execute(NEVER_COMPILED).await.map(drop) }))
             // sqlx asks a connection that comes back whether it is good, and waits for the answer as long as TCP does:
             // a server that vanished would keep the places of all connections for a quarter of an hour.
             .after_release(move |connection, _| Box::pin(answers(connection, renewal.is_due())))
