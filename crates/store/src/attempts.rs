@@ -142,18 +142,26 @@ pub async fn adopt(store: &Store, worker: WorkerId, hosts: &[HostId], limit: i64
     let hosts: Vec<Uuid> = hosts.iter().map(|host| host.uuid()).collect();
     store
         .run("attempts::adopt", || async {
-            let mut tx = store.begin_as("attempts::adopt", worker).await?;
-            // Worker by worker (`offset 0`): nearly always all are alive, and then nobody's attempts are read. What is locked is
-            // looked up by its key: who took it meanwhile is another worker.
+            let mut tx = store.begin_in_order_as("attempts::adopt", worker).await?;
+            // Owner by owner: nearly always all are alive, and then nobody's attempts are read; and those that ended long ago own
+            // nothing any more. What is locked is looked up by its key: who took it meanwhile is another worker.
             let rows = sqlx::query!(
                 "/* attempts::adopt */
-                with gone as materialized (
+                with recursive owners as (
+                    (select worker_id from container_executions where ended_at is null order by worker_id limit 1)
+                    union all
+                    select (select worker_id from container_executions
+                            where ended_at is null and worker_id > o.worker_id order by worker_id limit 1)
+                    from owners o where o.worker_id is not null
+                ), gone as materialized (
                     select e.job_id, e.attempt, w.id as worker_id
-                    from workers w cross join lateral (
+                    from owners o cross join lateral (
+                        select id from workers where id = o.worker_id and state::text <> 'alive' offset 0) w
+                    cross join lateral (
                         select job_id, attempt from container_executions
                         where worker_id = w.id and ended_at is null and abandoned_at is null
                           and executor_host_id = any($2) offset 0) e
-                    where w.state <> 'alive' order by e.job_id
+                    order by e.job_id
                 ), orphaned as (
                     select g.job_id, g.attempt
                     from gone g cross join lateral (

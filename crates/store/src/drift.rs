@@ -47,12 +47,10 @@ pub struct Standing {
 
 /// Every host with its slots. One statement, because claims and ends change all three sources at once.
 pub async fn hosts(store: &Store) -> Result<Vec<HostSlots>> {
-    let mut tx = store.begin_by_index("drift::hosts").await?;
-    let rows = store
-        .read(
-            "drift::hosts",
-            sqlx::query!(
-                r#"/* drift::hosts */
+    let read = async {
+        let mut tx = store.begin_by_index("drift::hosts").await?;
+        let rows = sqlx::query!(
+            r#"/* drift::hosts */
                 select h.id, h.name, h.executor_type::text as "executor_type!", h.max_concurrent_jobs::int8 as "limit!",
                     h.current_job_count::int8 as "counted!",
                     (select count(*) from container_executions e
@@ -60,11 +58,13 @@ pub async fn hosts(store: &Store) -> Result<Vec<HostSlots>> {
                     (select count(*) from container_jobs j
                         where j.executor_host_id = h.id and j.status = 'running') as "running!"
                 from executor_hosts h order by h.id"#
-            )
-            .fetch_all(&mut *tx),
         )
+        .fetch_all(&mut *tx)
         .await?;
-    tx.commit().await?;
+        tx.commit().await?;
+        Ok(rows)
+    };
+    let rows = store.bounded("drift::hosts", read).await?;
     rows.into_iter()
         .map(|row| {
             Ok(HostSlots {

@@ -137,6 +137,18 @@ struct Warm {
 }
 
 impl Warm {
+    /// Whether who asks the pool now has to wait.
+    fn is_exhausted(&self) -> bool {
+        self.pool.num_idle() == 0 && self.pool.size() >= self.pool.options().get_max_connections()
+    }
+
+    /// Gives the pool back what nobody uses, if it needs it.
+    fn relieve(&self) {
+        if self.is_exhausted() {
+            self.lock().clear();
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<Lent>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -154,10 +166,10 @@ impl Warm {
         None
     }
 
-    /// Of a connection that has just answered.
+    /// Of a connection that has just answered. Whoever waits for one waits in the pool.
     fn put(&self, connection: Lent) {
         let mut warm = self.lock();
-        if warm.len() < self.most && !self.pool.is_closed() {
+        if warm.len() < self.most && !self.pool.is_closed() && !self.is_exhausted() {
             warm.push(Lent { since: Instant::now(), ..connection });
         }
     }
@@ -225,6 +237,7 @@ impl Store {
 
     /// For single statements that need no transaction of their own.
     pub(crate) fn pool(&self) -> &PgPool {
+        self.warm.relieve();
         &self.pool
     }
 
@@ -302,21 +315,25 @@ impl Store {
     /// One round trip, whatever is set: all of it local to the transaction, so that it holds behind a pooler that hands
     /// connections on.
     async fn open(&self, operation: &'static str, settings: &str) -> Result<Tx> {
-        let mut lent = self.lend().await?;
+        let mut beginning = Beginning(Some(self.lend().await?));
         let begin = AssertSqlSafe(format!("{}{settings}", self.begin)).into_sql_str();
-        PgTransactionManager::begin(&mut lent, Some(begin)).await?;
-        Ok(Tx { lent: Some(lent), warm: self.warm.clone(), operation })
+        if let Some(lent) = &mut beginning.0 {
+            PgTransactionManager::begin(lent, Some(begin)).await?;
+        }
+        Ok(Tx { lent: beginning.0.take(), warm: self.warm.clone(), operation })
     }
 
     /// A connection for a statement that is a transaction of its own, and is sent often. Whoever has its answer gives it
     /// [back](Self::give_back).
     pub(crate) async fn lend(&self) -> Result<Lent> {
         if let Some(mut lent) = self.warm.take() {
-            if lent.planned.elapsed() >= PLANS_LAST {
-                answers(&mut lent, true).await?;
-                lent.planned = Instant::now();
+            if lent.planned.elapsed() < PLANS_LAST {
+                return Ok(lent);
             }
-            return Ok(lent);
+            if answers(&mut lent, true).await.is_ok() {
+                lent.planned = Instant::now();
+                return Ok(lent);
+            }
         }
         let connection = self.pool.acquire().await?;
         Ok(Lent { connection, since: Instant::now(), planned: Instant::now() })
@@ -332,6 +349,12 @@ impl Store {
     /// locks its row `FOR UPDATE`; and it lets the beat, an ordinary update, pass the busiest worker's writes.
     pub(crate) async fn begin_as(&self, operation: &'static str, worker: WorkerId) -> Result<Tx> {
         let tx = self.begin(operation).await?;
+        Self::alive(tx, worker).await
+    }
+
+    /// The same [in the order of an index](Self::begin_in_order).
+    pub(crate) async fn begin_in_order_as(&self, operation: &'static str, worker: WorkerId) -> Result<Tx> {
+        let tx = self.open(operation, IN_ORDER).await?;
         Self::alive(tx, worker).await
     }
 
@@ -429,6 +452,18 @@ pub(crate) struct Tx {
     lent: Option<Lent>,
     warm: Arc<Warm>,
     operation: &'static str,
+}
+
+/// A connection on which a transaction begins. If it fails, or is not waited for, nobody knows whether one is open there: sqlx counts
+/// only those that have begun, and rolls back no other.
+struct Beginning(Option<Lent>);
+
+impl Drop for Beginning {
+    fn drop(&mut self) {
+        if let Some(lent) = &mut self.0 {
+            lent.connection.close_on_drop();
+        }
+    }
 }
 
 /// There is a connection for as long as there is a transaction.

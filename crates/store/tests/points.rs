@@ -4,15 +4,18 @@
 
 use std::path::Path;
 
-/// Of each statement that runs on the pool: where it is, the call that runs it, and its SQL in lower case.
+/// What a statement runs on that is a transaction of its own: the pool, or a connection that is lent.
+const RUN_ON: [&str; 2] = ["store.pool()", "&mut *lent"];
+
+/// Of each statement that runs on those: where it is, the call that runs it, and its SQL in lower case.
 fn statements(name: &str, source: &str) -> Vec<(String, &'static str, String)> {
     let mut found = Vec::new();
-    for (at, _) in source.match_indices("store.pool()") {
+    for (at, _) in RUN_ON.iter().flat_map(|on| source.match_indices(on)) {
         let place = format!("{name}, line {}", source[..at].lines().count());
         // The function around it holds the call and the SQL, whichever comes first.
         let begin = source[..at].rfind("\npub async fn ").or_else(|| source[..at].rfind("\nasync fn ")).unwrap_or(0);
         let body = &source[begin..at];
-        // The one that comes last is the one that this pool is an argument of.
+        // The one that comes last is the one that this is an argument of.
         let call = [".single(", ".read("].into_iter().filter_map(|call| Some((body.rfind(call)?, call))).max();
         let sql = body.rfind("/* ").map(|sql| body[sql..].to_lowercase()).unwrap_or_default();
         found.push((place, call.map_or("nothing", |(_, call)| call), sql));
