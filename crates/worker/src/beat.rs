@@ -122,26 +122,27 @@ async fn resume(engine: &Arc<Engine>, tokens: &[Token]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes them one after the other. Thousands that ended since the last look are spread over half of the time to the next: an
-/// engine that removes at once would keep a core from everything else for as long as they take.
+/// Thousands that ended since the last look are spread over half of the time to the next: an engine that removes at once would keep a
+/// core from everything else for as long as they take.
 async fn remove(engine: &Engine, containers: Vec<(Arc<Run>, crate::executor::ExecutionId)>) {
-    let rows = containers.len().div_ceil(REMOVALS_IN_A_ROW);
-    let pause = engine.settings.beat() / 2 / u32::try_from(rows.max(1)).unwrap_or(u32::MAX);
-    let mut containers = containers.into_iter().peekable();
-    while containers.peek().is_some() {
-        futures::stream::iter(containers.by_ref().take(REMOVALS_IN_A_ROW))
-            .for_each_concurrent(REMOVALS, |(run, id)| async move {
-                match engine.executor.remove(&run.host, &id).await {
-                    Ok(()) => engine.registry.forget(run.token),
-                    Err(failure) => {
-                        tracing::warn!(job.id = %run.token.job, %failure, "a container could not be removed, trying again");
-                        engine.registry.keep(run.token);
-                    }
+    let rows = containers.len().div_ceil(REMOVALS_IN_A_ROW).max(1);
+    let pause = engine.settings.beat() / 2 / u32::try_from(rows).unwrap_or(u32::MAX);
+    futures::stream::iter(containers)
+        .enumerate()
+        .then(|(number, container)| async move {
+            if number > 0 && number.is_multiple_of(REMOVALS_IN_A_ROW) {
+                sleep(pause).await;
+            }
+            container
+        })
+        .for_each_concurrent(REMOVALS, |(run, id)| async move {
+            match engine.executor.remove(&run.host, &id).await {
+                Ok(()) => engine.registry.forget(run.token),
+                Err(failure) => {
+                    tracing::warn!(job.id = %run.token.job, %failure, "a container could not be removed, trying again");
+                    engine.registry.keep(run.token);
                 }
-            })
-            .await;
-        if containers.peek().is_some() {
-            sleep(pause).await;
-        }
-    }
+            }
+        })
+        .await;
 }
