@@ -68,7 +68,7 @@ const ROWS: &[Row] = &[
     exempt("commit.dead_letters::request", API, "an operator's request"),
     killed("commit.dead_letters::settle", DISPATCHER),
     killed("commit.dead_letters::take_due", DISPATCHER),
-    exempt("commit.drift::hosts", DISPATCHER, "it reads"),
+    killed("commit.drift::hosts", DISPATCHER),
     killed("commit.events::mark_published", RECORDER),
     killed("commit.firing::fire", DISPATCHER),
     killed("commit.firing::release", DISPATCHER),
