@@ -48,7 +48,7 @@ pub struct Standing {
 /// Every host with its slots. One statement, because claims and ends change all three sources at once.
 pub async fn hosts(store: &Store) -> Result<Vec<HostSlots>> {
     let read = async {
-        let mut tx = store.begin_by_index("drift::hosts").await?;
+        let mut tx = store.begin_in_order("drift::hosts").await?;
         let rows = sqlx::query!(
             r#"/* drift::hosts */
                 select h.id, h.name, h.executor_type::text as "executor_type!", h.max_concurrent_jobs::int8 as "limit!",

@@ -37,6 +37,7 @@ pub mod templates;
 pub mod tenants;
 mod tx;
 pub mod validate;
+mod warm;
 pub mod why;
 pub mod windows;
 pub mod workers;

@@ -3,20 +3,20 @@
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use backon::{ExponentialBuilder, Retryable};
 use gantry_core::{TenantId, WorkerId};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgTransactionManager};
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool, Postgres, SqlSafeStr as _};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool, SqlSafeStr as _};
 use sqlx_core::transaction::TransactionManager as _;
 use tokio::time::timeout;
 
 use crate::error::{Error, Result};
+use crate::warm::{GOOD_FOR, Lent, Warm};
 
 /// How long this side waits for a transaction or a statement. Postgres ends them sooner; this is for a server
 /// that vanished without closing its connections.
@@ -34,11 +34,8 @@ const KEPT_PLANS: &str = "; set local plan_cache_mode = force_generic_plan; set 
 const NOT_COMPILED: &str = "set local jit = off";
 const NEVER_COMPILED: &str = "set jit = off";
 
-/// A statement over rows of which most that its index leads to are dead: a scan of the index marks the entries of those that it
-/// meets, so that the next one passes them; one by a bitmap meets them all each time.
-const BY_INDEX: &str = "; set local enable_bitmapscan = off";
-
-/// A statement follows an index in its order and stops.
+/// A statement follows an index in its order and stops. It marks the entries of dead rows that it meets, so that the next one passes
+/// them; one by a bitmap would meet them all each time.
 const IN_ORDER: &str = "; set local enable_bitmapscan = off; set local enable_sort = off";
 
 /// A commit that need not be on disk before the next step: the moves between line and window. Whoever starts a job by them commits
@@ -49,9 +46,6 @@ const NOT_FLUSHED: &str = "; set local synchronous_commit = off";
 /// How old a plan gets on average while there is work: in that time no table grows out of it. As often as that goes into it a
 /// connection that is given back forgets its plans, whichever comes back next.
 const PLANS_LAST: Duration = Duration::from_secs(2);
-
-/// A connection that answered so shortly ago is not asked again before it is used.
-const GOOD_FOR: Duration = Duration::from_millis(100);
 
 /// How long a connection that is given back may take to answer.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -126,65 +120,6 @@ pub struct Store {
     timeout: Duration,
 }
 
-/// Connections whose transaction has just ended well: whoever comes next takes the latest of them. The pool hands out whichever
-/// has rested longest, so that each process of Postgres gets its turn while its plans and maps are cold, and asks twice whether
-/// it is good when it comes back. They still count as the pool's; half of those stay there, for whoever asks the pool itself.
-#[derive(Debug)]
-struct Warm {
-    pool: PgPool,
-    connections: Mutex<Vec<Lent>>,
-    most: usize,
-}
-
-impl Warm {
-    /// Whether who asks the pool now has to wait.
-    fn is_exhausted(&self) -> bool {
-        self.pool.num_idle() == 0 && self.pool.size() >= self.pool.options().get_max_connections()
-    }
-
-    /// Gives the pool back what nobody uses, if it needs it.
-    fn relieve(&self) {
-        if self.is_exhausted() {
-            self.lock().clear();
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Lent>> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The latest, if it is known to be good. The others go back to the pool, which asks them.
-    fn take(&self) -> Option<Lent> {
-        let mut warm = self.lock();
-        let latest = warm.pop()?;
-        if latest.since.elapsed() < GOOD_FOR {
-            return Some(latest);
-        }
-        let cold = std::mem::take(&mut *warm);
-        drop(warm);
-        drop((latest, cold));
-        None
-    }
-
-    /// Of a connection that has just answered. Whoever waits for one waits in the pool.
-    fn put(&self, connection: Lent) {
-        let mut warm = self.lock();
-        if warm.len() < self.most && !self.pool.is_closed() && !self.is_exhausted() {
-            warm.push(Lent { since: Instant::now(), ..connection });
-        }
-    }
-}
-
-/// A connection of the pool. Dropped it goes back there, and is asked whether it is good.
-#[derive(Debug)]
-pub(crate) struct Lent {
-    connection: PoolConnection<Postgres>,
-    /// When it last answered.
-    since: Instant,
-    /// When it last forgot its plans.
-    planned: Instant,
-}
-
 impl Store {
     /// A pool; connects when it is first used, so that a process can start before Postgres does. `part` is
     /// shown in `pg_stat_activity`.
@@ -211,8 +146,7 @@ impl Store {
             "begin; set local statement_timeout = {millis}; set local lock_timeout = {millis}; \
              set local idle_in_transaction_session_timeout = {millis}; {NOT_COMPILED}"
         );
-        let most = usize::try_from(config.max_connections / 2).unwrap_or(0);
-        let warm = Arc::new(Warm { pool: pool.clone(), connections: Mutex::new(Vec::new()), most });
+        let warm = Arc::new(Warm::new(pool.clone(), config.max_connections));
         Ok(Self { pool, warm, begin, timeout })
     }
 
@@ -231,7 +165,7 @@ impl Store {
     pub async fn close(&self) {
         // First: it waits for those that are lent.
         let closing = self.pool.close();
-        self.warm.lock().clear();
+        self.warm.clear();
         closing.await;
     }
 
@@ -278,11 +212,6 @@ impl Store {
     /// The same on the path of a job, with [plans that are kept](KEPT_PLANS).
     pub(crate) async fn begin_kept(&self, operation: &'static str) -> Result<Tx> {
         self.open(operation, KEPT_PLANS).await
-    }
-
-    /// A transaction [without bitmaps](BY_INDEX).
-    pub(crate) async fn begin_by_index(&self, operation: &'static str) -> Result<Tx> {
-        self.open(operation, BY_INDEX).await
     }
 
     /// A transaction whose statements follow an index in its order and stop: never by collecting and sorting all that
@@ -400,19 +329,6 @@ impl Store {
     ) -> Result<T> {
         let answered = timeout(CLIENT_TIMEOUT, statement).await.map_err(|_| silent().during(operation))?;
         answered.map_err(|error| Error::from(error).during(operation))
-    }
-}
-
-impl Deref for Lent {
-    type Target = PgConnection;
-    fn deref(&self) -> &PgConnection {
-        &self.connection
-    }
-}
-
-impl DerefMut for Lent {
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.connection
     }
 }
 

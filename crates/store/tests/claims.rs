@@ -148,6 +148,24 @@ async fn tables_that_are_nearly_empty_are_not_read_from_end_to_end() {
 }
 
 #[tokio::test]
+async fn a_claim_that_could_not_begin_leaves_no_transaction_to_who_comes_next() {
+    let mut fleet = Fleet::new().await;
+    let worker = fleet.worker().await;
+    let items = fleet.dispatched(1).await;
+    let config = Config { max_connections: 1, transaction_timeout_millis: 1_000, ..Config::new(fleet.db.fleet_url()) };
+    fleet.store = Store::new(&config, "test").expect("an address");
+    for sql in ["begin", "lock table limits in exclusive mode"] {
+        sqlx::query(sql).execute(&mut fleet.sql).await.expect("done");
+    }
+    let (name, hosts) = (FleetId::new(), &fleet.hosts);
+    let request = Request { worker, fleet: name, executor: MOCK, hosts, items: &items, launch_follows: false };
+    claims::claim(&fleet.store, &request).await.expect_err("the table is locked");
+    sqlx::query("commit").execute(&mut fleet.sql).await.expect("committed");
+    fleet.store.ping().await.expect("no transaction that failed is open");
+    assert_eq!(fleet.claim(worker, &items).await.claimed.len(), 1);
+}
+
+#[tokio::test]
 async fn workers_share_the_last_slots_and_nobody_is_parked() {
     const LIST: usize = 10;
     let mut fleet = Fleet::new().await;
