@@ -37,19 +37,33 @@ pub enum Work {
     },
 }
 
-/// A list of which some items do not decode: each by itself, as the text that it was.
+/// [`Work`] of which some items do not decode: each by itself, as the text that it was.
 #[derive(Deserialize)]
-struct RawList<'a> {
+struct RawWork<'a> {
     version: String,
-    #[serde(borrow, alias = "jobs", alias = "reports")]
-    items: Vec<&'a RawValue>,
+    #[serde(borrow)]
+    jobs: Vec<&'a RawValue>,
 }
 
-/// The items of a list that as a whole does not decode, none if it is no list of this version: whoever reads one
+/// The items of [`Work`] that as a whole does not decode, none if it is no such list of this version: whoever reads one
 /// does not lose the good ones for the sake of a bad one.
-pub fn items(body: &[u8]) -> Option<Vec<&str>> {
-    let list: RawList<'_> = serde_json::from_slice(body).ok()?;
-    (list.version == "1").then(|| list.items.into_iter().map(RawValue::get).collect())
+pub fn work_items(body: &[u8]) -> Option<Vec<&str>> {
+    let list: RawWork<'_> = serde_json::from_slice(body).ok()?;
+    (list.version == "1").then(|| list.jobs.into_iter().map(RawValue::get).collect())
+}
+
+/// [`Reports`] as the texts that they were.
+#[derive(Deserialize)]
+struct RawReports<'a> {
+    version: String,
+    #[serde(borrow)]
+    reports: Vec<&'a RawValue>,
+}
+
+/// The same of [`Reports`].
+pub fn reports(body: &[u8]) -> Option<Vec<&str>> {
+    let list: RawReports<'_> = serde_json::from_slice(body).ok()?;
+    (list.version == "1").then(|| list.reports.into_iter().map(RawValue::get).collect())
 }
 
 /// One dispatched job. A claim compares all three, so that a stale message does nothing.

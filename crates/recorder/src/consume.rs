@@ -64,30 +64,10 @@ async fn record(
     let mut poison = Vec::new();
     let mut broken = Vec::new();
     for delivery in deliveries {
-        match delivery.json::<Reports>() {
-            Ok(Reports::V1 { reports: list }) => {
-                for value in list {
-                    match decode(value) {
-                        Ok(report) => reports.push(report),
-                        Err(bad) => {
-                            reports.extend(salvage(&bad.report));
-                            poison.push(bad);
-                        }
-                    }
-                }
-                good.push(delivery);
-            }
-            Err(error) => {
-                // The good ones of the list are recorded; the list as it was goes to the dead letters.
-                for item in message::items(delivery.body()).unwrap_or_default() {
-                    match serde_json::from_str(item).map(decode) {
-                        Ok(Ok(report)) => reports.push(report),
-                        Ok(Err(bad)) => reports.extend(salvage(&bad.report)),
-                        Err(_) => {}
-                    }
-                }
-                broken.push((delivery, error.to_string()));
-            }
+        match read(delivery.body(), &mut reports, &mut poison) {
+            Ok(()) => good.push(delivery),
+            // The good ones of the list are recorded; the list as it was goes to the dead letters.
+            Err(why) => broken.push((delivery, why)),
         }
     }
     for chunk in reports.chunks(REPORTS) {
@@ -130,9 +110,39 @@ fn trace(report: &Report) {
     span.in_scope(|| tracing::trace!("committed"));
 }
 
-fn decode(mut value: Value) -> Result<Report, Poison> {
+/// Adds the reports of a list, and those that cannot be recorded as they are. Its error says why the list must be put aside: it
+/// is none, or has items that nothing can be told of.
+fn read(list: &[u8], reports: &mut Vec<Report>, poison: &mut Vec<Poison>) -> Result<(), String> {
+    let items = message::reports(list).ok_or("it is no list of reports of version 1")?;
+    let mut unreadable = Ok(());
+    let others = poison.len();
+    for item in items {
+        match decode(item) {
+            Ok(Ok(report)) => reports.push(report),
+            Ok(Err(bad)) => {
+                reports.extend(salvage(&bad.report));
+                poison.push(bad);
+            }
+            Err(error) => unreadable = Err(error.to_string()),
+        }
+    }
+    if unreadable.is_err() {
+        // They are put aside with their list.
+        poison.truncate(others);
+    }
+    unreadable
+}
+
+/// Reads a report, without a tree between where nothing in it can be a NUL. The outer error is that of an item which is no JSON value.
+fn decode(item: &str) -> Result<Result<Report, Poison>, serde_json::Error> {
+    if !item.contains("\\u0000")
+        && let Ok(report) = serde_json::from_str(item)
+    {
+        return Ok(Ok(report));
+    }
+    let mut value: Value = serde_json::from_str(item)?;
     sanitize_json(&mut value);
-    Report::deserialize(&value).map_err(|error| Poison { report: value, reason: error.to_string() })
+    Ok(Report::deserialize(&value).map_err(|error| Poison { report: value, reason: error.to_string() }))
 }
 
 /// What must be recorded even of an end whose details this version cannot read: that the attempt is over, with its

@@ -109,7 +109,7 @@ async fn take(engine: &Arc<Engine>, publisher: &Publisher, deliveries: Vec<Deliv
                 let cause = error.to_string();
                 tracing::error!(%cause, "a list of work could not be decoded");
                 // Its good items are worked on all the same.
-                let good = message::items(delivery.body()).unwrap_or_default();
+                let good = message::work_items(delivery.body()).unwrap_or_default();
                 items.extend(good.into_iter().filter_map(|item| serde_json::from_str::<WorkItem>(item).ok()));
                 let reason = Reason { code: "invalid_message", message: &cause, origin: "worker", tenant: None };
                 if let Err(error) = dead_letter(publisher, delivery, reason).await {
