@@ -198,6 +198,7 @@ impl Ground {
             executor: ExecutorType::Mock,
             hosts: &[self.host],
             items,
+            alone: true,
             launch_follows: true,
         };
         let began = Instant::now();

@@ -120,7 +120,8 @@ impl Api {
         let items: Vec<_> = served.into_iter().flat_map(|served| served.items).collect();
         let fleet = tenants::fleet(&self.store).await.expect("a fleet");
         let (worker, hosts) = (place.worker, &[place.host]);
-        let request = Request { worker, fleet, executor: MOCK, hosts, items: &items, launch_follows: true };
+        let request =
+            Request { worker, fleet, executor: MOCK, hosts, items: &items, alone: false, launch_follows: true };
         let claimed = claims::claim(&self.store, &request).await.expect("asked").claimed;
         assert_eq!(claimed.len(), 1);
         assert_eq!(job["id"], json!(claimed[0].token.job.to_string()));

@@ -2,7 +2,7 @@
 
 mod hosts;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use gantry_core::limits::{Kind, Traits};
@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use crate::error::{Result, parse};
+use crate::error::{Error, Result, parse};
 use crate::queue::{self, Waiting};
 use crate::tx::Store;
 use crate::{limits, lines};
@@ -40,6 +40,9 @@ pub struct Request<'a> {
     pub hosts: &'a [HostId],
     /// The work, best first.
     pub items: &'a [WorkItem],
+    /// Whether no other worker takes work of this executor type, as far as is known: then nobody is expected to take what these
+    /// hosts have free, and of many none is locked before it gets a job.
+    pub alone: bool,
     /// Whether `launch_sent_at` is stored right here: cheaper, and harmless where a launch under one name is
     /// idempotent for as long as its container exists.
     pub launch_follows: bool,
@@ -131,7 +134,14 @@ async fn claim_once(store: &Store, request: &Request<'_>, which: Which) -> Resul
     if !unreadable.is_empty() {
         end_unreadable(&mut tx, &unreadable).await?;
     }
-    let claimed = take(&mut tx, request, &placed, specs).await?;
+    let Some(claimed) = take(&mut tx, request, &placed, specs).await? else {
+        tx.leave().await?;
+        return match which {
+            Which::Chosen => Ok(None),
+            // They are as they were locked.
+            Which::All => Err(Error::Corrupt { column: "executor_hosts", value: "a locked host without room".into() }),
+        };
+    };
     let released = if unplaced.is_empty() { HashMap::new() } else { release(&mut tx, request, &unplaced).await? };
     tx.commit().await?;
     Ok(Some(Outcome { claimed, waits, unplaced: unplaced.len(), released, stale }))
@@ -258,14 +268,19 @@ async fn end_unreadable(tx: &mut sqlx::PgConnection, ids: &[Uuid]) -> Result<()>
     queue::end_pending(tx, &ended).await
 }
 
+/// Writes that the jobs run. None, and the transaction must be left, if a host has no room for what was placed there: it was not
+/// locked, and is not any more what it was when it was read.
+///
+/// Whoever moves several hosts goes by their ids, here and in the recorder: from a sorted list each row is looked up by its key,
+/// and nothing else can be planned, because an array of one is neither hashed nor merged, and a value is no condition of an index.
 async fn take(
     tx: &mut sqlx::PgConnection,
     request: &Request<'_>,
     placed: &[Placed],
     specs: Vec<ResolvedSpec>,
-) -> Result<Vec<Claimed>> {
+) -> Result<Option<Vec<Claimed>>> {
     if placed.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Some(Vec::new()));
     }
     let names: Vec<String> = placed.iter().map(|p| naming::external_name(request.fleet, p.job, p.attempt)).collect();
     let ids: Vec<Uuid> = placed.iter().map(|p| p.job.uuid()).collect();
@@ -274,7 +289,7 @@ async fn take(
     // An array of arrays must be rectangular: one row for each pair.
     let (counted, limits): (Vec<Uuid>, Vec<Uuid>) =
         placed.iter().flat_map(|p| p.limits.iter().map(|limit| (p.job.uuid(), limit.uuid()))).unzip();
-    sqlx::query!(
+    let taken = sqlx::query!(
         "/* claims::take */
         with p as (
             select * from unnest($1::uuid[], $2::int[], $3::uuid[], $4::text[]) as p(id, attempt, host, name)
@@ -296,8 +311,10 @@ async fn take(
             update limits l set running = l.running + n.jobs
             from (select limit_id, count(*)::int as jobs from c group by limit_id) n where l.id = n.limit_id
         )
-        update executor_hosts h set current_job_count = current_job_count + n.jobs
-        from (select host, count(*)::int as jobs from p group by host) n where h.id = n.host",
+        update executor_hosts h set current_job_count = h.current_job_count + n.jobs
+        from (select host, count(*)::int as jobs from p group by host order by host offset 0) n
+        where h.id = any(array[n.host]) and (h.is_active and h.state = 'active') is true
+          and h.current_job_count + n.jobs <= h.max_concurrent_jobs",
         &ids,
         &attempts,
         &hosts,
@@ -308,7 +325,12 @@ async fn take(
         &limits
     )
     .execute(&mut *tx)
-    .await?;
+    .await?
+    .rows_affected();
+    let hosts: HashSet<HostId> = placed.iter().map(|p| p.host).collect();
+    if taken < hosts.len() as u64 {
+        return Ok(None);
+    }
     let claimed = placed.iter().zip(names).zip(specs).map(|((placed, external_name), spec)| Claimed {
         token: Token { job: placed.job, attempt: placed.attempt, epoch: 1 },
         tenant: placed.tenant,
@@ -316,7 +338,7 @@ async fn take(
         external_name,
         spec,
     });
-    Ok(claimed.collect())
+    Ok(Some(claimed.collect()))
 }
 
 /// Parks what a limit holds back, and what no other live worker can serve either; what one can stays dispatched for it.

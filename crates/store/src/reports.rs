@@ -493,29 +493,19 @@ async fn write_ends(tx: &mut sqlx::PgConnection, decisions: &[Decision<'_>]) -> 
 }
 
 /// Gives the slots back: after all that takes longer, because every claim and every end of a host waits for whoever has its
-/// row. `freed` is in the order of the hosts, which is the lock order.
+/// row. By their ids, which is the lock order, as [a claim](crate::claims) takes them.
 async fn free_slots(tx: &mut sqlx::PgConnection, freed: &[Freed]) -> Result<()> {
     let hosts: Vec<Uuid> = freed.iter().map(|freed| freed.host).collect();
-    if hosts.len() > 1 {
-        // Counted, because nobody needs the rows.
-        sqlx::query!(
-            "/* reports::free_slots */
-            select count(*) from (
-                select h.id from unnest($1::uuid[]) as f(id) join executor_hosts h on h.id = f.id
-                order by h.id for no key update of h) l",
-            &hosts
-        )
-        .fetch_one(&mut *tx)
-        .await?;
-    }
     sqlx::query!(
         "/* reports::free_slots */
         update executor_hosts h
         set current_job_count = h.current_job_count - f.slots,
             average_startup_time = coalesce(h.average_startup_time * 0.8 + f.startup * 0.2, f.startup, h.average_startup_time),
             average_slot_time = coalesce(h.average_slot_time * 0.8 + f.held_for * 0.2, f.held_for, h.average_slot_time)
-        from unnest($1::uuid[], $2::int[], $3::float8[], $4::float8[]) as f(host, slots, startup, held_for)
-        where h.id = f.host",
+        from (
+            select * from unnest($1::uuid[], $2::int[], $3::float8[], $4::float8[]) as f(host, slots, startup, held_for)
+            order by host offset 0) f
+        where h.id = any(array[f.host])",
         &hosts,
         &freed.iter().map(|freed| freed.slots).collect::<Vec<_>>(),
         &freed.iter().map(|freed| freed.startup).collect::<Vec<_>>() as &[Option<f64>],

@@ -1,4 +1,5 @@
-//! Claims of a worker with many hosts: they lock those that they may place on, and park a job only when all are full.
+//! Claims of a worker with many hosts: they lock those that they may place on, or none before they place, and park a job only when
+//! all are full.
 
 mod window;
 
@@ -30,15 +31,21 @@ struct Fleet {
     sql: PgConnection,
     tenant: TenantId,
     hosts: Vec<HostId>,
+    /// Whether a claim expects no other worker; there may be some.
+    alone: bool,
 }
 
 impl Fleet {
     async fn new() -> Self {
+        Self::of(false).await
+    }
+
+    async fn of(alone: bool) -> Self {
         let db = TestDb::create().await;
         let store = Store::new(&Config::new(db.fleet_url()), "test").expect("an address");
         let tenant = tenants::put_tenant(&store, "acme").await.expect("stored");
         let sql = PgConnection::connect(&db.owner_url()).await.expect("connected");
-        let mut fleet = Self { db, store, sql, tenant, hosts: Vec::new() };
+        let mut fleet = Self { db, store, sql, tenant, hosts: Vec::new(), alone };
         for number in 0..MANY {
             let host = NewHost {
                 tenant: None,
@@ -68,8 +75,8 @@ impl Fleet {
     }
 
     async fn claim(&self, worker: WorkerId, items: &[WorkItem]) -> Outcome {
-        let (fleet, hosts) = (FleetId::new(), &self.hosts);
-        let request = Request { worker, fleet, executor: MOCK, hosts, items, launch_follows: false };
+        let (fleet, hosts, alone) = (FleetId::new(), &self.hosts, self.alone);
+        let request = Request { worker, fleet, executor: MOCK, hosts, items, alone, launch_follows: false };
         claims::claim(&self.store, &request).await.expect("asked")
     }
 
@@ -158,7 +165,8 @@ async fn a_claim_that_could_not_begin_leaves_no_transaction_to_who_comes_next() 
         sqlx::query(sql).execute(&mut fleet.sql).await.expect("done");
     }
     let (name, hosts) = (FleetId::new(), &fleet.hosts);
-    let request = Request { worker, fleet: name, executor: MOCK, hosts, items: &items, launch_follows: false };
+    let request =
+        Request { worker, fleet: name, executor: MOCK, hosts, items: &items, alone: false, launch_follows: false };
     claims::claim(&fleet.store, &request).await.expect_err("the table is locked");
     sqlx::query("commit").execute(&mut fleet.sql).await.expect("committed");
     fleet.store.ping().await.expect("no transaction that failed is open");
@@ -168,76 +176,84 @@ async fn a_claim_that_could_not_begin_leaves_no_transaction_to_who_comes_next() 
 #[tokio::test]
 async fn workers_share_the_last_slots_and_nobody_is_parked() {
     const LIST: usize = 10;
-    let mut fleet = Fleet::new().await;
-    let workers = [fleet.worker().await, fleet.worker().await, fleet.worker().await];
-    let slots = SLOTS.iter().sum::<i32>() * i32::try_from(MANY / SLOTS.len()).expect("few");
-    let taken = usize::try_from(slots).expect("few") - 2 * workers.len() * LIST;
-    let items = fleet.dispatched(taken).await;
-    assert_eq!(fleet.claim(workers[0], &items).await.claimed.len(), taken);
-    let items = fleet.dispatched(workers.len() * LIST).await;
-    let mut running = tokens(&fleet.claim(workers[0], &items).await);
-    for _ in 0..20 {
-        // As many free slots as there are jobs, and as many again become free meanwhile.
+    for alone in [false, true] {
+        let mut fleet = Fleet::of(alone).await;
+        let workers = [fleet.worker().await, fleet.worker().await, fleet.worker().await];
+        let slots = SLOTS.iter().sum::<i32>() * i32::try_from(MANY / SLOTS.len()).expect("few");
+        let taken = usize::try_from(slots).expect("few") - 2 * workers.len() * LIST;
+        let items = fleet.dispatched(taken).await;
+        assert_eq!(fleet.claim(workers[0], &items).await.claimed.len(), taken);
         let items = fleet.dispatched(workers.len() * LIST).await;
-        let lists: Vec<&[WorkItem]> = items.chunks(LIST).collect();
-        let (first, second, third, ()) = tokio::join!(
-            fleet.claim(workers[0], lists[0]),
-            fleet.claim(workers[1], lists[1]),
-            fleet.claim(workers[2], lists[2]),
-            fleet.end(&running)
-        );
-        running.clear();
-        for outcome in [first, second, third] {
-            assert_eq!((outcome.claimed.len(), outcome.unplaced, outcome.stale), (LIST, 0, 0), "{outcome:?}");
-            running.extend(tokens(&outcome));
+        let mut running = tokens(&fleet.claim(workers[0], &items).await);
+        for _ in 0..20 {
+            // As many free slots as there are jobs, and as many again become free meanwhile.
+            let items = fleet.dispatched(workers.len() * LIST).await;
+            let lists: Vec<&[WorkItem]> = items.chunks(LIST).collect();
+            let (first, second, third, ()) = tokio::join!(
+                fleet.claim(workers[0], lists[0]),
+                fleet.claim(workers[1], lists[1]),
+                fleet.claim(workers[2], lists[2]),
+                fleet.end(&running)
+            );
+            running.clear();
+            for outcome in [first, second, third] {
+                assert_eq!((outcome.claimed.len(), outcome.unplaced, outcome.stale), (LIST, 0, 0), "{outcome:?}");
+                running.extend(tokens(&outcome));
+            }
+            assert_eq!(fleet.miscounted().await, 0);
         }
-        assert_eq!(fleet.miscounted().await, 0);
     }
 }
 
 #[tokio::test]
 async fn hosts_that_others_hold_are_not_waited_for() {
-    let mut fleet = Fleet::new().await;
-    let worker = fleet.worker().await;
-    let items = fleet.dispatched(2).await;
-    // Those of three slots are the emptiest.
-    let best: Vec<HostId> = fleet.hosts.iter().copied().step_by(SLOTS.len()).collect();
-    let rest: Vec<HostId> = fleet.hosts.iter().copied().filter(|host| !best.contains(host)).collect();
-    let _other = fleet.other("update executor_hosts set current_job_count = 0", &rest).await;
-    let outcome = fleet.claim(worker, &items).await;
-    assert!(outcome.claimed.len() == 2 && outcome.claimed.iter().all(|claimed| best.contains(&claimed.host)));
+    for alone in [false, true] {
+        let mut fleet = Fleet::of(alone).await;
+        let worker = fleet.worker().await;
+        let items = fleet.dispatched(2).await;
+        // Those of three slots are the emptiest.
+        let best: Vec<HostId> = fleet.hosts.iter().copied().step_by(SLOTS.len()).collect();
+        let rest: Vec<HostId> = fleet.hosts.iter().copied().filter(|host| !best.contains(host)).collect();
+        let _other = fleet.other("update executor_hosts set current_job_count = 0", &rest).await;
+        let outcome = fleet.claim(worker, &items).await;
+        assert!(outcome.claimed.len() == 2 && outcome.claimed.iter().all(|claimed| best.contains(&claimed.host)));
+    }
 }
 
 #[tokio::test]
 async fn what_happened_to_the_chosen_hosts_before_their_locks_counts() {
-    for change in [
-        "update executor_hosts set current_job_count = max_concurrent_jobs",
-        "update executor_hosts set state = 'cordoned'",
-        "update executor_hosts set max_concurrent_jobs = 0",
-        "delete from executor_hosts",
-    ] {
-        let mut fleet = Fleet::new().await;
-        let worker = fleet.worker().await;
-        let items = fleet.dispatched(2).await;
-        let chosen: Vec<HostId> = fleet.hosts.iter().copied().step_by(SLOTS.len()).collect();
-        let other = fleet.other(change, &chosen).await;
-        let (outcome, ()) = tokio::join!(fleet.claim(worker, &items), fleet.commits_when_waited_for(other));
-        assert_eq!((outcome.claimed.len(), outcome.unplaced), (2, 0), "{change}: {outcome:?}");
-        let on: HashSet<HostId> = outcome.claimed.iter().map(|claimed| claimed.host).collect();
-        assert!(chosen.iter().all(|host| !on.contains(host)), "{change}");
+    for alone in [false, true] {
+        for change in [
+            "update executor_hosts set current_job_count = max_concurrent_jobs",
+            "update executor_hosts set state = 'cordoned'",
+            "update executor_hosts set max_concurrent_jobs = 0",
+            "delete from executor_hosts",
+        ] {
+            let mut fleet = Fleet::of(alone).await;
+            let worker = fleet.worker().await;
+            let items = fleet.dispatched(2).await;
+            let chosen: Vec<HostId> = fleet.hosts.iter().copied().step_by(SLOTS.len()).collect();
+            let other = fleet.other(change, &chosen).await;
+            let (outcome, ()) = tokio::join!(fleet.claim(worker, &items), fleet.commits_when_waited_for(other));
+            assert_eq!((outcome.claimed.len(), outcome.unplaced), (2, 0), "{change}: {outcome:?}");
+            let on: HashSet<HostId> = outcome.claimed.iter().map(|claimed| claimed.host).collect();
+            assert!(chosen.iter().all(|host| !on.contains(host)), "{change}");
+        }
     }
 }
 
 #[tokio::test]
 async fn a_job_is_parked_by_who_holds_every_host() {
-    let mut fleet = Fleet::new().await;
-    let worker = fleet.worker().await;
-    fleet.holds("max_concurrent_jobs").await;
-    let items = fleet.dispatched(2).await;
-    // An end that is under way frees the only slot.
-    let last = *fleet.hosts.last().expect("hosts");
-    let other = fleet.other("update executor_hosts set current_job_count = current_job_count - 1", &[last]).await;
-    let (outcome, ()) = tokio::join!(fleet.claim(worker, &items), fleet.commits_when_waited_for(other));
-    assert_eq!(outcome.claimed.iter().map(|claimed| claimed.host).collect::<Vec<_>>(), [last]);
-    assert_eq!((outcome.unplaced, outcome.released.get("host_full")), (1, Some(&1)));
+    for alone in [false, true] {
+        let mut fleet = Fleet::of(alone).await;
+        let worker = fleet.worker().await;
+        fleet.holds("max_concurrent_jobs").await;
+        let items = fleet.dispatched(2).await;
+        // An end that is under way frees the only slot.
+        let last = *fleet.hosts.last().expect("hosts");
+        let other = fleet.other("update executor_hosts set current_job_count = current_job_count - 1", &[last]).await;
+        let (outcome, ()) = tokio::join!(fleet.claim(worker, &items), fleet.commits_when_waited_for(other));
+        assert_eq!(outcome.claimed.iter().map(|claimed| claimed.host).collect::<Vec<_>>(), [last]);
+        assert_eq!((outcome.unplaced, outcome.released.get("host_full")), (1, Some(&1)));
+    }
 }

@@ -143,6 +143,7 @@ impl Lab {
             executor,
             hosts: &[host],
             items: &items,
+            alone: false,
             launch_follows: true,
         };
         let claimed = claims::claim(&self.store, &request).await.expect("claimed").claimed;

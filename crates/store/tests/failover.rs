@@ -93,7 +93,7 @@ impl Fleet {
 
     async fn claim(&self, executor: ExecutorType, (worker, host): (WorkerId, HostId), items: &[WorkItem]) -> usize {
         let fleet = FleetId::new();
-        let request = Request { worker, fleet, executor, hosts: &[host], items, launch_follows: true };
+        let request = Request { worker, fleet, executor, hosts: &[host], items, alone: false, launch_follows: true };
         claims::claim(&self.store, &request).await.expect("asked").claimed.len()
     }
 

@@ -97,8 +97,11 @@ impl Fleet {
 
     async fn claim(&self, worker: WorkerId, items: &[WorkItem]) -> Result<Outcome> {
         let (fleet, hosts) = (FleetId::new(), &[self.host]);
-        claims::claim(&self.store, &Request { worker, fleet, executor: MOCK, hosts, items, launch_follows: false })
-            .await
+        claims::claim(
+            &self.store,
+            &Request { worker, fleet, executor: MOCK, hosts, items, alone: false, launch_follows: false },
+        )
+        .await
     }
 
     /// So many new jobs that this worker owns.

@@ -106,7 +106,8 @@ impl Db {
         let served = lines::dispatch(&self.store, MOCK, &asks).await.expect("dispatched");
         let items: Vec<WorkItem> = served.into_iter().flat_map(|served| served.items).collect();
         let (fleet, hosts) = (FleetId::new(), &[host]);
-        let request = Request { worker, fleet, executor: MOCK, hosts, items: &items, launch_follows: true };
+        let request =
+            Request { worker, fleet, executor: MOCK, hosts, items: &items, alone: false, launch_follows: true };
         let claimed = claims::claim(&self.store, &request).await.expect("asked").claimed;
         claimed.into_iter().map(|claimed| claimed.token).collect()
     }

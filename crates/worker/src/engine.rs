@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_broker::{Broker, Outgoing, Publisher, publish};
+use gantry_broker::{Broker, Outgoing, Peers, Publisher, publish};
 use gantry_core::message::{Report, ReportsToWrite, Token};
 use gantry_core::state::StopReason;
 use gantry_core::{FleetId, WorkerId};
@@ -48,6 +48,8 @@ pub(crate) struct Engine {
     pub(crate) settings: Settings,
     pub(crate) store: Store,
     pub(crate) broker: Broker,
+    /// The workers that take work of this executor type.
+    pub(crate) peers: Peers,
     pub(crate) executor: Guarded,
     pub(crate) lease: Lease,
     pub(crate) registry: Registry,

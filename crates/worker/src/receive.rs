@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gantry_broker::consume::{self, Consumer};
 use gantry_broker::dead_letter::Reason;
-use gantry_broker::{Delivery, Peers, Publisher, ack_all, dead_letter};
+use gantry_broker::{Delivery, Publisher, ack_all, dead_letter};
 use gantry_core::JobId;
 use gantry_core::message::{self, Control, Nudge, Work, WorkItem};
 use gantry_runtime::Linger;
@@ -51,7 +51,6 @@ pub(crate) async fn run(engine: &Arc<Engine>) -> Result<(), Error> {
     let mut look = tokio::time::interval(LOOK);
     let mut looks = Looks::default();
     let mut linger = Linger::new(EVERY, CLAIM);
-    let peers = Peers::of(&engine.broker, &queue);
     loop {
         // What this worker took without a host would wait for the sweep of another that has one. Without its consumer
         // it holds nothing: what was prefetched goes back to the queue.
@@ -73,7 +72,7 @@ pub(crate) async fn run(engine: &Arc<Engine>) -> Result<(), Error> {
                 } else {
                     let begun = Instant::now();
                     let jobs = take(engine, &publisher, deliveries).await?;
-                    linger.share(peers.count());
+                    linger.share(engine.peers.count());
                     linger.done(begun, jobs);
                 }
             }
@@ -163,6 +162,7 @@ async fn claim(engine: &Arc<Engine>, items: &[WorkItem]) -> Result<Vec<Claimed>,
             executor: engine.executor.executor_type(),
             hosts: &hosts,
             items,
+            alone: engine.peers.count() == 1,
             launch_follows: engine.executor.idempotence() == Idempotence::Forever,
         };
         match claims::claim(&engine.store, &request).await {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use gantry_broker::Broker;
+use gantry_broker::{Broker, Peers};
 use gantry_core::{ExecutorType, WorkerId};
 use gantry_runtime::Shutdown;
 use gantry_runtime::clock::{Boottime, Monotonic};
@@ -99,10 +99,12 @@ impl Service {
             }
         };
         let lease = Lease::new(clock, began, self.settings.lease(), self.settings.request_timeout());
+        let jobs = self.broker.topology().jobs_queue(self.executor.executor_type().as_str());
         Ok(Some(Arc::new(Engine {
             id,
             fleet,
             writes: Writes::new(&self.store, id, &self.broker, dead),
+            peers: Peers::of(&self.broker, &jobs),
             store: self.store,
             broker: self.broker,
             executor: Guarded::new(self.executor, lease.clone()),

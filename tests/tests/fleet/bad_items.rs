@@ -172,6 +172,7 @@ impl Attempts {
             executor: ExecutorType::Mock,
             hosts: &[host],
             items: &items,
+            alone: false,
             launch_follows: true,
         };
         let claimed = claims::claim(&fleet.store, &request).await.expect("claimed").claimed;

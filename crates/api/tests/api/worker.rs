@@ -72,6 +72,7 @@ impl Worker {
             executor: ExecutorType::Mock,
             hosts: &[self.host],
             items: &items,
+            alone: false,
             launch_follows: true,
         };
         let claimed = claims::claim(&self.store, &request).await.expect("claimed").claimed.pop().expect("a job");

@@ -1,4 +1,5 @@
-//! Which hosts a claim locks: all that its worker serves, or, of many, those that it may place on.
+//! Which hosts a claim locks before it places: all that its worker serves, or, of many, those that it may place on; of many that
+//! nobody else places on, none.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -16,7 +17,8 @@ const FEW: usize = 32;
 /// Which hosts are locked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Which {
-    /// Those that the candidates may come to, by what they held before they were locked.
+    /// Those that the candidates may come to, by what they held before they were locked. If nobody else places there, they are
+    /// locked when they are [taken](super::take).
     Chosen,
     /// All that the worker serves.
     All,
@@ -38,6 +40,9 @@ pub(super) async fn lock(
         let hosts = with_room(tx, request, candidates).await?;
         let free: Vec<HostId> = hosts.iter().map(|host| host.id).collect();
         if let Some(chosen) = placement::choose(candidates, &hosts, limits.clone()) {
+            if request.alone {
+                return Ok((hosts, Which::Chosen));
+            }
             // Of few with room another claim has most likely chosen the same: with all of them there is most likely enough.
             let locked = if free.len() < 2 * chosen.len() { free } else { chosen };
             return Ok((lock_hosts(tx, &locked).await?, Which::Chosen));
