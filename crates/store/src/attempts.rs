@@ -254,7 +254,8 @@ pub async fn read(store: &Store, worker: WorkerId, tokens: &[Token]) -> Result<V
     Ok(attempts)
 }
 
-/// Which of these attempts have been over for longer than `grace`, and which jobs are not known at all.
+/// Which of these attempts have been over for longer than `grace`, and which jobs are not known at all. Each is looked up by
+/// itself: thousands would be planned as a read of both tables.
 pub async fn over(store: &Store, keys: &[(JobId, i32)], grace: Duration) -> Result<Over> {
     let jobs: Vec<Uuid> = keys.iter().map(|(job, _)| job.uuid()).collect();
     let attempts: Vec<i32> = keys.iter().map(|(_, attempt)| *attempt).collect();
@@ -266,8 +267,9 @@ pub async fn over(store: &Store, keys: &[(JobId, i32)], grace: Duration) -> Resu
                 select t.job_id as "job_id!", t.attempt as "attempt!", j.id is null as "unknown!",
                     coalesce(e.ended_at < now() - make_interval(secs => $3), false) as "over!"
                 from unnest($1::uuid[], $2::int[]) as t(job_id, attempt)
-                left join container_jobs j on j.id = t.job_id
-                left join container_executions e on e.job_id = t.job_id and e.attempt = t.attempt"#,
+                left join lateral (select id from container_jobs where id = t.job_id offset 0) j on true
+                left join lateral (
+                    select ended_at from container_executions where job_id = t.job_id and attempt = t.attempt offset 0) e on true"#,
                 &jobs,
                 &attempts,
                 grace.as_secs_f64()
