@@ -24,7 +24,8 @@ pub struct Window {
     pub workers: i64,
 }
 
-type Jobs = HashMap<(ExecutorType, TenantId), i64>;
+/// Of tenants that have hosts of their own; of all others together.
+type Jobs = HashMap<(ExecutorType, Option<TenantId>), i64>;
 
 /// Reads the windows, and remembers of the rows that were dispatched long ago how many there were.
 #[derive(Debug, Default)]
@@ -101,13 +102,13 @@ struct Found {
 
 struct Dispatched {
     executor_type: String,
-    tenant_id: Uuid,
+    owner: Option<Uuid>,
     recent: i64,
     older: i64,
 }
 
 /// Two statements without parameters: their plans are kept without a transaction that says so. To plan them takes longer than
-/// to run them.
+/// to run them. Who owns hosts they ask as [`slots`] asks for what is served.
 async fn dispatched(store: &Store, reach: Reach) -> Result<Found> {
     let mut lent = store.lend().await?;
     let rows = match reach {
@@ -115,11 +116,13 @@ async fn dispatched(store: &Store, reach: Reach) -> Result<Found> {
             let recent = sqlx::query_as!(
                 Dispatched,
                 r#"/* windows::dispatched */
-                select executor_type::text as "executor_type!", tenant_id, count(*) as "recent!", 0::int8 as "older!"
+                select executor_type::text as "executor_type!",
+                    case when (tenant_id in (select tenant_id from executor_hosts where tenant_id is not null)) is true then tenant_id end as "owner?",
+                    count(*) as "recent!", 0::int8 as "older!"
                 from container_jobs
                 where status = 'pending' and dispatched_at is not null and executor_type = any(enum_range(null::executor_type))
                   and published_at > now() - interval '20 seconds'
-                group by executor_type, tenant_id"#
+                group by executor_type, 2"#
             );
             store.read("windows::dispatched", recent.fetch_all(&mut *lent)).await?
         }
@@ -127,12 +130,13 @@ async fn dispatched(store: &Store, reach: Reach) -> Result<Found> {
             let all = sqlx::query_as!(
                 Dispatched,
                 r#"/* windows::dispatched */
-                select executor_type::text as "executor_type!", tenant_id,
+                select executor_type::text as "executor_type!",
+                    case when (tenant_id in (select tenant_id from executor_hosts where tenant_id is not null)) is true then tenant_id end as "owner?",
                     count(*) filter (where published_at > now() - interval '20 seconds') as "recent!",
                     count(*) filter (where published_at <= now() - interval '20 seconds') as "older!"
                 from container_jobs
                 where status = 'pending' and dispatched_at is not null and executor_type = any(enum_range(null::executor_type))
-                group by executor_type, tenant_id"#
+                group by executor_type, 2"#
             );
             store.read("windows::dispatched", all.fetch_all(&mut *lent)).await?
         }
@@ -140,7 +144,7 @@ async fn dispatched(store: &Store, reach: Reach) -> Result<Found> {
     store.give_back(lent);
     let mut found = Found { recent: Jobs::new(), older: Jobs::new() };
     for row in rows {
-        let key = (parse("executor_type", &row.executor_type)?, row.tenant_id.into());
+        let key = (parse("executor_type", &row.executor_type)?, row.owner.map(Into::into));
         found.recent.insert(key, row.recent);
         found.older.insert(key, row.older);
     }
@@ -153,10 +157,11 @@ fn combine(slots: &[Slots], jobs: &Jobs) -> Vec<Window> {
         own.map_or(0, |own| own.free)
     };
     let dispatched = |executor: ExecutorType, tenant: Option<TenantId>| match tenant {
-        Some(tenant) => jobs.get(&(executor, tenant)).map_or(0, |jobs| (*jobs).min(own(executor, tenant))),
+        Some(tenant) => jobs.get(&(executor, Some(tenant))).map_or(0, |jobs| (*jobs).min(own(executor, tenant))),
         None => {
             let others = jobs.iter().filter(|((of, _), _)| *of == executor);
-            others.map(|((_, tenant), jobs)| (jobs - own(executor, *tenant)).max(0)).sum()
+            let beyond = |tenant: Option<TenantId>| tenant.map_or(0, |tenant| own(executor, tenant));
+            others.map(|((_, tenant), jobs)| (jobs - beyond(*tenant)).max(0)).sum()
         }
     };
     slots
@@ -182,11 +187,11 @@ mod tests {
 
     #[test]
     fn a_tenants_jobs_take_its_own_slots_first_and_shared_ones_beyond() {
-        let (owner, other) = (TenantId::new(), TenantId::new());
+        let owner = TenantId::new();
         let executor = ExecutorType::Docker;
         let of = |tenant, free| Slots { executor, tenant, free, workers: 1 };
         let slots = [of(Some(owner), 3), of(None, 10)];
-        let jobs = Jobs::from([((executor, owner), 5), ((executor, other), 4), ((ExecutorType::Mock, other), 9)]);
+        let jobs = Jobs::from([((executor, Some(owner)), 5), ((executor, None), 4), ((ExecutorType::Mock, None), 9)]);
         let windows = combine(&slots, &jobs);
         assert_eq!(windows.iter().map(|window| window.dispatched).collect::<Vec<_>>(), [3, 6]);
         assert_eq!(windows.iter().map(|window| window.free_slots).collect::<Vec<_>>(), [3, 10]);
