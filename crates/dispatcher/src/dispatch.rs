@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::lines::Lines;
 use crate::post::Post;
-use crate::room::Found;
+use crate::room::{Found, SHARES};
 use crate::shortcut::Shortcut;
 use crate::{Parts, metrics};
 
@@ -30,7 +30,8 @@ pub(crate) const LISTS: usize = 64;
 pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown, mut came: Receiver<Vec<Newcomer>>) {
     let (mut view, mut post, mut shortcut) = (View::default(), Post::default(), Shortcut::default());
     let mut due = Instant::now() + parts.settings.poll();
-    let mut linger = Linger::new(EVERY, BATCH);
+    // What one finds in line the others need not.
+    let mut linger = Linger::new(EVERY, BATCH).for_others_too(2 * SHARES);
     loop {
         linger.over().await;
         let newcomers = tokio::select! {
@@ -41,7 +42,7 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown, mut came: Receiver<V
             Some(newcomers) = came.recv() => Some(newcomers),
             () = sleep_until(due) => None,
         };
-        linger.share(parts.peers.count());
+        linger.share(if view.is_deep { 2 } else { 1 } * parts.peers.count());
         let begun = Instant::now();
         // Newcomers do not put the poll off.
         let mut newcomers = newcomers.filter(|_| begun < due);
@@ -68,7 +69,7 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown, mut came: Receiver<V
             Ok(look) => pause = pause.min(look.unwrap_or(pause)),
             Err(error) => {
                 view = View::default();
-                parts.room.found(&HashMap::new(), 1);
+                parts.room.found(&HashMap::new(), parts.peers.count());
                 tracing::warn!(%error, "cannot dispatch now, trying again");
                 // A nudge may come at once; Postgres is not asked in a tight loop.
                 sleep(pause).await;
@@ -88,6 +89,8 @@ struct View {
     lines: HashMap<ExecutorType, Lines>,
     /// Jobs that the last pass moved, all windows together.
     moved: usize,
+    /// It found a window with more than a batch of jobs: they wait for their claims, and not for a look, which counts them all.
+    is_deep: bool,
 }
 
 /// Fills every window; again as long as a full batch says that there is more. Returns when there is something to look
@@ -99,10 +102,11 @@ async fn pass(parts: &Parts, view: &mut View, post: &mut Post) -> Result<Option<
         let mut full = false;
         let mut next_look: Option<Duration> = None;
         let mut found: HashMap<ExecutorType, Found> = HashMap::new();
-        view.moved = 0;
+        (view.moved, view.is_deep) = (0, false);
         parts.room.look();
         for window in view.windows.read(&parts.store).await? {
             let factor = parts.settings.window_factor;
+            view.is_deep |= window.dispatched > i64::try_from(BATCH).unwrap_or(i64::MAX);
             parts.spread.found(window.executor, window.workers, window.free_slots);
             // For those who just come in: each has a slot, so it does not matter in which order they came, and whose they are.
             let slots = share(room(window, factor.min(1.0)));

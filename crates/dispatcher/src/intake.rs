@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::Parts;
 use crate::auth::{API_KEY_HEADER, Keys};
 use crate::post::Post;
-use crate::room::{MANY, Patience};
+use crate::room::{MANY, Patience, shares};
 
 /// How often a batch is admitted under load. This sets the pace of the stages behind it: each batch is a list of work, and each
 /// list a claim.
@@ -29,7 +29,6 @@ const EVERY: Duration = Duration::from_millis(25);
 /// time: who waits for a slot is to stand there, seen by all and sorted.
 const PLACES_FOR_ALL: Duration = Duration::from_millis(25);
 const PLACES_FOR_ANY: Duration = Duration::from_millis(500);
-const SHARES: usize = 4;
 /// How long to wait before Postgres is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -109,10 +108,6 @@ impl Pace {
             self.usual = Some(Usual { executor: *executor, wanted: *wanted, of: jobs });
         }
     }
-}
-
-fn shares(dispatchers: usize) -> u32 {
-    u32::try_from(dispatchers.clamp(1, SHARES)).unwrap_or(1)
 }
 
 /// Takes a batch in, and returns how many of its jobs wanted a place where. While Postgres is away it waits with the batch in

@@ -20,8 +20,11 @@ use gantry_core::ExecutorType;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-/// The time of which places that came count.
+/// The time of which places that came count; so many times longer as there are dispatchers, [`SHARES`] times at most: they find
+/// them in turns, and each only a part.
 const OF_LATE: Duration = Duration::from_millis(200);
+/// So many dispatchers share what comes, for whoever waits for it; more are taken for as many.
+pub(crate) const SHARES: usize = 4;
 
 /// How many jobs of each executor type may enter its window past its empty lines.
 #[derive(Debug, Default)]
@@ -38,6 +41,11 @@ pub(crate) struct Found {
     pub(crate) moved: usize,
     /// Left, and nobody in line for them. None is known as long as somebody is.
     pub(crate) free: usize,
+}
+
+/// So many times longer somebody waits where so many dispatchers share what comes.
+pub(crate) fn shares(dispatchers: usize) -> u32 {
+    u32::try_from(dispatchers.clamp(1, SHARES)).unwrap_or(1)
 }
 
 /// A part of a batch that is worth a batch of its own: one in so many, or so many jobs.
@@ -85,7 +93,7 @@ struct Places {
     of_late: VecDeque<(Instant, usize)>,
     /// So many are waited for.
     wanted: usize,
-    /// So many dispatchers share the places, each of which finds as many.
+    /// So many dispatchers share the places.
     sharers: usize,
 }
 
@@ -96,13 +104,18 @@ impl Places {
         if self.free >= jobs {
             return Comes::Now;
         }
-        let of_late = self.of_late.iter().filter(|(at, _)| at.elapsed() < OF_LATE);
+        let of_late = self.of_late.iter().filter(|(at, _)| at.elapsed() < self.time());
         let came: usize = of_late.map(|(_, places)| places).sum();
-        match (2 * came * self.sharers.max(1) >= jobs, self.reopens) {
+        match (2 * came * self.sharers.max(1) >= jobs * shares(self.sharers) as usize, self.reopens) {
             (true, _) => Comes::Soon,
             (false, true) => Comes::Next,
             (false, false) => Comes::Late,
         }
+    }
+
+    /// How long places count that came: about as many as all dispatchers find in [`OF_LATE`].
+    fn time(&self) -> Duration {
+        OF_LATE * shares(self.sharers)
     }
 
     /// How many places are worth a batch of their own, if more do not come at once; none if no part of it is.
@@ -133,13 +146,14 @@ impl Room {
         for (executor, places) in room.iter_mut() {
             let Found { moved, free: seen } = found.get(executor).copied().unwrap_or_default();
             let came = moved + seen.saturating_sub(places.unseen).saturating_sub(places.free);
-            places.of_late.retain(|(at, _)| now - *at < OF_LATE);
+            places.sharers = sharers;
+            let time = places.time();
+            places.of_late.retain(|(at, _)| now - *at < time);
             places.of_late.push_back((now, came));
             let found = if places.in_line { 0 } else { seen };
             places.reopens = seen > found;
             places.free = found.saturating_sub(places.unseen);
             places.found = found;
-            places.sharers = sharers;
             places.looking = false;
         }
         drop(room);
@@ -404,11 +418,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn places_that_others_find_come_too() {
-        let room = Room::default();
-        room.look();
-        room.found(&free_places(4), 3);
-        assert_eq!([24, 25].map(|jobs| room.comes(MOCK, jobs)), [Comes::Soon, Comes::Late]);
+    async fn where_others_find_places_too_those_that_came_count_for_longer() {
+        for (sharers, enough) in [(1, 8), (3, 8), (SHARES, 8), (2 * SHARES, 16)] {
+            let room = Room::default();
+            room.look();
+            room.found(&free_places(4), sharers);
+            drop(room.take(MOCK, 4).expect("there are four"));
+            advance(OF_LATE * shares(sharers) - Duration::from_millis(1)).await;
+            assert_eq!(
+                [enough, enough + 1].map(|jobs| room.comes(MOCK, jobs)),
+                [Comes::Soon, Comes::Late],
+                "{sharers}"
+            );
+            advance(Duration::from_millis(1)).await;
+            assert_eq!(room.comes(MOCK, 1), Comes::Late, "{sharers}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -28,6 +28,7 @@ const SHARES: usize = 2;
 pub struct Linger {
     alone: Duration,
     every: Duration,
+    shares: usize,
     full: usize,
     due: Instant,
     /// Items that came of late, those of long ago for a small part.
@@ -40,12 +41,18 @@ impl Linger {
     /// one the next is there already, and nothing waits.
     pub fn new(every: Duration, full: usize) -> Self {
         let now = Instant::now();
-        Self { alone: every, every, full, due: now, recent: 0.0, counted: now }
+        Self { alone: every, every, shares: SHARES, full, due: now, recent: 0.0, counted: now }
+    }
+
+    /// Of a stage whose batches serve those of other processes, too: up to so many begin them so many times less often each.
+    #[must_use]
+    pub fn for_others_too(self, shares: usize) -> Self {
+        Self { shares, ..self }
     }
 
     /// The stage runs in so many processes from now on.
     pub fn share(&mut self, among: usize) {
-        self.every = self.alone * u32::try_from(among.clamp(1, SHARES)).unwrap_or(1);
+        self.every = self.alone * u32::try_from(among.clamp(1, self.shares)).unwrap_or(1);
     }
 
     /// A batch of so many items is done that was begun then.
@@ -147,8 +154,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn processes_share_how_often_batches_begin() {
-        for (among, wait) in [(0, 1), (1, 1), (2, 2), (100, SHARES)] {
-            let mut linger = Linger::new(EVERY, FULL);
+        let one = Linger::new(EVERY, FULL);
+        let for_all = one.clone().for_others_too(4);
+        for (linger, among, wait) in
+            [(&one, 0, 1), (&one, 1, 1), (&one, 2, 2), (&one, 100, SHARES), (&for_all, 3, 3), (&for_all, 100, 4)]
+        {
+            let mut linger = linger.clone();
             linger.share(among);
             linger.done(Instant::now(), FULL - 1);
             assert_eq!(linger.until() - Instant::now(), EVERY * u32::try_from(wait).expect("few"), "{among}");
