@@ -43,9 +43,9 @@ const IN_ORDER: &str = "; set local enable_bitmapscan = off; set local enable_so
 /// as before, and what was published for it is for a later dispatch of it, or finds nothing.
 const NOT_FLUSHED: &str = "; set local synchronous_commit = off";
 
-/// How old a plan gets on average while there is work: in that time no table grows out of it. As often as that goes into it a
-/// connection that is given back forgets its plans, whichever comes back next.
-const PLANS_LAST: Duration = Duration::from_secs(2);
+/// How old a plan gets on average while there is work. As often as that goes into it a connection that is given back forgets its plans,
+/// whichever comes back next.
+const PLANS_LAST: Duration = Duration::from_secs(20);
 
 /// How long a connection that is given back may take to answer.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
