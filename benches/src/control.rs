@@ -16,8 +16,8 @@ use crate::floors::{self, Flow, Flows};
 use crate::measure::{self, median, round};
 use crate::producer;
 
-/// Enough that no job waits for a slot.
-pub(crate) const SLOTS: u32 = 2_000;
+/// Enough that no job waits for a slot, with four workers at once, too.
+pub(crate) const SLOTS: u32 = 8_000;
 /// How long RabbitMQ's statistics lag behind.
 const STATISTICS_LAG: Duration = Duration::from_secs(7);
 
