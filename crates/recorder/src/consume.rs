@@ -225,3 +225,59 @@ fn nudge(parts: &Parts, mut executors: Vec<ExecutorType>, only_slots: bool) {
         parts.publisher.publish_unconfirmed(Outgoing::transient(parts.broker.topology().control(), body));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn ended(more: &str) -> String {
+        let token = r#""job": "019d2f4e-7c1a-7b3e-9d50-3f1c2a4b5d6e", "attempt": 1, "epoch": 1"#;
+        format!(r#"{{{token}, "kind": "ended", "outcome": {{"outcome": "exited", "exit_code": 0}}{more}}}"#)
+    }
+
+    fn list(items: &[String]) -> Vec<u8> {
+        format!(r#"{{"version": "1", "reports": [{}]}}"#, items.join(",")).into_bytes()
+    }
+
+    fn metadata(report: &Report) -> &Value {
+        match &report.kind {
+            ReportKind::Ended(ended) => &ended.metadata,
+            ReportKind::Started { .. } => &Value::Null,
+        }
+    }
+
+    #[test]
+    fn a_report_is_read_with_what_postgres_can_store() {
+        let (mut reports, mut poison) = (Vec::new(), Vec::new());
+        let items = [
+            ended(""),
+            ended(r#", "metadata": {"a": "b\u0000c"}"#),
+            ended(r#", "metadata": {"a": "b\\u0000c"}"#),
+            ended(r#", "run_millis": 1, "run_millis": 2"#),
+        ];
+        assert_eq!(read(&list(&items), &mut reports, &mut poison), Ok(()));
+        let read: Vec<&Value> = reports.iter().map(metadata).collect();
+        let expected = [Value::Null, json!({"a": "b\u{fffd}c"}), json!({"a": r"b\u0000c"}), Value::Null];
+        assert!(read.into_iter().eq(&expected) && poison.is_empty(), "{reports:?}, {poison:?}");
+    }
+
+    #[test]
+    fn what_cannot_be_recorded_as_it_is_goes_with_its_list_if_that_goes() {
+        let strange = ended(r#", "run_millis": "long""#);
+        let (mut reports, mut poison) = (Vec::new(), Vec::new());
+        assert_eq!(read(&list(&[strange.clone(), ended("")]), &mut reports, &mut poison), Ok(()));
+        assert_eq!((reports.len(), poison.len()), (2, 1), "its end is told all the same");
+        let no_number = ended(r#", "run_millis": 1e999"#);
+        assert!(read(&list(&[strange, no_number, ended("")]), &mut reports, &mut poison).is_err());
+        assert_eq!((reports.len(), poison.len()), (4, 1));
+    }
+
+    #[test]
+    fn another_list_is_none_of_reports() {
+        for body in [r#"{"version": "2", "reports": []}"#, r#"{"version": "1", "jobs": []}"#, "[]"] {
+            assert!(read(body.as_bytes(), &mut Vec::new(), &mut Vec::new()).is_err(), "{body}");
+        }
+    }
+}
