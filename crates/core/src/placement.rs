@@ -60,6 +60,24 @@ impl Slots {
     fn load(&self, used: i32) -> f64 {
         f64::from(used + 1) / f64::from(self.limit) / self.weight
     }
+
+    /// What comes to it at once where hosts are many: up to half of its slots.
+    fn handful(&self) -> i32 {
+        (self.limit / 2).clamp(1, HANDFUL)
+    }
+}
+
+/// Jobs of one batch that a host takes one after the other where hosts are many, at most.
+const HANDFUL: i32 = 4;
+
+/// How jobs are spread over hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spread {
+    /// One by one: each to the host that is best then.
+    Evenly,
+    /// By the handful: the best host takes the next ones too, up to four, and no more than half of its slots. A batch then writes the
+    /// rows of a quarter of the hosts that it would write, and the next batch finds the others emptier.
+    InHandfuls,
 }
 
 /// Hosts by their load and their place in the list, the lowest on top.
@@ -68,15 +86,16 @@ type Open = BinaryHeap<Reverse<(u64, usize)>>;
 /// Hosts, and what is placed on them.
 struct Board<'a> {
     hosts: &'a [Slots],
+    spread: Spread,
     used: Vec<i32>,
     /// Of each owner of eligible hosts those that have room: no job is compared with a thousand hosts.
     open: HashMap<Option<TenantId>, Open>,
 }
 
 impl<'a> Board<'a> {
-    fn new(hosts: &'a [Slots]) -> Self {
+    fn new(hosts: &'a [Slots], spread: Spread) -> Self {
         let used = hosts.iter().map(|host| host.used).collect();
-        let mut board = Self { hosts, used, open: HashMap::new() };
+        let mut board = Self { hosts, spread, used, open: HashMap::new() };
         for (index, _) in hosts.iter().enumerate().filter(|(_, host)| host.eligible) {
             board.put_back(index);
         }
@@ -115,8 +134,13 @@ impl<'a> Board<'a> {
         let (host, used) = (&self.hosts[index], self.used[index]);
         let open = self.open.entry(host.tenant).or_default();
         if used < host.limit {
+            let counts = match self.spread {
+                Spread::Evenly => used,
+                // It stays the best until its hand is full.
+                Spread::InHandfuls => used - (used - host.used) % host.handful(),
+            };
             // Above 0, numbers and their bits are in one order.
-            open.push(Reverse((host.load(used).to_bits(), index)));
+            open.push(Reverse((host.load(counts).to_bits(), index)));
         }
     }
 
@@ -138,8 +162,13 @@ impl<'a> Board<'a> {
 /// Places each candidate in turn on the eligible host whose used share, divided by its weight, is lowest;
 /// the first of equals wins. The host that it avoids comes last, however empty it is: a host that fails everything at
 /// once is always the emptiest. A limit without room comes before any host. Decides for every candidate, in their order.
-pub fn place(candidates: &[Candidate], hosts: &[Slots], mut limits: Book) -> Vec<Result<Place, Unplaced>> {
-    let mut board = Board::new(hosts);
+pub fn place(
+    candidates: &[Candidate],
+    hosts: &[Slots],
+    spread: Spread,
+    mut limits: Book,
+) -> Vec<Result<Place, Unplaced>> {
+    let mut board = Board::new(hosts, spread);
     candidates.iter().map(|job| board.place(job, &mut limits)).collect()
 }
 
@@ -152,8 +181,8 @@ pub fn spare(jobs: usize) -> usize {
 /// The hosts to lock for these candidates: those that they would take if [some](spare) came twice, so that there is room for
 /// what others take meanwhile. If nobody does, each is placed on these alone as it would be on all, but for which of equals wins.
 /// None where one of them finds no place.
-pub fn choose(candidates: &[Candidate], hosts: &[Slots], mut limits: Book) -> Option<Vec<HostId>> {
-    let mut board = Board::new(hosts);
+pub fn choose(candidates: &[Candidate], hosts: &[Slots], spread: Spread, mut limits: Book) -> Option<Vec<HostId>> {
+    let mut board = Board::new(hosts, spread);
     let mut placed = Vec::with_capacity(candidates.len());
     for job in candidates {
         match board.place(job, &mut limits) {
@@ -181,16 +210,28 @@ mod tests {
     }
 
     /// Without any limit but those of the hosts.
-    fn place_anywhere(candidates: &[Candidate], hosts: &[Slots]) -> Vec<Result<HostId, Unplaced>> {
-        place(candidates, hosts, Book::default()).into_iter().map(|place| place.map(|place| place.host)).collect()
+    fn place_anywhere(candidates: &[Candidate], hosts: &[Slots], spread: Spread) -> Vec<Result<HostId, Unplaced>> {
+        place(candidates, hosts, spread, Book::default())
+            .into_iter()
+            .map(|place| place.map(|place| place.host))
+            .collect()
     }
 
     /// The same by looking at every host for each job.
-    fn look_everywhere(candidates: &[Candidate], hosts: &[Slots]) -> Vec<Result<HostId, Unplaced>> {
+    fn look_everywhere(candidates: &[Candidate], hosts: &[Slots], spread: Spread) -> Vec<Result<HostId, Unplaced>> {
+        let before: HashMap<HostId, i32> = hosts.iter().map(|host| (host.id, host.used)).collect();
         let mut hosts = hosts.to_vec();
         let place = |job: &Candidate| {
             let may_run = |host: &Slots| host.eligible && host.tenant.is_none_or(|owner| owner == job.traits.tenant);
-            let rank = |host: &Slots| (job.avoid == Some(host.id), host.load(host.used));
+            // What is in its hand does not count until the hand is full.
+            let counts = |host: &Slots| match spread {
+                Spread::Evenly => host.used,
+                Spread::InHandfuls => {
+                    let came = host.used - before[&host.id];
+                    host.used - came + came / host.handful() * host.handful()
+                }
+            };
+            let rank = |host: &Slots| (job.avoid == Some(host.id), host.load(counts(host)));
             let mut best: Option<usize> = None;
             for (index, host) in hosts.iter().enumerate().filter(|(_, host)| may_run(host) && host.used < host.limit) {
                 if best.is_none_or(|best| rank(host) < rank(&hosts[best])) {
@@ -209,9 +250,13 @@ mod tests {
         candidates.iter().map(place).collect()
     }
 
+    fn any_spread() -> impl Strategy<Value = Spread> {
+        prop_oneof![Just(Spread::Evenly), Just(Spread::InHandfuls)]
+    }
+
     fn any_hosts(tenants: Vec<TenantId>, most: usize) -> impl Strategy<Value = Vec<Slots>> {
         let host =
-            (proptest::option::of(proptest::sample::select(tenants)), any::<bool>(), 0..6_i32, 0..6_i32, 0.1..4.0_f64);
+            (proptest::option::of(proptest::sample::select(tenants)), any::<bool>(), 0..6_i32, 0..10_i32, 0.1..4.0_f64);
         proptest::collection::vec(host, 0..most).prop_map(|hosts| {
             hosts
                 .into_iter()
@@ -251,14 +296,14 @@ mod tests {
         let (sick, busy) = (host(0), host(3));
         let job = |avoid| candidate(tenant, avoid);
         let jobs = [job(Some(sick.id)), job(Some(sick.id)), job(None)];
-        let placed = place_anywhere(&jobs, &[sick.clone(), busy.clone()]);
+        let placed = place_anywhere(&jobs, &[sick.clone(), busy.clone()], Spread::Evenly);
         assert_eq!(placed, [Ok(busy.id), Ok(sick.id), Ok(sick.id)], "and still better than none");
     }
 
     proptest! {
         #[test]
-        fn never_above_a_limit_and_never_on_an_ineligible_host((jobs, hosts) in any_case()) {
-            let placed = place_anywhere(&jobs, &hosts);
+        fn never_above_a_limit_and_never_on_an_ineligible_host((jobs, hosts) in any_case(), spread in any_spread()) {
+            let placed = place_anywhere(&jobs, &hosts, spread);
             prop_assert_eq!(placed.len(), jobs.len());
             let mut added: HashMap<HostId, i32> = HashMap::new();
             for (job, place) in jobs.iter().zip(&placed) {
@@ -276,8 +321,8 @@ mod tests {
         }
 
         #[test]
-        fn full_means_that_no_slot_was_left((jobs, hosts) in any_case()) {
-            let placed = place_anywhere(&jobs, &hosts);
+        fn full_means_that_no_slot_was_left((jobs, hosts) in any_case(), spread in any_spread()) {
+            let placed = place_anywhere(&jobs, &hosts, spread);
             let taken = |id| i32::try_from(placed.iter().filter(|place| **place == Ok(id)).count()).expect("few");
             for (job, place) in jobs.iter().zip(&placed) {
                 let mut open = hosts.iter().filter(|host| host.eligible && host.tenant.is_none_or(|owner| owner == job.traits.tenant)).peekable();
@@ -291,14 +336,14 @@ mod tests {
         }
 
         #[test]
-        fn each_job_comes_to_the_best_of_all_hosts((jobs, hosts) in any_choice()) {
-            prop_assert_eq!(place_anywhere(&jobs, &hosts), look_everywhere(&jobs, &hosts));
+        fn each_job_comes_to_the_best_of_all_hosts((jobs, hosts) in any_choice(), spread in any_spread()) {
+            prop_assert_eq!(place_anywhere(&jobs, &hosts, spread), look_everywhere(&jobs, &hosts, spread));
         }
 
         #[test]
-        fn the_chosen_hosts_do_as_well_as_all_and_have_room_for_more((jobs, hosts) in any_choice()) {
-            let placed = place_anywhere(&jobs, &hosts);
-            let Some(chosen) = choose(&jobs, &hosts, Book::default()) else {
+        fn the_chosen_hosts_do_as_well_as_all_and_have_room_for_more((jobs, hosts) in any_choice(), spread in any_spread()) {
+            let placed = place_anywhere(&jobs, &hosts, spread);
+            let Some(chosen) = choose(&jobs, &hosts, spread, Book::default()) else {
                 prop_assert!(placed.iter().any(Result::is_err));
                 return Ok(());
             };
@@ -307,7 +352,7 @@ mod tests {
             let few: Vec<Slots> = hosts.iter().filter(|host| chosen.contains(&host.id)).cloned().collect();
             prop_assert_eq!(few.len(), chosen.len());
             let more = [&jobs[..], &jobs[..spare(jobs.len())]].concat();
-            prop_assert_eq!(place_anywhere(&more, &few), place_anywhere(&more, &hosts));
+            prop_assert_eq!(place_anywhere(&more, &few, spread), place_anywhere(&more, &hosts, spread));
         }
     }
 
@@ -318,7 +363,7 @@ mod tests {
         let limit = limits::Limit { id: LimitId::new(), most: Some(1), running: 0 };
         let jobs = [candidate(tenant, None), candidate(tenant, None)];
         let host = Slots { id: HostId::new(), tenant: None, eligible: true, used: 1, limit: 2, weight: 1.0 };
-        let chosen = |book| choose(&jobs, std::slice::from_ref(&host), book);
+        let chosen = |book| choose(&jobs, std::slice::from_ref(&host), Spread::Evenly, book);
         assert_eq!(chosen(Book::default()), None, "one slot for two");
         assert_eq!(chosen(Book::new([(subject, limit)])), Some(vec![host.id]));
     }
@@ -333,11 +378,29 @@ mod tests {
             Candidate { id: JobId::new(), traits, avoid: None }
         };
         let host = |free| Slots { id: HostId::new(), tenant: None, eligible: true, used: 0, limit: free, weight: 1.0 };
-        let placed = |free| place(&[job(), job(), job()], &[host(free)], Book::new([(subject.clone(), limit)]));
+        let placed =
+            |free| place(&[job(), job(), job()], &[host(free)], Spread::Evenly, Book::new([(subject.clone(), limit)]));
         let held_back = Err(Unplaced::Limited(Kind::Key, limit.id));
         assert_eq!(placed(9)[2], held_back);
         assert_eq!(placed(1)[1..], [Err(Unplaced::Full), Err(Unplaced::Full)], "the limit still has room");
         assert!(placed(9)[..2].iter().all(|place| place.as_ref().is_ok_and(|place| place.limits == [limit.id])));
+    }
+
+    #[test]
+    fn of_many_hosts_each_takes_a_handful_and_the_next_batch_the_others() {
+        let tenant = TenantId::new();
+        let host = |limit| Slots { id: HostId::new(), tenant: None, eligible: true, used: 0, limit, weight: 1.0 };
+        let mut hosts = [host(8), host(8), host(8), host(3)];
+        let jobs: Vec<_> = (0..6).map(|_| candidate(tenant, None)).collect();
+        let mut taken = || {
+            for placed in place_anywhere(&jobs, &hosts, Spread::InHandfuls) {
+                let id = placed.expect("there is room");
+                hosts.iter_mut().find(|host| host.id == id).expect("one of them").used += 1;
+            }
+            hosts.each_ref().map(|host| host.used)
+        };
+        assert_eq!(taken(), [4, 2, 0, 0]);
+        assert_eq!(taken(), [4, 3, 4, 1], "of a small one no more than half");
     }
 
     #[test]
@@ -346,7 +409,8 @@ mod tests {
         let hosts = [host(1.0), host(2.0)];
         let tenant = TenantId::new();
         let jobs: Vec<_> = (0..90).map(|_| candidate(tenant, None)).collect();
-        let heavy = place_anywhere(&jobs, &hosts).into_iter().filter(|place| *place == Ok(hosts[1].id)).count();
+        let heavy =
+            place_anywhere(&jobs, &hosts, Spread::Evenly).into_iter().filter(|place| *place == Ok(hosts[1].id)).count();
         assert_eq!(heavy, 60);
     }
 }

@@ -108,7 +108,7 @@ async fn claim_once(store: &Store, request: &Request<'_>, which: Which) -> Resul
     let (candidates, rest): (Vec<_>, Vec<_>) = waiting.into_iter().map(|w| (w.candidate, w.rest)).unzip();
     // Last: every claim and every end of a host waits for whoever has its row.
     let (slots, which) = hosts::lock(&mut tx, request, &candidates, &limits, which).await?;
-    let places = placement::place(&candidates, &slots, limits);
+    let places = placement::place(&candidates, &slots, which.spread(), limits);
     if which == Which::Chosen && candidates.iter().zip(&places).any(|(job, place)| is_makeshift(job, place)) {
         tx.leave().await?;
         return Ok(None);

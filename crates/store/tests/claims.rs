@@ -206,6 +206,40 @@ async fn workers_share_the_last_slots_and_nobody_is_parked() {
 }
 
 #[tokio::test]
+async fn of_many_hosts_each_takes_a_handful_and_the_next_claim_takes_others() {
+    for alone in [false, true] {
+        let mut fleet = Fleet::of(alone).await;
+        sqlx::query("update executor_hosts set max_concurrent_jobs = 8")
+            .execute(&mut fleet.sql)
+            .await
+            .expect("written");
+        let worker = fleet.worker().await;
+        let mut claimed = Vec::new();
+        for round in 1..=2 {
+            let items = fleet.dispatched(12).await;
+            let outcome = fleet.claim(worker, &items).await;
+            assert_eq!((outcome.claimed.len(), outcome.unplaced), (12, 0), "alone: {alone}");
+            claimed.extend(tokens(&outcome));
+            let sql = "select current_job_count from executor_hosts where current_job_count > 0";
+            let counts: Vec<i32> = sqlx::query_scalar(sql).fetch_all(&mut fleet.sql).await.expect("counts");
+            assert_eq!(counts, vec![4; 3 * round], "half of their slots each; alone: {alone}");
+        }
+        // A host that holds as much as it may is no place for the rest of a hand.
+        fleet.holds("case when name = 'mock-1' then 6 else 8 end").await;
+        let items = fleet.dispatched(2).await;
+        let outcome = fleet.claim(worker, &items).await;
+        assert_eq!((outcome.claimed.len(), outcome.unplaced), (2, 0), "alone: {alone}");
+        assert!(outcome.claimed.iter().all(|claimed| claimed.host == fleet.hosts[1]));
+        claimed.extend(tokens(&outcome));
+        fleet
+            .holds("(select count(*) from container_executions e where e.slot_held and e.executor_host_id = id)")
+            .await;
+        fleet.end(&claimed).await;
+        assert_eq!(fleet.miscounted().await, 0, "alone: {alone}");
+    }
+}
+
+#[tokio::test]
 async fn hosts_that_others_hold_are_not_waited_for() {
     for alone in [false, true] {
         let mut fleet = Fleet::of(alone).await;

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use gantry_core::HostId;
 use gantry_core::limits::Book;
-use gantry_core::placement::{self, Candidate, Slots};
+use gantry_core::placement::{self, Candidate, Slots, Spread};
 use uuid::Uuid;
 
 use super::Request;
@@ -24,6 +24,16 @@ pub(super) enum Which {
     All,
 }
 
+impl Which {
+    /// How jobs are spread over them. Who has locked all of them has written to the row of each already, whichever get jobs.
+    pub(super) fn spread(self) -> Spread {
+        match self {
+            Self::Chosen => Spread::InHandfuls,
+            Self::All => Spread::Evenly,
+        }
+    }
+}
+
 /// Locks hosts in the order of their ids. All of them also where that was not asked for, if they are few, or have no
 /// room for every candidate as it is: what is parked for a full host needs the locks of all.
 pub(super) async fn lock(
@@ -39,7 +49,7 @@ pub(super) async fn lock(
     if which == Which::Chosen && request.hosts.len() > FEW.max(candidates.len() + placement::spare(candidates.len())) {
         let hosts = with_room(tx, request, candidates).await?;
         let free: Vec<HostId> = hosts.iter().map(|host| host.id).collect();
-        if let Some(chosen) = placement::choose(candidates, &hosts, limits.clone()) {
+        if let Some(chosen) = placement::choose(candidates, &hosts, which.spread(), limits.clone()) {
             if request.alone {
                 return Ok((hosts, Which::Chosen));
             }
