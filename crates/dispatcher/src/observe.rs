@@ -9,41 +9,58 @@ use futures::future::join_all;
 use gantry_core::ExecutorType;
 use gantry_runtime::Shutdown;
 use gantry_store::drift;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::Parts;
 use crate::metrics::{self, Fleet};
+use crate::room::shares;
 
 /// How long RabbitMQ may take to say how long a queue is.
 const DEPTH_WITHIN: Duration = Duration::from_secs(1);
+/// A read of the hosts passes what each slot held since the last one, so that it takes the longer the more the fleet does. It is
+/// no more than one part in so many of the time, as long as nobody has to wait longer than this for the next.
+const PART_OF_THE_TIME: u32 = 100;
+const SELDOM: Duration = Duration::from_secs(15);
 
+/// Every dispatcher shows the whole fleet, and reads it so many times less often as there are dispatchers.
 pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
+    let usual = parts.settings.observe();
     loop {
-        match read(parts).await {
-            Ok(fleet) => metrics::show(Some(fleet)),
+        let pause = match read(parts).await {
+            Ok((fleet, took)) => {
+                metrics::show(Some(fleet));
+                let rest = (usual * shares(parts.peers.count())).max(took * PART_OF_THE_TIME);
+                rest.min(SELDOM.max(usual))
+            }
             Err(error) => {
                 metrics::show(None);
                 tracing::debug!(%error, "the state of the fleet cannot be read now");
+                usual
             }
-        }
+        };
         tokio::select! {
-            () = tokio::time::sleep(parts.settings.observe()) => {}
+            () = tokio::time::sleep(pause) => {}
             () = shutdown.requested() => return,
         }
     }
 }
 
-async fn read(parts: &Parts) -> Result<Fleet, gantry_store::Error> {
+/// The fleet, and how long it took to read its hosts.
+async fn read(parts: &Parts) -> Result<(Fleet, Duration), gantry_store::Error> {
     // Before the rows: a row that was published long before, and whose queue was empty then, has no message.
     let depths: HashMap<ExecutorType, u32> = depths(parts).await;
     let standing = drift::standing(&parts.store).await?;
     let lost =
         |pool: &drift::Pool| depths.get(&pool.executor).map(|ready| if *ready == 0 { pool.unclaimed } else { 0 });
-    Ok(Fleet {
-        hosts: drift::hosts(&parts.store).await?,
+    let begun = Instant::now();
+    let hosts = drift::hosts(&parts.store).await?;
+    let took = begun.elapsed();
+    let fleet = Fleet {
+        hosts,
         pools: standing.pools.into_iter().map(|pool| (pool, lost(&pool))).collect(),
         unpublished_age: Some(standing.oldest_unpublished.unwrap_or(0.0)),
-    })
+    };
+    Ok((fleet, took))
 }
 
 /// The messages that wait for each executor type, where RabbitMQ says it in time.
