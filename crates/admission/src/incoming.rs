@@ -85,11 +85,11 @@ impl Incoming {
 
     /// The same, as part of the trace that the sender began.
     pub fn traced(self, traceparent: Option<&str>) -> Self {
-        // The length of the only version there is: nothing longer goes into rows and environments.
-        Self {
-            traceparent: traceparent.filter(|context| context.len() == 55 && context.is_ascii()).map(str::to_owned),
-            ..self
-        }
+        // Only what the one version there is looks like goes into rows and environments: hexadecimal digits and dashes, so many.
+        let looks_like_one = |context: &&str| {
+            context.len() == 55 && context.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+        };
+        Self { traceparent: traceparent.filter(looks_like_one).map(str::to_owned), ..self }
     }
 
     fn new(principal: Principal, body: Value, message_id: Option<&str>) -> Result<Self, Problem> {
@@ -126,6 +126,19 @@ mod tests {
         let keyed = br#"{"spec": {"image": "i"}, "idempotency_key": "k"}"#;
         let by_key = Incoming::over_amqp(principal(), keyed, Some("m")).expect("keyed").idempotency.expect("key");
         assert_eq!((by_key.source, by_key.key.as_str()), (KeySource::Key, "k"));
+    }
+
+    #[test]
+    fn what_is_no_trace_context_is_left_out() {
+        let context = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let traced = |context: &str| {
+            let bare = Incoming::over_amqp(principal(), br#"{"spec": {"image": "i"}}"#, Some("m")).expect("keyed");
+            bare.traced(Some(context)).traceparent
+        };
+        assert_eq!(traced(context).as_deref(), Some(context));
+        for other in [&context[1..], &context.replace("-01", "-0\0"), &context.replace("b7", "é")] {
+            assert_eq!(traced(other), None, "{other:?}");
+        }
     }
 
     #[test]

@@ -12,10 +12,10 @@ use gantry_core::spec::ResolvedSpec;
 use gantry_core::{ExecutorType, JobId, ProjectId, ScheduleId, TemplateId, TenantId};
 use rust_decimal::Decimal;
 use serde_json::Value;
-use sqlx::types::Json;
 use strum::{Display, EnumString, IntoStaticStr};
 use uuid::Uuid;
 
+use crate::columns::{self, sparse};
 use crate::costs::{self, Routed};
 use crate::error::{Error, Result, parse};
 use crate::limits;
@@ -379,8 +379,8 @@ async fn insert_rows(
     let creators: Vec<String> = jobs.iter().map(|job| job.created_by.clone()).collect();
     let schedules: Vec<Option<Uuid>> = jobs.iter().map(|job| job.schedule.map(ScheduleId::uuid)).collect();
     let concurrency: Vec<Option<String>> = jobs.iter().map(|job| job.concurrency_key.clone()).collect();
-    let specs: Vec<Json<&ResolvedSpec>> = jobs.iter().map(|job| Json(&job.spec)).collect();
-    let routings: Vec<Json<&Routing>> = jobs.iter().map(|job| Json(&job.routing)).collect();
+    let specs = columns::json(jobs.iter().map(|job| &job.spec))?;
+    let routings = columns::json(jobs.iter().map(|job| &job.routing))?;
     // Each once: a lock holds it for all of its jobs.
     let locked: BTreeSet<Uuid> = projects.iter().copied().collect();
     let stored = sqlx::query!(
@@ -390,8 +390,8 @@ async fn insert_rows(
         ), n as (
             select n.*, n.not_before > now() as later
             from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::uuid[], $6::text[], $7::text[], $8::text[],
-                $9::jsonb[], $10::jsonb[], $11::int2[], $12::timestamptz[], $13::int[], $14::text[], $15::text[], $16::jsonb[],
-                $17::uuid[], $18::text[], $19::numeric[], $20::jsonb[], $21::bool[])
+                $9::jsonb[], $10::jsonb[], $11::int2[], $12::timestamptz[], $13::int[], $14::text[], $15::text[], $16::text[],
+                $17::uuid[], $18::text[], $19::numeric[], $20::text[], $21::bool[])
                 as n(id, tenant_id, project_id, name, template, executor, preferred, reason, command, environment,
                     priority, not_before, queue_timeout, key, created_by, spec, schedule_id, concurrency_key, estimate, routing,
                     at_once)
@@ -409,27 +409,27 @@ async fn insert_rows(
                 case when at_once then now() end, case when at_once then now() end, at_once::int, at_once::int
             from n
         )
-        insert into container_job_specs (job_id, tenant_id, spec, routing) select id, tenant_id, spec, routing from n"#,
+        insert into container_job_specs (job_id, tenant_id, spec, routing) select id, tenant_id, spec::json, routing::json from n"#,
         &ids,
         &tenants,
         &projects,
         &names,
-        &templates as &[Option<Uuid>],
+        &sparse(templates) as &[Option<Uuid>],
         &executors,
-        &preferred as &[Option<String>],
+        &sparse(preferred) as &[Option<String>],
         &reasons,
-        &commands as &[Option<Value>],
-        &environments as &[Option<Value>],
+        &sparse(commands) as &[Option<Value>],
+        &sparse(environments) as &[Option<Value>],
         &priorities,
-        &not_before as &[Option<DateTime<Utc>>],
-        &queue_timeouts as &[Option<i32>],
-        &keys as &[Option<String>],
+        &sparse(not_before) as &[Option<DateTime<Utc>>],
+        &sparse(queue_timeouts) as &[Option<i32>],
+        &sparse(keys) as &[Option<String>],
         &creators,
-        &specs as &[Json<&ResolvedSpec>],
-        &schedules as &[Option<Uuid>],
-        &concurrency as &[Option<String>],
+        &specs,
+        &sparse(schedules) as &[Option<Uuid>],
+        &sparse(concurrency) as &[Option<String>],
         estimates as &[Option<Decimal>],
-        &routings as &[Json<&Routing>],
+        &routings,
         at_once,
         &Vec::from_iter(locked)
     )

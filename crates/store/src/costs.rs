@@ -20,6 +20,7 @@ use uuid::Uuid;
 pub use report::{After, Days, Line, NO_TEMPLATE, NotAPlace, by_job, by_place, by_template};
 
 use crate::admission::NewJob;
+use crate::columns::sparse;
 use crate::error::{Result, parse};
 
 /// Rows of a template's days that tell how long it takes, the latest first: of as many hosts or days.
@@ -178,13 +179,17 @@ pub(crate) async fn add(tx: &mut sqlx::PgConnection, ended: &[Ended]) -> Result<
     let templates: Vec<Option<Uuid>> = rows.keys().map(|(_, _, template, _)| template.map(TemplateId::uuid)).collect();
     let executors: Vec<String> = rows.keys().map(|(.., executor)| executor.to_string()).collect();
     let count = |of: fn(&Added) -> i64| rows.values().map(of).collect::<Vec<i64>>();
-    let money = |of: fn(&Added) -> Decimal| rows.values().map(of).collect::<Vec<Decimal>>();
+    // Often 0 in every row: on hosts without a price, and where every backend tells times.
+    let money = |of: fn(&Added) -> Decimal| {
+        sparse(rows.values().map(|added| Some(of(added)).filter(|money| !money.is_zero())).collect())
+    };
+    let untimed = sparse(rows.values().map(|added| Some(added.untimed).filter(|untimed| *untimed > 0)).collect());
     sqlx::query!(
         "/* costs::add */
         insert into cost_days as c (day, tenant_id, template, executor_host_id, executor_type, runs, completed, measured, untimed,
             run_millis, measured_millis, cost, failed_cost, estimated_cost)
         select (now() at time zone 'UTC')::date, tenant_id, template, host, executor::executor_type, runs, completed, measured,
-            untimed, run_millis, measured_millis, cost, failed_cost, estimated
+            coalesce(untimed, 0), run_millis, measured_millis, coalesce(cost, 0), coalesce(failed_cost, 0), coalesce(estimated, 0)
         from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::int8[], $6::int8[], $7::int8[], $8::int8[], $9::int8[],
             $10::int8[], $11::numeric[], $12::numeric[], $13::numeric[])
             as a(host, tenant_id, template, executor, runs, completed, measured, untimed, run_millis, measured_millis, cost,
@@ -197,17 +202,17 @@ pub(crate) async fn add(tx: &mut sqlx::PgConnection, ended: &[Ended]) -> Result<
             estimated_cost = c.estimated_cost + excluded.estimated_cost",
         &hosts,
         &tenants,
-        &templates as &[Option<Uuid>],
+        &sparse(templates) as &[Option<Uuid>],
         &executors,
         &count(|a| a.runs),
         &count(|a| a.completed),
         &count(|a| a.measured),
-        &count(|a| a.untimed),
+        &untimed as &[Option<i64>],
         &count(|a| a.run_millis),
         &count(|a| a.measured_millis),
-        &money(|a| a.cost),
-        &money(|a| a.failed_cost),
-        &money(|a| a.estimated)
+        &money(|a| a.cost) as &[Option<Decimal>],
+        &money(|a| a.failed_cost) as &[Option<Decimal>],
+        &money(|a| a.estimated) as &[Option<Decimal>]
     )
     .execute(&mut *tx)
     .await?;

@@ -4,9 +4,9 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use gantry_core::message::{CloudEvent, EventKind, JobEvent};
 use gantry_core::{JobId, OutboxId};
-use sqlx::types::Json;
 use uuid::Uuid;
 
+use crate::columns;
 use crate::error::{Error, Result, from_json};
 use crate::reach::Reach;
 use crate::tx::Store;
@@ -84,13 +84,13 @@ pub(crate) async fn insert(tx: &mut sqlx::PgConnection, events: &[NewEvent]) -> 
     let tenants: Vec<Uuid> = events.iter().map(|event| event.data.tenant_id.uuid()).collect();
     let executors: Vec<String> = events.iter().map(|event| event.data.executor_type.to_string()).collect();
     let kinds: Vec<String> = events.iter().map(|event| event.kind.name().to_owned()).collect();
-    let data: Vec<Json<&JobEvent>> = events.iter().map(|event| Json(&event.data)).collect();
+    let data = columns::json(events.iter().map(|event| &event.data))?;
     let row = sqlx::query!(
         r#"/* events::insert */
         with written as (
             insert into job_events (job_id, sequence, tenant_id, executor_type, kind, data)
-            select job_id, sequence, tenant_id, executor::executor_type, kind, data
-            from unnest($1::uuid[], $2::int[], $3::uuid[], $4::text[], $5::text[], $6::jsonb[])
+            select job_id, sequence, tenant_id, executor::executor_type, kind, data::json
+            from unnest($1::uuid[], $2::int[], $3::uuid[], $4::text[], $5::text[], $6::text[])
                 as e(job_id, sequence, tenant_id, executor, kind, data)
             on conflict (job_id, sequence) do nothing returning job_id, sequence
         ), told as (
@@ -102,7 +102,7 @@ pub(crate) async fn insert(tx: &mut sqlx::PgConnection, events: &[NewEvent]) -> 
         &tenants,
         &executors,
         &kinds,
-        &data as &[Json<&JobEvent>],
+        &data,
         id.uuid()
     )
     .fetch_one(&mut *tx)

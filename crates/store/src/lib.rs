@@ -9,6 +9,7 @@ pub mod attempts;
 pub mod audit;
 pub mod bulk;
 pub mod claims;
+mod columns;
 pub mod costs;
 pub mod dead_letters;
 pub mod drift;

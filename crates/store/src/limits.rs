@@ -42,9 +42,11 @@ pub(crate) async fn lock(tx: &mut sqlx::PgConnection, jobs: &[Uuid]) -> Result<B
     let rows = sqlx::query!(
         r#"/* limits::lock */
         select distinct j.tenant_id, s.name as "name!", l.id as "id?"
-        from unnest($1::uuid[]) as w(id)
-        cross join lateral (
-            select tenant_id, template, concurrency_key from container_jobs where id = w.id offset 0) j
+        from (
+            select distinct c.tenant_id, c.template, c.concurrency_key
+            from unnest($1::uuid[]) as w(id)
+            cross join lateral (
+                select tenant_id, template, concurrency_key from container_jobs where id = w.id offset 0) c) j
         cross join lateral (values ('tenant'::limit_kind, ''), ('template', j.template::text), ('key', j.concurrency_key)) as s(kind, name)
         left join limits l on l.tenant_id = j.tenant_id and l.kind = s.kind and l.name = s.name
         where s.name is not null and (l.id is not null or s.kind = 'key')"#,

@@ -127,14 +127,25 @@ pub async fn declare(
 
 /// Marks open attempts on hosts that were declared lost; returns how many.
 pub async fn mark_on_lost_hosts(store: &Store, limit: i64) -> Result<u64> {
+    // Host by host: nearly always none is lost, and a join may be planned as a read of all that runs. What is locked is looked up by
+    // its key, up to the limit.
     let statement = sqlx::query!(
         "/* lost::mark_on_lost_hosts */
-        with gone as (
+        with there as materialized (
             select e.job_id, e.attempt, s.spec->'on_lost'->>'action' = 'fail' as fails
-            from executor_hosts h join container_executions e on e.executor_host_id = h.id
+            from executor_hosts h cross join lateral (
+                select job_id, attempt, tenant_id from container_executions
+                where executor_host_id = h.id and slot_held and ended_at is null and abandoned_at is null
+                limit $1) e
             join container_job_specs s on s.tenant_id = e.tenant_id and s.job_id = e.job_id
-            where h.state = 'lost' and e.slot_held and e.ended_at is null and e.abandoned_at is null
-            order by e.job_id limit $1 for no key update of e skip locked)
+            where h.state = 'lost'
+            order by e.job_id limit $1
+        ), gone as (
+            select t.job_id, t.attempt, t.fails
+            from there t cross join lateral (
+                select job_id from container_executions
+                where job_id = t.job_id and attempt = t.attempt and num_nulls(ended_at) = 1 and abandoned_at is null
+                for no key update skip locked) e)
         update container_executions e
         set epoch = e.epoch + 1, abandoned_at = now(), abandoned_by = 'host lost',
             abandoned_as = (case when g.fails then 'fail' else 'retry' end)::abandon

@@ -15,6 +15,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::attempts::columns;
+use crate::columns::sparse;
 use crate::costs;
 use crate::error::{Result, parse};
 use crate::events::{self, Batch, NewEvent};
@@ -246,7 +247,8 @@ fn exit_code(decision: &Decision<'_>) -> Option<i32> {
 }
 
 /// Locks the limits that these reports may free, first of all: the lock order. It reads their table even where nothing is
-/// limited, so that a limit which is being made waits until this is over, and counts what is left.
+/// limited, so that a limit which is being made waits until this is over, and counts what is left. Without any limit no attempt is
+/// looked at for it.
 async fn lock_limits(tx: &mut sqlx::PgConnection, reports: &[Report]) -> Result<()> {
     let ended = reports.iter().filter(|report| matches!(report.kind, ReportKind::Ended(_)));
     let (jobs, attempts, _) = columns(ended.map(|report| &report.token));
@@ -255,7 +257,7 @@ async fn lock_limits(tx: &mut sqlx::PgConnection, reports: &[Report]) -> Result<
         select id from limits where id in (
             select unnest(e.limits) from container_executions e
             join unnest($1::uuid[], $2::int[]) as t(job_id, attempt) on e.job_id = t.job_id and e.attempt = t.attempt
-            where e.slot_held::int = 1)
+            where e.slot_held::int = 1 and (select exists (select from limits)))
         order by id for no key update",
         &jobs,
         &attempts
@@ -365,7 +367,7 @@ async fn read_policies(
         select s.job_id, s.spec->'retry' as "policy!"
         from unnest($1::uuid[], $2::uuid[]) as f(tenant_id, job_id)
         join container_job_specs s on s.tenant_id = f.tenant_id and s.job_id = f.job_id
-        where s.spec ? 'retry'"#,
+        where s.spec->'retry' is not null"#,
         &tenants,
         &failed
     )
@@ -468,21 +470,21 @@ async fn write_ends(tx: &mut sqlx::PgConnection, decisions: &[Decision<'_>]) -> 
         &jobs,
         &attempts,
         &statuses,
-        &classes as &[Option<String>],
-        &messages as &[Option<String>],
-        &budgets as &[Option<String>],
-        &delays as &[Option<f64>],
-        &codes as &[Option<i32>],
-        &executions as &[Option<String>],
-        &run as &[Option<i64>],
-        &memory as &[Option<i64>],
-        &cpu as &[Option<f64>],
+        &sparse(classes) as &[Option<String>],
+        &sparse(messages) as &[Option<String>],
+        &sparse(budgets) as &[Option<String>],
+        &sparse(delays) as &[Option<f64>],
+        &sparse(codes) as &[Option<i32>],
+        &sparse(executions) as &[Option<String>],
+        &sparse(run) as &[Option<i64>],
+        &sparse(memory) as &[Option<i64>],
+        &sparse(cpu) as &[Option<f64>],
         &incomplete,
-        &metadata as &[Option<Value>],
-        &costs as &[Option<Decimal>],
-        &totals as &[Option<Decimal>],
+        &sparse(metadata) as &[Option<Value>],
+        &sparse(costs) as &[Option<Decimal>],
+        &sparse(totals) as &[Option<Decimal>],
         &held,
-        &startup as &[Option<i64>]
+        &sparse(startup) as &[Option<i64>]
     )
     .fetch_all(&mut *tx)
     .await?;

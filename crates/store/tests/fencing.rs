@@ -313,7 +313,7 @@ async fn a_policy_gives_up_what_was_out_of_reach_for_as_long_as_it_waits() {
         [(kept[0], "fail", 10), (left[0], "retry", 10), (left[1], "fail", 20), (left[2], "retry", 7_200)]
     {
         let policy = json!({ "on_lost": { "action": action, "after_seconds": after_seconds } });
-        let sql = "update container_job_specs set spec = spec || $2 where job_id = $1";
+        let sql = "update container_job_specs set spec = spec::jsonb || $2 where job_id = $1";
         sqlx::query(sql).bind(token.job.uuid()).bind(policy).execute(&mut fleet.sql).await.expect("written");
     }
     let store = fleet.store.clone();

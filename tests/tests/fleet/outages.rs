@@ -117,7 +117,7 @@ async fn a_long_outbox_is_published_without_pauses() {
         .execute(
             "with e as (
                 insert into job_events (job_id, sequence, tenant_id, executor_type, kind, data)
-                select job_id, n, tenant_id, executor_type, 'started', data || jsonb_build_object('sequence', n)
+                select job_id, n, tenant_id, executor_type, 'started', data::jsonb || jsonb_build_object('sequence', n)
                 from job_events cross join generate_series(1001, 16000) n where kind = 'completed'
                 returning job_id, sequence)
              insert into outbox (id, jobs, sequences, created_at)

@@ -79,7 +79,7 @@ async fn matching(
               and ($5::text is null or j.template = (select c.id from container_templates c where c.tenant_id = $1 and c.name = $5))
               and ($6::text is null or j.project_id = (select p.id from projects p where p.tenant_id = $1 and p.name = $6))
               and ($7::jsonb is null or (
-                select l.spec->'labels' from container_job_specs l where l.tenant_id = $1 and l.job_id = j.id) @> $7)
+                select (l.spec->'labels')::jsonb from container_job_specs l where l.tenant_id = $1 and l.job_id = j.id) @> $7)
               and ($8::text is null or j.executor_type = $8::text::executor_type)
               and ($9::timestamptz is null or j.created_at >= $9) and ($10::timestamptz is null or j.created_at < $10)
               and ($11::timestamptz is null or j.created_at < $11) and ($12::text is null or starts_with(j.name, $12))

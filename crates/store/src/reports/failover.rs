@@ -8,10 +8,10 @@ use gantry_core::routing::failover::{Reach, Refusal, Rerouted, Routing};
 use gantry_core::{ExecutorType, FailureClass, JobId, TenantId};
 use rust_decimal::Decimal;
 use serde::Deserialize;
-use serde_json::json;
 use uuid::Uuid;
 
 use super::Locked;
+use crate::columns;
 use crate::costs::{self, Routed};
 use crate::error::Result;
 use crate::hosts;
@@ -133,14 +133,14 @@ pub(super) async fn hand_on(tx: &mut sqlx::PgConnection, moves: &[(JobId, &Move)
     let tenants: Vec<Uuid> = moves.iter().map(|(_, next)| next.routed.tenant.uuid()).collect();
     let executors: Vec<&str> = moves.iter().map(|(_, next)| next.to.executor.as_str()).collect();
     let reasons: Vec<&str> = moves.iter().map(|(_, next)| next.to.reason.as_str()).collect();
-    let routings: Vec<serde_json::Value> = moves.iter().map(|(_, next)| json!(next.to.routing)).collect();
+    let routings = columns::json(moves.iter().map(|(_, next)| &next.to.routing))?;
     sqlx::query!(
         "/* reports::hand_on */
         with m as (
-            select * from unnest($1::uuid[], $2::text[], $3::text[], $4::jsonb[], $5::numeric[], $6::uuid[])
+            select * from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::numeric[], $6::uuid[])
                 as m(job_id, executor, reason, routing, estimate, tenant_id)
         ), s as (
-            update container_job_specs s set routing = m.routing from m where s.tenant_id = m.tenant_id and s.job_id = m.job_id
+            update container_job_specs s set routing = m.routing::json from m where s.tenant_id = m.tenant_id and s.job_id = m.job_id
         )
         update container_jobs j
         set executor_type = m.executor::executor_type, routing_reason = m.reason, estimated_cost = m.estimate
