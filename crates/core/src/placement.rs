@@ -161,7 +161,8 @@ impl<'a> Board<'a> {
 
 /// Places each candidate in turn on the eligible host whose used share, divided by its weight, is lowest;
 /// the first of equals wins. The host that it avoids comes last, however empty it is: a host that fails everything at
-/// once is always the emptiest. A limit without room comes before any host. Decides for every candidate, in their order.
+/// once is always the emptiest. A limit without room comes before any host. Decides for every candidate, in their order. `spread`
+/// says whether a host that was taken counts what came to it at once, or by the handful.
 pub fn place(
     candidates: &[Candidate],
     hosts: &[Slots],
