@@ -29,8 +29,7 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
         let pause = match read(parts).await {
             Ok((fleet, took)) => {
                 metrics::show(Some(fleet));
-                let rest = (usual * shares(parts.peers.count())).max(took * PART_OF_THE_TIME);
-                rest.min(SELDOM.max(usual))
+                rest(usual, parts.peers.count(), took)
             }
             Err(error) => {
                 metrics::show(None);
@@ -43,6 +42,11 @@ pub(crate) async fn run(parts: &Parts, shutdown: &Shutdown) {
             () = shutdown.requested() => return,
         }
     }
+}
+
+/// How long one of so many dispatchers waits for its next read of the fleet, after one whose hosts took so long.
+fn rest(usual: Duration, dispatchers: usize, took: Duration) -> Duration {
+    (usual * shares(dispatchers)).max(took * PART_OF_THE_TIME).min(SELDOM.max(usual))
 }
 
 /// The fleet, and how long it took to read its hosts.
@@ -71,4 +75,21 @@ async fn depths(parts: &Parts) -> HashMap<ExecutorType, u32> {
         Some((*executor, ready))
     });
     join_all(asked).await.into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_dear_or_shared_is_read_less_often_and_not_too_seldom() {
+        let rested = |usual, dispatchers, took| {
+            rest(Duration::from_secs(usual), dispatchers, Duration::from_millis(took)).as_millis()
+        };
+        assert_eq!(rested(3, 1, 5), 3_000);
+        assert_eq!(rested(3, 2, 5), 6_000);
+        assert_eq!(rested(3, 1, 100), 10_000);
+        assert_eq!(rested(3, 4, 5_000), 15_000);
+        assert_eq!(rested(60, 4, 5_000), 60_000, "as seldom as it is told");
+    }
 }
