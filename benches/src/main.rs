@@ -22,7 +22,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use gantry_runtime::{process, telemetry};
+use gantry_runtime::process::{self, Threads};
+use gantry_runtime::telemetry;
 use serde_json::{Value, json};
 
 use control::Events;
@@ -85,7 +86,7 @@ const LONG: u32 = 20_000;
 
 fn main() -> ExitCode {
     let telemetry = telemetry::Config { filter: "warn,lapin=off".to_owned(), ..telemetry::Config::default() };
-    process::run("gantry-bench", &telemetry, async |_| {
+    process::run("gantry-bench", Threads::Many, &telemetry, async |_| {
         let arguments = Arguments::parse();
         let cases = if arguments.cases.is_empty() { &ALL[..] } else { &arguments.cases };
         let mut results = Vec::new();

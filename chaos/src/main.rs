@@ -26,7 +26,8 @@ use std::process::ExitCode;
 use anyhow::{bail, ensure};
 use clap::Parser;
 use futures::{StreamExt, stream};
-use gantry_runtime::{Shutdown, process, telemetry};
+use gantry_runtime::process::{self, Threads};
+use gantry_runtime::{Shutdown, telemetry};
 
 use discovery::Phase;
 use outcome::Outcome;
@@ -85,7 +86,7 @@ struct Options {
 fn main() -> ExitCode {
     let telemetry =
         telemetry::Config { filter: "warn,lapin=off,sqlx=error".to_owned(), ..telemetry::Config::default() };
-    process::run("gantry-chaos", &telemetry, async |shutdown| {
+    process::run("gantry-chaos", Threads::Many, &telemetry, async |shutdown| {
         let outcome = chaos(Arguments::parse(), &shutdown).await?;
         if outcome.is_good() { Ok(()) } else { bail!("a promise was broken, or not all was tried") }
     })

@@ -11,7 +11,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use gantry_runtime::{Shutdown, process, telemetry};
+use gantry_runtime::process::{self, Threads};
+use gantry_runtime::{Shutdown, telemetry};
 use gantry_servers::{Postgres, RabbitMq};
 
 use clouds::{Cloud, Clouds};
@@ -49,7 +50,7 @@ impl Dev {
     pub(crate) fn main(self) -> ExitCode {
         let telemetry =
             telemetry::Config { filter: "warn,gantry=info,lapin=off".to_owned(), ..telemetry::Config::default() };
-        process::run("gantry dev", &telemetry, |shutdown| self.run(shutdown))
+        process::run("gantry dev", Threads::Many, &telemetry, |shutdown| self.run(shutdown))
     }
 
     async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {

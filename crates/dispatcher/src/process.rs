@@ -3,14 +3,15 @@
 use std::process::ExitCode;
 
 use gantry_broker::Broker;
-use gantry_runtime::{process, serve};
+use gantry_runtime::process::{self, Threads};
+use gantry_runtime::serve;
 use gantry_store::Store;
 
 use crate::{Config, Service};
 
 /// Runs the process until SIGTERM or SIGINT.
 pub fn main() -> ExitCode {
-    process::run_configured("gantry-dispatcher", async |config: Config, shutdown| {
+    process::run_configured("gantry-dispatcher", Threads::One, async |config: Config, shutdown| {
         let store = Store::new(&config.database, "gantry-dispatcher")?;
         let broker = Broker::connect(config.broker, "dispatcher").await?;
         let readiness = serve::Readiness::new();

@@ -3,14 +3,15 @@
 use std::process::ExitCode;
 
 use gantry_broker::Broker;
-use gantry_runtime::{process, serve};
+use gantry_runtime::process::{self, Threads};
+use gantry_runtime::serve;
 use gantry_store::Store;
 
 use crate::{Config, Service};
 
 /// Runs the process until SIGTERM or SIGINT.
 pub fn main() -> ExitCode {
-    process::run_configured("gantry-recorder", async |config: Config, shutdown| {
+    process::run_configured("gantry-recorder", Threads::One, async |config: Config, shutdown| {
         let store = Store::new(&config.database, "gantry-recorder")?;
         let broker = Broker::connect(config.broker, "recorder").await?;
         let readiness = serve::Readiness::new();

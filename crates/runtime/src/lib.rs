@@ -5,7 +5,7 @@
 //! A part's binary is then a few lines:
 //!
 //! ```no_run
-//! use gantry_runtime::{process, telemetry};
+//! use gantry_runtime::{process, process::Threads, telemetry};
 //!
 //! #[derive(serde::Deserialize)]
 //! #[serde(deny_unknown_fields)]
@@ -21,7 +21,7 @@
 //! }
 //!
 //! fn main() -> std::process::ExitCode {
-//!     process::run_configured("gantry-example", |_config: Config, shutdown| async move {
+//!     process::run_configured("gantry-example", Threads::Many, |_config: Config, shutdown| async move {
 //!         shutdown.requested().await;
 //!         Ok(())
 //!     })

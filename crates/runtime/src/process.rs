@@ -22,11 +22,21 @@ struct Arguments {
     config: Option<PathBuf>,
 }
 
+/// What a process' tasks run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    /// One thread. For a part whose tasks hand batches to each other and wait for servers: to wake another thread for the next
+    /// step costs more than most steps do, and who wants more of such a part starts another.
+    One,
+    /// As many as there are cores. For a part that much may be asked of at the same time.
+    Many,
+}
+
 /// How long tasks that nobody waits for may go on after the end of `main`.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// A whole process: reads `--config` and the environment, then [`run`]s `main`.
-pub fn run_configured<C, F, Fut>(service_name: &'static str, main: F) -> ExitCode
+pub fn run_configured<C, F, Fut>(service_name: &'static str, threads: Threads, main: F) -> ExitCode
 where
     C: Config,
     F: FnOnce(C, Shutdown) -> Fut,
@@ -36,7 +46,7 @@ where
     match config::load::<C>(arguments.config.as_deref()) {
         Ok(config) => {
             let telemetry = config.telemetry().clone();
-            run(service_name, &telemetry, |shutdown| main(config, shutdown))
+            run(service_name, threads, &telemetry, |shutdown| main(config, shutdown))
         }
         Err(error) => failure(service_name, &error.into()),
     }
@@ -45,27 +55,33 @@ where
 /// Runs `main` with telemetry, TLS and signals in place, until it ends by
 /// itself or, after a second SIGTERM or SIGINT, at once. An error is printed
 /// with its causes, and the exit code is then 1.
-pub fn run<F, Fut>(service_name: &'static str, telemetry: &telemetry::Config, main: F) -> ExitCode
+pub fn run<F, Fut>(service_name: &'static str, threads: Threads, telemetry: &telemetry::Config, main: F) -> ExitCode
 where
     F: FnOnce(Shutdown) -> Fut,
     Fut: Future<Output = anyhow::Result<()>>,
 {
-    match try_run(service_name, telemetry, main) {
+    match try_run(service_name, threads, telemetry, main) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure(service_name, &error),
     }
 }
 
-fn try_run<F, Fut>(service_name: &'static str, telemetry: &telemetry::Config, main: F) -> anyhow::Result<()>
+fn try_run<F, Fut>(
+    service_name: &'static str,
+    threads: Threads,
+    telemetry: &telemetry::Config,
+    main: F,
+) -> anyhow::Result<()>
 where
     F: FnOnce(Shutdown) -> Fut,
     Fut: Future<Output = anyhow::Result<()>>,
 {
     install_tls();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("could not start the async runtime")?;
+    let mut runtime = match threads {
+        Threads::One => tokio::runtime::Builder::new_current_thread(),
+        Threads::Many => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = runtime.enable_all().build().context("could not start the async runtime")?;
     let guard = {
         let _entered = runtime.enter();
         telemetry::init(service_name, telemetry).context("could not start telemetry")?
@@ -77,9 +93,10 @@ where
             () = shutdown.insisted() => anyhow::bail!("stopped at once, as asked a second time"),
         }
     });
-    // While the runtime's threads still run: the exporters need them.
-    drop(guard);
+    // While the runtime still runs, and from outside of it: the exporters wait for what it does.
+    let exported = runtime.block_on(tokio::task::spawn_blocking(move || drop(guard)));
     runtime.shutdown_timeout(LINGER);
+    exported.context("could not stop telemetry")?;
     result
 }
 

@@ -6,7 +6,8 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use gantry_runtime::{process, telemetry};
+use gantry_runtime::process::{self, Threads};
+use gantry_runtime::telemetry;
 use opentelemetry::global;
 use opentelemetry_proto::tonic::collector::{
     metrics::v1::{
@@ -85,7 +86,8 @@ fn the_last_spans_and_metrics_are_sent() {
     let collector = Collector::default();
     let addr = serve(collector.clone());
     let config = telemetry::Config { otlp_endpoint: Some(format!("http://{addr}")), ..telemetry::Config::default() };
-    let code = process::run("gantry-test", &config, |_shutdown| async {
+    // With one thread nobody but the process' `main` drives the exporters' connection.
+    let code = process::run("gantry-test", Threads::One, &config, |_shutdown| async {
         tracing::info_span!("the last span").in_scope(|| tracing::info!("working"));
         global::meter("gantry").u64_counter("gantry.last").build().add(1, &[]);
         Ok(())

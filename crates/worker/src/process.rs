@@ -4,7 +4,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use gantry_broker::Broker;
-use gantry_runtime::{process, serve};
+use gantry_runtime::process::{self, Threads};
+use gantry_runtime::serve;
 use gantry_store::Store;
 
 use crate::config::Config;
@@ -13,7 +14,7 @@ use crate::service::Service;
 
 /// Runs a worker for `executor` until SIGTERM or SIGINT.
 pub fn main<E: Executor>(service_name: &'static str, executor: impl FnOnce() -> E) -> ExitCode {
-    process::run_configured(service_name, async |config: Config, shutdown| {
+    process::run_configured(service_name, Threads::One, async |config: Config, shutdown| {
         let store = Store::new(&config.database, service_name)?;
         let part = service_name.strip_prefix("gantry-").unwrap_or(service_name);
         let broker = Broker::connect(config.broker, part).await?;
