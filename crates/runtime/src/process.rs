@@ -94,7 +94,7 @@ where
         }
     });
     // While the runtime still runs, and from outside of it: the exporters wait for what it does.
-    let exported = runtime.block_on(tokio::task::spawn_blocking(move || drop(guard)));
+    let exported = runtime.block_on(runtime.spawn_blocking(move || drop(guard)));
     runtime.shutdown_timeout(LINGER);
     exported.context("could not stop telemetry")?;
     result
