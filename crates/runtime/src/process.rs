@@ -96,8 +96,8 @@ where
     // While the runtime still runs, and from outside of it: the exporters wait for what it does.
     let exported = runtime.block_on(runtime.spawn_blocking(move || drop(guard)));
     runtime.shutdown_timeout(LINGER);
-    exported.context("could not stop telemetry")?;
-    result
+    // What `main` says comes first.
+    result.and(exported.context("could not stop telemetry"))
 }
 
 /// Makes rustls use ring. Every process does this before its first connection;

@@ -107,7 +107,7 @@ impl Drop for Guard {
 }
 
 /// Starts telemetry for this process, whatever number of parts run in it. Needs
-/// a Tokio runtime for the OTLP exporters; drop the guard outside of it.
+/// a Tokio runtime for the OTLP exporters; drop the guard outside of it, while it runs.
 ///
 /// # Errors
 /// See [`Error`].
