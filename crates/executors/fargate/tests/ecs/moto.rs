@@ -110,7 +110,7 @@ async fn a_task_lives_on_motos_wire() {
     assert_eq!(other.list_owned(&host, fleet).await.expect("lists").len(), 1);
     other.stop(&host, &id, Duration::ZERO).await.expect("stops what is over");
     executor.remove(&host, &id).await.expect("there is nothing to do");
-    let nobody = ExecutionId(format!("{}0", &id.0[..id.0.len() - 1]));
+    let nobody = ExecutionId(id.0.replace(task, &JobId::new().to_string()));
     assert_eq!(executor.observe(&host, &[nobody]).await.expect("moto answers"), [], "it may be slow to show");
     let failure = executor
         .check(&crate::common::host(
