@@ -86,7 +86,7 @@ const LONG: u32 = 20_000;
 
 fn main() -> ExitCode {
     let telemetry = telemetry::Config { filter: "warn,lapin=off".to_owned(), ..telemetry::Config::default() };
-    process::run("gantry-bench", Threads::Many, &telemetry, async |_| {
+    process::run("gantry-bench", Threads::One, &telemetry, async |_| {
         let arguments = Arguments::parse();
         let cases = if arguments.cases.is_empty() { &ALL[..] } else { &arguments.cases };
         let mut results = Vec::new();

@@ -16,8 +16,11 @@ use crate::fleet::{Executor, Fleet, key};
 /// Publishes in flight at once, and how long the whole may take.
 const WAVE: usize = 2_000;
 const GIVE_UP: Duration = Duration::from_secs(900);
-/// Between two looks whether all have ended.
+/// Between two looks whether all have ended, at least and at most.
 const TOGETHER: Duration = Duration::from_millis(50);
+const SELDOM: Duration = Duration::from_millis(500);
+/// So many that wait are counted.
+const COUNTED: i32 = 100;
 const SINGLY: Duration = Duration::from_millis(10);
 /// How often a paced producer publishes what is due.
 const TICK: Duration = Duration::from_millis(5);
@@ -200,21 +203,22 @@ async fn wait_for_end(fleet: &Fleet, key: &str) -> anyhow::Result<()> {
 }
 
 /// Waits until all jobs of a run have ended, and returns a moment by which they had. What is asked while they run is cheap,
-/// however many have ended: it must not be what is measured. Nor is the time that counting them takes: all is asked of one picture
-/// of the database, and the moment is the one at which that is taken.
+/// however many have ended, and is asked seldom while many are left: it must not be what is measured. Nor is the time that counting
+/// them takes: all is asked of one picture of the database, and the moment is the one at which that is taken.
 async fn wait_for_ends(fleet: &Fleet, run: &Run) -> anyhow::Result<Instant> {
     let limit = Instant::now() + GIVE_UP;
     loop {
         let mut picture = fleet.sql.begin_with("begin isolation level repeatable read").await?;
         // Of the tenants one for all: they submit in turn.
-        let busy: bool = sqlx::query_scalar(
-            "select exists (select 1 from executor_hosts where current_job_count > 0)
-                 or exists (select 1 from tenants where name = 'bench-0' and gantry_waiting(id, 1) > 0)",
+        let left: i64 = sqlx::query_scalar(
+            "select (select coalesce(sum(current_job_count), 0) from executor_hosts)
+                 + (select coalesce(sum(gantry_waiting(id, $1)), 0)::int8 from tenants where name = 'bench-0')",
         )
+        .bind(COUNTED)
         .fetch_one(&mut *picture)
         .await?;
         let taken = Instant::now();
-        if !busy {
+        if left == 0 {
             let ended: i64 = sqlx::query_scalar(
                 "select count(*) from idempotency_keys i join container_jobs j on j.id = i.job_id
                  where i.source = 'key' and i.key like $1 || '-%' and j.completed_at is not null",
@@ -230,6 +234,13 @@ async fn wait_for_ends(fleet: &Fleet, run: &Run) -> anyhow::Result<Instant> {
         if Instant::now() > limit {
             bail!("the jobs did not end within {GIVE_UP:?}");
         }
-        tokio::time::sleep(TOGETHER).await;
+        tokio::time::sleep(pause(run, usize::try_from(left)?)).await;
     }
+}
+
+/// Half of the time that those which are left take, as far as is known.
+fn pause(run: &Run, left: usize) -> Duration {
+    let ended = run.jobs().saturating_sub(left).max(1);
+    let rest = run.began.elapsed().mul_f64(left as f64 / ended as f64);
+    (rest / 2).clamp(TOGETHER, SELDOM)
 }

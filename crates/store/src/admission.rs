@@ -168,7 +168,8 @@ pub async fn insert(store: &Store, scope: Scope, jobs: &[NewJob]) -> Result<Vec<
 pub(crate) async fn insert_within(tx: &mut sqlx::PgConnection, jobs: &[NewJob]) -> Result<Vec<Inserted>> {
     let owners = reserve_keys(tx, jobs).await?;
     let mut decided: Vec<Inserted> = jobs.iter().map(|job| decide(job, &owners)).collect();
-    refuse_surplus(tx, jobs, &mut decided).await?;
+    let tenants = tenants(tx, jobs).await?;
+    refuse_surplus(tx, jobs, &tenants, &mut decided).await?;
     let is_new = |(job, got): &(&NewJob, &Inserted)| **got == Inserted::New(job.id);
     let new: Vec<&NewJob> = jobs.iter().zip(&decided).filter(is_new).map(|(job, _)| job).collect();
     if new.is_empty() {
@@ -176,7 +177,7 @@ pub(crate) async fn insert_within(tx: &mut sqlx::PgConnection, jobs: &[NewJob]) 
     }
     let routed: Vec<Routed> = new.iter().map(|job| Routed::from(*job)).collect();
     let estimates = costs::estimates(tx, &routed).await?;
-    let at_once = at_once(tx, &new).await?;
+    let at_once = at_once(tx, &new, tenants.are_limited).await?;
     insert_rows(tx, &new, &at_once, &estimates).await?;
     let mut dispatched = at_once.into_iter();
     for decided in &mut decided {
@@ -190,10 +191,11 @@ pub(crate) async fn insert_within(tx: &mut sqlx::PgConnection, jobs: &[NewJob]) 
 }
 
 /// Which of the jobs enter the window: none that anything limits. What a limit counts is served in its order, from its line.
-async fn at_once(tx: &mut sqlx::PgConnection, jobs: &[&NewJob]) -> Result<Vec<bool>> {
+async fn at_once(tx: &mut sqlx::PgConnection, jobs: &[&NewJob], are_limited: bool) -> Result<Vec<bool>> {
     let subjects: BTreeSet<_> =
         jobs.iter().filter(|job| job.may_enter()).flat_map(|job| Vec::from_iter(job.traits().subjects())).collect();
-    let mut book = if subjects.is_empty() { Book::default() } else { limits::read(tx, &subjects).await? };
+    let mut book =
+        if subjects.is_empty() || !are_limited { Book::default() } else { limits::read(tx, &subjects).await? };
     let enters = |job: &&NewJob| job.may_enter() && book.count(&job.traits()).is_empty();
     Ok(jobs.iter().map(enters).collect())
 }
@@ -266,9 +268,38 @@ async fn reserve_keys(tx: &mut sqlx::PgConnection, jobs: &[NewJob]) -> Result<Ha
     Ok(owners)
 }
 
+/// What holds for the tenants of a batch.
+struct Tenants {
+    /// The caps on how many of their jobs may wait.
+    caps: Vec<(TenantId, i32)>,
+    /// Whether there is any limit on running jobs.
+    are_limited: bool,
+}
+
+async fn tenants(tx: &mut sqlx::PgConnection, jobs: &[NewJob]) -> Result<Tenants> {
+    let tenants: BTreeSet<Uuid> = jobs.iter().map(|job| job.tenant.uuid()).collect();
+    // A row also where nobody has a cap.
+    let rows = sqlx::query!(
+        r#"/* admission::tenants */
+        select (select exists (select from limits)) as "are_limited!", t.id as "id?", t.max_pending as "cap?"
+        from (values (1)) as one left join tenants t on t.id = any($1) and t.max_pending is not null
+        order by t.id"#,
+        &Vec::from_iter(tenants)
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let are_limited = rows.iter().any(|row| row.are_limited);
+    Ok(Tenants { caps: rows.into_iter().filter_map(|row| Some((row.id?.into(), row.cap?))).collect(), are_limited })
+}
+
 /// Refuses what goes beyond the cap of its tenant, the last first, and gives its key back.
-async fn refuse_surplus(tx: &mut sqlx::PgConnection, jobs: &[NewJob], decided: &mut [Inserted]) -> Result<()> {
-    let mut room = rooms(tx, jobs).await?;
+async fn refuse_surplus(
+    tx: &mut sqlx::PgConnection,
+    jobs: &[NewJob],
+    tenants: &Tenants,
+    decided: &mut [Inserted],
+) -> Result<()> {
+    let mut room = rooms(tx, &tenants.caps).await?;
     if room.is_empty() {
         return Ok(());
     }
@@ -313,32 +344,24 @@ async fn refuse_surplus(tx: &mut sqlx::PgConnection, jobs: &[NewJob], decided: &
 
 /// For each of the tenants that has a cap: the cap, and how many more jobs may wait. The count holds until the
 /// transaction ends, because each admission to such a tenant goes through the same lock.
-async fn rooms(tx: &mut sqlx::PgConnection, jobs: &[NewJob]) -> Result<HashMap<TenantId, (i32, i64)>> {
-    let tenants: BTreeSet<Uuid> = jobs.iter().map(|job| job.tenant.uuid()).collect();
-    let capped = sqlx::query!(
-        r#"/* admission::rooms */
-        select id, max_pending as "cap!" from tenants where id = any($1) and max_pending is not null order by id"#,
-        &Vec::from_iter(tenants)
-    )
-    .fetch_all(&mut *tx)
-    .await?;
-    let mut rooms = HashMap::with_capacity(capped.len());
-    for tenant in capped {
+async fn rooms(tx: &mut sqlx::PgConnection, caps: &[(TenantId, i32)]) -> Result<HashMap<TenantId, (i32, i64)>> {
+    let mut rooms = HashMap::with_capacity(caps.len());
+    for (tenant, cap) in caps {
         sqlx::query!(
             "/* admission::rooms */ select pg_advisory_xact_lock(hashtextextended($1, 0))",
-            format!("gantry backlog {}", tenant.id)
+            format!("gantry backlog {tenant}")
         )
         .execute(&mut *tx)
         .await?;
         // A second statement: only it sees what was admitted while the first one waited.
         let waiting = sqlx::query_scalar!(
             r#"/* admission::rooms */ select gantry_waiting($1, $2) as "waiting!""#,
-            tenant.id,
-            tenant.cap
+            tenant.uuid(),
+            cap
         )
         .fetch_one(&mut *tx)
         .await?;
-        rooms.insert(tenant.id.into(), (tenant.cap, i64::from(tenant.cap) - waiting));
+        rooms.insert(*tenant, (*cap, i64::from(*cap) - waiting));
     }
     Ok(rooms)
 }

@@ -5,7 +5,7 @@ mod hosts;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
-use gantry_core::limits::{Kind, Traits};
+use gantry_core::limits::{Book, Kind, Traits};
 use gantry_core::message::{Token, WorkItem};
 use gantry_core::placement::{self, Candidate, Place, Unplaced};
 use gantry_core::spec::ResolvedSpec;
@@ -89,21 +89,44 @@ pub struct Outcome {
 
 /// Claims what can be placed, in the order of the items, and releases the rest.
 pub async fn claim(store: &Store, request: &Request<'_>) -> Result<Outcome> {
-    let mut which = Which::Chosen;
+    let (mut which, mut with_limits) = (Which::Chosen, false);
     loop {
-        match store.run("claims::claim", || claim_once(store, request, which)).await? {
-            Some(outcome) => return Ok(outcome),
-            // Rolled back: to lock the others beside those that it had would break the order of locks.
-            None => which = Which::All,
+        match store.run("claims::claim", || claim_once(store, request, which, with_limits)).await? {
+            Ok(outcome) => return Ok(outcome),
+            // Rolled back: to lock more beside what it had would break the order of locks.
+            Err(TooLittle::Hosts) => which = Which::All,
+            Err(TooLittle::Limits) => with_limits = true,
         }
     }
 }
 
-/// None if the chosen hosts turned out to be too few: only who holds all of them may say that they are full.
-async fn claim_once(store: &Store, request: &Request<'_>, which: Which) -> Result<Option<Outcome>> {
-    let mut tx = store.begin_claim("claims::claim", request.worker).await?;
-    let limits = limits::lock(&mut tx, &request.items.iter().map(|item| item.job.uuid()).collect::<Vec<_>>()).await?;
+/// What was not locked and should have been.
+enum TooLittle {
+    /// The chosen hosts are too few: only who holds all of them may say that they are full.
+    Hosts,
+    /// A job has a concurrency key, which is a limit, also while it has no row.
+    Limits,
+}
+
+async fn claim_once(
+    store: &Store,
+    request: &Request<'_>,
+    which: Which,
+    with_limits: bool,
+) -> Result<std::result::Result<Outcome, TooLittle>> {
+    let (mut tx, is_limited) = store.begin_claim("claims::claim", request.worker).await?;
+    // Where there is none nobody looks for those of each job.
+    let with_limits = with_limits || is_limited;
+    let limits = if with_limits {
+        limits::lock(&mut tx, &request.items.iter().map(|item| item.job.uuid()).collect::<Vec<_>>()).await?
+    } else {
+        Book::default()
+    };
     let waiting = lock_jobs(&mut tx, request.executor, request.items).await?;
+    if !with_limits && waiting.iter().any(|waits| waits.candidate.traits.key.is_some()) {
+        tx.leave().await?;
+        return Ok(Err(TooLittle::Limits));
+    }
     let stale = request.items.len() - waiting.len();
     let (candidates, rest): (Vec<_>, Vec<_>) = waiting.into_iter().map(|w| (w.candidate, w.rest)).unzip();
     // Last: every claim and every end of a host waits for whoever has its row.
@@ -111,7 +134,7 @@ async fn claim_once(store: &Store, request: &Request<'_>, which: Which) -> Resul
     let places = placement::place(&candidates, &slots, which.spread(), limits);
     if which == Which::Chosen && candidates.iter().zip(&places).any(|(job, place)| is_makeshift(job, place)) {
         tx.leave().await?;
-        return Ok(None);
+        return Ok(Err(TooLittle::Hosts));
     }
 
     let mut placed = Vec::with_capacity(places.len());
@@ -137,14 +160,14 @@ async fn claim_once(store: &Store, request: &Request<'_>, which: Which) -> Resul
     let Some(claimed) = take(&mut tx, request, &placed, specs).await? else {
         tx.leave().await?;
         return match which {
-            Which::Chosen => Ok(None),
+            Which::Chosen => Ok(Err(TooLittle::Hosts)),
             // They are as they were locked.
             Which::All => Err(Error::Corrupt { column: "executor_hosts", value: "a locked host without room".into() }),
         };
     };
     let released = if unplaced.is_empty() { HashMap::new() } else { release(&mut tx, request, &unplaced).await? };
     tx.commit().await?;
-    Ok(Some(Outcome { claimed, waits, unplaced: unplaced.len(), released, stale }))
+    Ok(Ok(Outcome { claimed, waits, unplaced: unplaced.len(), released, stale }))
 }
 
 /// Whether the job may have a better place among the hosts that were not chosen: it has none, or the one that it avoids.

@@ -87,7 +87,6 @@ pub async fn apply(store: &Store, reports: &[Report], jitter: &(dyn Fn() -> f64 
 
 async fn apply_once(store: &Store, reports: &[Report], jitter: &(dyn Fn() -> f64 + Send + Sync)) -> Result<Applied> {
     let mut tx = store.begin_kept("reports::apply").await?;
-    lock_limits(&mut tx, reports).await?;
     let locked = lock_attempts(&mut tx, reports).await?;
     let policies = read_policies(&mut tx, reports, &locked).await?;
     let ways = failover::read_ways(&mut tx, reports, &locked).await?;
@@ -246,27 +245,6 @@ fn exit_code(decision: &Decision<'_>) -> Option<i32> {
     }
 }
 
-/// Locks the limits that these reports may free, first of all: the lock order. It reads their table even where nothing is
-/// limited, so that a limit which is being made waits until this is over, and counts what is left. Without any limit no attempt is
-/// looked at for it.
-async fn lock_limits(tx: &mut sqlx::PgConnection, reports: &[Report]) -> Result<()> {
-    let ended = reports.iter().filter(|report| matches!(report.kind, ReportKind::Ended(_)));
-    let (jobs, attempts, _) = columns(ended.map(|report| &report.token));
-    sqlx::query!(
-        "/* reports::lock_limits */
-        select id from limits where id in (
-            select unnest(e.limits) from container_executions e
-            join unnest($1::uuid[], $2::int[]) as t(job_id, attempt) on e.job_id = t.job_id and e.attempt = t.attempt
-            where e.slot_held::int = 1 and (select exists (select from limits)))
-        order by id for no key update",
-        &jobs,
-        &attempts
-    )
-    .fetch_all(&mut *tx)
-    .await?;
-    Ok(())
-}
-
 /// What has ended is not counted any more by the limits that counted it.
 async fn release_limits(tx: &mut sqlx::PgConnection, decisions: &[Decision<'_>]) -> Result<()> {
     let mut counts = BTreeMap::new();
@@ -276,16 +254,31 @@ async fn release_limits(tx: &mut sqlx::PgConnection, decisions: &[Decision<'_>])
     if counts.is_empty() { Ok(()) } else { limits::release(tx, &counts).await }
 }
 
+/// Locks what these reports are about, in the lock order: the limits that they may free, then the jobs, then the attempts, each for
+/// the whole batch and not row by row.
 async fn lock_attempts(tx: &mut sqlx::PgConnection, reports: &[Report]) -> Result<HashMap<(JobId, i32), Locked>> {
     let (jobs, attempts, _) = columns(reports.iter().map(|report| &report.token));
-    // Jobs before attempts: the lock order, for the whole batch and not row by row.
+    let ended = reports.iter().filter(|report| matches!(report.kind, ReportKind::Ended(_)));
+    let (ended_jobs, ended_attempts, _) = columns(ended.map(|report| &report.token));
+    // The limits are counted, which locks all of them, before the first job is looked at. Their table is read even where nothing is
+    // limited, so that a limit which is being made waits until this is over, and counts what is left; without any limit no attempt
+    // is looked at for it.
     let of = sqlx::query!(
         r#"/* reports::lock_attempts */
+        with l as materialized (
+            select id from limits where id in (
+                select unnest(e.limits) from container_executions e
+                join unnest($2::uuid[], $3::int[]) as t(job_id, attempt) on e.job_id = t.job_id and e.attempt = t.attempt
+                where e.slot_held::int = 1 and (select exists (select from limits)))
+            order by id for no key update
+        )
         select id, tenant_id, name, executor_type::text as "executor_type!", status::text as "status!", attempt,
             cancel_requested_at is not null as "cancel_requested!", user_retries, infrastructure_retries, template,
             estimated_cost, actual_cost
-        from container_jobs where id = any($1) order by id for no key update"#,
-        &jobs
+        from container_jobs where id = any($1) and (select count(*) from l) >= 0 order by id for no key update"#,
+        &jobs,
+        &ended_jobs,
+        &ended_attempts
     )
     .fetch_all(&mut *tx)
     .await?;

@@ -293,10 +293,20 @@ impl Store {
         Self::alive(tx, worker).await
     }
 
-    /// The same for a claim, which also keeps new limits from being made while it is under way.
-    pub(crate) async fn begin_claim(&self, operation: &'static str, worker: WorkerId) -> Result<Tx> {
-        let tx = self.open(operation, &format!("{KEPT_PLANS}; lock table limits in row share mode")).await?;
-        Self::alive(tx, worker).await
+    /// The same for a claim, which also keeps new limits from being made while it is under way; and whether there are any.
+    pub(crate) async fn begin_claim(&self, operation: &'static str, worker: WorkerId) -> Result<(Tx, bool)> {
+        let mut tx = self.open(operation, &format!("{KEPT_PLANS}; lock table limits in row share mode")).await?;
+        let is_limited = sqlx::query_scalar!(
+            r#"/* tx::begin_claim */
+            select exists (select from limits) as "is_limited!" from workers where id = $1 and state = 'alive' for key share"#,
+            worker.uuid()
+        )
+        .fetch_optional(&mut *tx)
+        .await?;
+        match is_limited {
+            Some(is_limited) => Ok((tx, is_limited)),
+            None => Err(Error::NotAlive(worker)),
+        }
     }
 
     async fn alive(mut tx: Tx, worker: WorkerId) -> Result<Tx> {

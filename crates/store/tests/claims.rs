@@ -174,6 +174,22 @@ async fn a_claim_that_could_not_begin_leaves_no_transaction_to_who_comes_next() 
 }
 
 #[tokio::test]
+async fn the_first_key_of_all_is_a_limit_already() {
+    let mut fleet = Fleet::new().await;
+    let worker = fleet.worker().await;
+    let items = fleet.dispatched(3).await;
+    let keyed: Vec<_> = items[..2].iter().map(|item| item.job.uuid()).collect();
+    let sql = "update container_jobs set concurrency_key = 'key' where id = any($1)";
+    sqlx::query(sql).bind(&keyed).execute(&mut fleet.sql).await.expect("changed");
+    let outcome = fleet.claim(worker, &items).await;
+    assert_eq!((outcome.claimed.len(), outcome.unplaced), (2, 1), "{outcome:?}");
+    let running = "select running from limits";
+    assert_eq!(sqlx::query_scalar::<_, i32>(running).fetch_all(&mut fleet.sql).await.expect("read"), [1]);
+    fleet.end(&tokens(&outcome)).await;
+    assert_eq!(sqlx::query_scalar::<_, i32>(running).fetch_all(&mut fleet.sql).await.expect("read"), [0]);
+}
+
+#[tokio::test]
 async fn workers_share_the_last_slots_and_nobody_is_parked() {
     const LIST: usize = 10;
     for alone in [false, true] {

@@ -190,6 +190,7 @@ async fn a_batch_takes_what_there_is_after_a_while() {
     let taken = room.take(MOCK, 4).expect("there are four");
     let looks = async {
         loop {
+            // The clock is a paused one: so far apart the looks are.
             sleep(OF_LATE / 4).await;
             room.look();
             room.found(&HashMap::from([(MOCK, Found { moved: 8, free: 0 })]), 1);

@@ -55,8 +55,8 @@ impl Node {
              log.console.level = info\n\
              log.console.use_colors = off\n\
              # What quorum queues have written goes from one log to files of theirs when it is full: in small pieces, or one of\n\
-             # 512 MB takes both cores for a second.\n\
-             raft.wal_max_size_bytes = 64000000\n\
+             # 512 MB takes both cores for a second, and one of 64 MB half a second.\n\
+             raft.wal_max_size_bytes = 4000000\n\
              {conf}"
         );
         self.folder.write("rabbitmq.conf", &conf, 0o644)?;
