@@ -272,7 +272,7 @@ async fn reserve_keys(tx: &mut sqlx::PgConnection, jobs: &[NewJob]) -> Result<Ha
 struct Tenants {
     /// The caps on how many of their jobs may wait.
     caps: Vec<(TenantId, i32)>,
-    /// Whether there is any limit on running jobs.
+    /// Whether any of them has limits on what runs.
     are_limited: bool,
 }
 
@@ -281,7 +281,7 @@ async fn tenants(tx: &mut sqlx::PgConnection, jobs: &[NewJob]) -> Result<Tenants
     // A row also where nobody has a cap.
     let rows = sqlx::query!(
         r#"/* admission::tenants */
-        select (select exists (select from limits)) as "are_limited!", t.id as "id?", t.max_pending as "cap?"
+        select (select exists (select from limits where tenant_id = any($1))) as "are_limited!", t.id as "id?", t.max_pending as "cap?"
         from (values (1)) as one left join tenants t on t.id = any($1) and t.max_pending is not null
         order by t.id"#,
         &Vec::from_iter(tenants)

@@ -115,7 +115,8 @@ async fn claim_once(
     with_limits: bool,
 ) -> Result<std::result::Result<Outcome, TooLittle>> {
     let (mut tx, is_limited) = store.begin_claim("claims::claim", request.worker).await?;
-    // Where there is none nobody looks for those of each job.
+    // Where there is none nobody looks for those of each job; one of a key may come into being right now, but only who has a key is
+    // counted by it.
     let with_limits = with_limits || is_limited;
     let limits = if with_limits {
         limits::lock(&mut tx, &request.items.iter().map(|item| item.job.uuid()).collect::<Vec<_>>()).await?

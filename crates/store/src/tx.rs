@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -118,6 +119,8 @@ pub struct Store {
     warm: Arc<Warm>,
     begin: String,
     timeout: Duration,
+    /// There was a limit. Their rows stay, so nobody looks again: one that changes often has many versions to pass.
+    limited: Arc<AtomicBool>,
 }
 
 impl Store {
@@ -147,7 +150,7 @@ impl Store {
              set local idle_in_transaction_session_timeout = {millis}; {NOT_COMPILED}"
         );
         let warm = Arc::new(Warm::new(pool.clone(), config.max_connections));
-        Ok(Self { pool, warm, begin, timeout })
+        Ok(Self { pool, warm, begin, timeout, limited: Arc::default() })
     }
 
     /// How long a transaction of this store may hold anything.
@@ -293,20 +296,22 @@ impl Store {
         Self::alive(tx, worker).await
     }
 
-    /// The same for a claim, which also keeps new limits from being made while it is under way; and whether there are any.
+    /// The same for a claim, and whether there are any limits. While it is under way, none of a tenant or a template is made; one of a
+    /// key may be.
     pub(crate) async fn begin_claim(&self, operation: &'static str, worker: WorkerId) -> Result<(Tx, bool)> {
         let mut tx = self.open(operation, &format!("{KEPT_PLANS}; lock table limits in row share mode")).await?;
         let is_limited = sqlx::query_scalar!(
             r#"/* tx::begin_claim */
-            select exists (select from limits) as "is_limited!" from workers where id = $1 and state = 'alive' for key share"#,
-            worker.uuid()
+            select ($2 or (select exists (select from limits))) as "is_limited!"
+            from workers where id = $1 and state = 'alive' for key share"#,
+            worker.uuid(),
+            self.limited.load(Ordering::Relaxed)
         )
         .fetch_optional(&mut *tx)
-        .await?;
-        match is_limited {
-            Some(is_limited) => Ok((tx, is_limited)),
-            None => Err(Error::NotAlive(worker)),
-        }
+        .await?
+        .ok_or(Error::NotAlive(worker))?;
+        self.limited.fetch_or(is_limited, Ordering::Relaxed);
+        Ok((tx, is_limited))
     }
 
     async fn alive(mut tx: Tx, worker: WorkerId) -> Result<Tx> {

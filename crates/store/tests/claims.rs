@@ -111,6 +111,21 @@ impl Fleet {
         other
     }
 
+    /// Somebody else who makes a limit with room for one more as `limits::make` does, and has not committed it.
+    async fn makes_limit(&self, number: u128, kind: &str) -> PgConnection {
+        let mut other = self.other("update tenants set name = name", &[]).await;
+        let sql = "lock table limits in exclusive mode;
+            update container_executions set limits = limits || 'LIMIT'::uuid where slot_held;
+            insert into limits (id, tenant_id, kind, name, max_running, running)
+            select 'LIMIT', t.id, 'KIND', 'NAME', r.running + 1, r.running
+            from tenants t, (select count(*)::int as running from container_executions where slot_held) r";
+        let name = if kind == "tenant" { "" } else { "of nobody" };
+        let sql =
+            sql.replace("LIMIT", &Uuid::from_u128(number).to_string()).replace("KIND", kind).replace("NAME", name);
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut other).await.expect("made");
+        other
+    }
+
     /// Commits what another one did as soon as a claim waits for it.
     async fn commits_when_waited_for(&self, mut other: PgConnection) {
         let mut sql = PgConnection::connect(&self.db.owner_url()).await.expect("connected");
@@ -187,6 +202,21 @@ async fn the_first_key_of_all_is_a_limit_already() {
     assert_eq!(sqlx::query_scalar::<_, i32>(running).fetch_all(&mut fleet.sql).await.expect("read"), [1]);
     fleet.end(&tokens(&outcome)).await;
     assert_eq!(sqlx::query_scalar::<_, i32>(running).fetch_all(&mut fleet.sql).await.expect("read"), [0]);
+}
+
+#[tokio::test]
+async fn a_limit_that_is_made_while_a_claim_or_an_end_waits_counts() {
+    let mut fleet = Fleet::new().await;
+    let worker = fleet.worker().await;
+    let items = fleet.dispatched(3).await;
+    let other = fleet.makes_limit(1, "tenant").await;
+    let (outcome, ()) = tokio::join!(fleet.claim(worker, &items), fleet.commits_when_waited_for(other));
+    assert_eq!((outcome.claimed.len(), outcome.unplaced), (1, 2), "{outcome:?}");
+    let other = fleet.makes_limit(2, "template").await;
+    let running = tokens(&outcome);
+    tokio::join!(fleet.end(&running), fleet.commits_when_waited_for(other));
+    let counts = "select running from limits";
+    assert_eq!(sqlx::query_scalar::<_, i32>(counts).fetch_all(&mut fleet.sql).await.expect("read"), [0, 0]);
 }
 
 #[tokio::test]
