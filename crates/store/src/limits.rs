@@ -244,8 +244,9 @@ async fn change(tx: &mut sqlx::PgConnection, subject: &Subject, most: Option<i32
     Ok(id.map(Into::into))
 }
 
-/// A limit that is new counts what runs already. No claim and no end may be under way meanwhile: both lock this table
-/// before any row but the worker's, if only to share it, so its lock keeps them out for the moment that this takes. Whoever only reads it goes on.
+/// A limit that is new counts what runs already. No claim and no end may be under way meanwhile: both lock this table before any
+/// row but the worker's, if only to share it, so its lock keeps them out for the moment that this takes. Whoever only reads it
+/// goes on.
 async fn make(tx: &mut sqlx::PgConnection, subject: &Subject, most: Option<i32>) -> Result<LimitId> {
     sqlx::query!("/* limits::make */ lock table limits in exclusive mode").execute(&mut *tx).await?;
     if let Some(id) = change(tx, subject, most).await? {

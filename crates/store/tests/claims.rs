@@ -113,8 +113,8 @@ impl Fleet {
 
     /// Somebody else who makes a limit with room for one more as `limits::make` does, and has not committed it.
     async fn makes_limit(&self, number: u128, kind: &str) -> PgConnection {
-        let mut other = self.other("update tenants set name = name", &[]).await;
-        let sql = "lock table limits in exclusive mode;
+        let mut other = PgConnection::connect(&self.db.owner_url()).await.expect("connected");
+        let sql = "begin; lock table limits in exclusive mode;
             update container_executions set limits = limits || 'LIMIT'::uuid where slot_held;
             insert into limits (id, tenant_id, kind, name, max_running, running)
             select 'LIMIT', t.id, 'KIND', 'NAME', r.running + 1, r.running
